@@ -1,0 +1,81 @@
+# `make` alone lists what there is. Every target that needs the environment makes it first.
+PYTHON ?= python3
+STUDY ?= block_expansion
+ARGS ?=
+EXTRAS ?= dev
+USE_UV ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Other extras get a stamp of their own, so that asking for more installs more.
+STAMP := $(VENV)/.installed$(if $(filter-out dev,$(EXTRAS)),-$(EXTRAS))
+
+# Ray 2.47+ starts every worker through `uv run` when it believes the driver was: slow, and starves nodes.
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup study test check format mlflow lock clean
+
+help: ## List the targets
+	@echo 'Usage: make TARGET [STUDY=$(STUDY)] [ARGS="..."] [PYTHON=$(PYTHON)]'
+	@awk -F ':.*## ' '/^[a-z][a-z_-]*:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## Make .venv with the pinned versions (EXTRAS=dev,cluster adds what `ray up` needs)
+
+study: $(STAMP) ## Run a study and show its leaderboard (STUDY=lora, ARGS="--trials 4")
+	$(BIN)/python launch.py --study $(STUDY) $(ARGS)
+
+test: $(STAMP) ## Run the tests, fast ones first (ARGS="-k probes")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## Lint, formatting and strict types, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Mend formatting and what lint can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+mlflow: $(STAMP) ## Browse runs, curves and tables in results/mlflow.db
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db $(ARGS)
+
+lock: $(STAMP) ## Resolve the newest versions anew and write constraints.txt
+	@$(find_uv); \
+	test -n "$$uv" || { echo 'make lock needs uv, which is neither on PATH nor installable.' >&2; exit 1; }; \
+	{ sed -n '/^#/p' constraints.txt && \
+	  "$$uv" pip compile --quiet --upgrade --python $(BIN)/python --all-extras --no-header --no-annotate pyproject.toml; \
+	} > constraints.new && mv constraints.new constraints.txt || { rm -f constraints.new; exit 1; }
+
+clean: ## Remove caches and build leftovers; .venv and results stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Sets $uv to a uv to use, installing one into .venv if need be, or to nothing.
+define find_uv
+uv=; if [ "$(USE_UV)" = 1 ]; then \
+  uv=$$(command -v uv) || \
+  { [ -x $(BIN)/uv ] || $(BIN)/python -m pip install --quiet uv; } >/dev/null 2>&1 && uv=$${uv:-$(BIN)/uv} || uv=; \
+fi
+endef
+
+# Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set every Ray worker would
+# otherwise compile torch, timm and transformers again at each start.
+# The environment is kept if there is one: only what changed in the two files is installed.
+$(STAMP): pyproject.toml constraints.txt
+	@python=$(BIN)/python; [ -x $$python ] || python='$(PYTHON)'; \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "Python 3.11 or newer is needed, and $$python is not: name another, as in \`make setup PYTHON=python3.12\`." >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@$(find_uv); began=$$(date +%s); \
+	if [ -n "$$uv" ]; then \
+	  echo "Installing the pinned versions into $(VENV) with uv (about a minute) ..."; \
+	  "$$uv" pip install --quiet --python $(BIN)/python --compile-bytecode \
+	    --constraints constraints.txt --build-constraints constraints.txt -e '.[$(EXTRAS)]'; \
+	else \
+	  echo "Installing the pinned versions into $(VENV) with pip (some minutes; uv would be faster) ..."; \
+	  PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt -e '.[$(EXTRAS)]' && \
+	  { [ -z "$$PYTHONDONTWRITEBYTECODE" ] || $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true; }; \
+	fi && echo "Installed in $$(( $$(date +%s) - began )) s."
+	@touch $@
