@@ -1,0 +1,60 @@
+"""The process group around a trial, as far as training and evaluation need it. Without one there is one rank."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's place among them, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def mine(count: int) -> Tensor:
+    """Indices of ``0 .. count-1`` that this rank works on, int64; over all ranks each index comes exactly once."""
+    return torch.arange(rank(), count, world())
+
+
+def gather(rows: Tensor, count: int) -> Tensor:
+    """Put together what every rank computed for its :func:`mine` indices.
+
+    Args:
+        rows: this rank's results ``[len(mine(count)), ...]``.
+        count: how many there are over all ranks.
+
+    Returns:
+        ``[count, ...]`` in index order, the same on every rank.
+    """
+    if world() == 1:
+        return rows
+    share = -(-count // world())  # ranks may differ by one row; the padding is cut off again below
+    padded = rows.new_zeros(share, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:count]
+
+
+def mean(values: Tensor) -> Tensor:
+    """Element-wise mean over the ranks."""
+    if world() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / world()
+
+
+def mean_with_gradient(values: Tensor) -> Tensor:
+    """Like :func:`mean`, for values that gradients flow through; each rank must hold equally many of them."""
+    if world() == 1:
+        return values
+    from torch.distributed.nn.functional import all_reduce
+
+    return torch.as_tensor(all_reduce(values)) / world()

@@ -1,0 +1,256 @@
+"""What a user asks for: studies, benchmarks, trials. Frozen, strict, and free of torch and Ray.
+
+Every mistake is a :class:`SpecError` (a ``ValueError``) with one sentence that says what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Value = bool | int | float | str | None
+"""A hyper-parameter's value, as it stands in YAML and JSON."""
+
+OBJECTIVES = {"mean": "max", "target_accuracy": "max", "source_accuracy": "max", "forgetting": "min"}
+"""What a search may optimise (measured on validation data only), and in which direction."""
+
+
+class SpecError(ValueError):
+    """A request that cannot be carried out; the message is one sentence a user can act on."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> SpecError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return SpecError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")
+
+
+class Frozen(BaseModel):
+    """Base of every specification: immutable, strictly typed, and a field it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Spec = TypeVar("Spec", bound=Frozen)
+
+
+def parse(model: type[Spec], values: Mapping[str, Any], *, where: str) -> Spec:
+    """Build a specification from plain values, as they come out of YAML.
+
+    Args:
+        model: the specification's class.
+        values: its fields.
+        where: what is being read, for the message ("search_spaces/lora.yaml").
+
+    Raises:
+        SpecError: an unknown field, a wrong type or a value out of range; the first of them is named.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise SpecError(f"{where}: {explain(error, model)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One sentence for the first thing that pydantic found wrong."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        owner = _owner(model, path[:-1])
+        return str(unknown("field", ".".join(path), [".".join([*path[:-1], name]) for name in owner]))
+    if first["type"] == "missing":
+        return f"field {'.'.join(path)!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if not path:
+        return message
+    return f"{'.'.join(path)} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _owner(model: type[BaseModel], path: list[str]) -> Iterable[str]:
+    """Names of the fields of the specification that ``path`` leads to, as far as it can be followed."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+        elif field and part == "search":
+            model = Space
+    return model.model_fields
+
+
+class TrainConfig(Frozen):
+    """How a trial trains. One optimizer step sees ``batch_size`` images, whatever the number of workers."""
+
+    steps: Annotated[int, Field(ge=1, description="optimizer steps")] = 100
+    batch_size: Annotated[int, Field(ge=1, description="images a step, over all workers together")] = 64
+    lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 0.05
+    optimizer: Annotated[Literal["sgd", "adam", "adamw"], Field(description="optimizer")] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1, description="of SGD")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, description="decay of every trainable tensor")] = 0.0
+    schedule: Annotated[Literal["cosine", "none"], Field(description="learning rate after warm-up")] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0, description="steps of linear warm-up")] = 0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="of the cross-entropy")] = 0.0
+    clip_norm: Annotated[float | None, Field(gt=0, description="gradient norm limit, none if empty")] = None
+    val_every: Annotated[
+        int, Field(ge=0, description="steps between validation readings; 0: only after the last step")
+    ] = 0
+    workers: Annotated[int, Field(ge=1, description="DDP processes of one trial")] = 1
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} leaves nothing of steps = {self.steps}")
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size = {self.batch_size} does not divide among {self.workers} workers")
+        return self
+
+
+class Benchmark(Frozen):
+    """Backbone, source, target and training budget under one name."""
+
+    name: str
+    summary: str
+    backbone: Annotated[str, Field(description="name of the pre-trained vision transformer")]
+    depth: Annotated[int, Field(ge=1, description="its transformer blocks")]
+    source: Annotated[str, Field(description="domain it was pre-trained on, whose loss is measured")]
+    target: Annotated[str, Field(description="data set it is fine-tuned on")]
+    head_norm: Annotated[bool, Field(description="batch norm without parameters between the features and the head")] = (
+        False
+    )
+    train: TrainConfig = TrainConfig()
+
+
+class Space(Frozen):
+    """Where one hyper-parameter may lie: either ``choices`` or ``low`` .. ``high``."""
+
+    choices: Annotated[tuple[Value, ...] | None, Field(strict=False)] = None
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("write either choices or low and high, not both")
+            if not self.choices or len(set(self.choices)) < len(self.choices):
+                raise ValueError("choices must name at least one value, each once")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("a space needs choices, or low and high")
+        if not self.low < self.high:
+            raise ValueError(f"low = {self.low} must be below high = {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log space needs low above 0, not {self.low}")
+        return self
+
+    @property
+    def corners(self) -> tuple[Value, ...]:
+        """Values that stand for the whole space when it is checked: the choices, or both ends."""
+        return self.choices if self.choices is not None else (self.low, self.high)
+
+
+class Study(Frozen):
+    """A method, a search space and an objective; what one file of ``search_spaces/`` says."""
+
+    name: str
+    method: str
+    search: dict[str, Space] = Field(default_factory=dict)
+    fixed: dict[str, Value] = Field(default_factory=dict)
+    rows: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    objective: Literal["mean", "target_accuracy", "source_accuracy", "forgetting"] = "mean"
+    trials: Annotated[int, Field(ge=1)] = 12
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (0, 1, 2)
+    scheduler: Literal["none", "asha"] = "none"
+    train: dict[str, Value] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, not {list(self.seeds)}")
+        for row in self.rows:
+            if row not in self.search or self.search[row].choices is None:
+                raise ValueError(f"rows names {row!r}, which is not a searched field with choices")
+        if twice := sorted(set(self.search) & set(self.fixed)):
+            raise ValueError(f"{twice[0]!r} is both searched and fixed")
+        if self.trials < self.row_count:
+            raise ValueError(f"trials = {self.trials} is less than one for each of {self.row_count} rows")
+        return self
+
+    @property
+    def row_count(self) -> int:
+        """Leaderboard rows: the combinations of the row fields' choices."""
+        count = 1
+        for row in self.rows:
+            count *= len(self.search[row].choices or ())
+        return count
+
+
+class Suite(Frozen):
+    """Studies that run one after another under one name and end in one leaderboard."""
+
+    name: str
+    studies: tuple[Study, ...]
+
+
+class Trial(Frozen):
+    """One configuration, to be trained once. Everything that its result depends on is in here."""
+
+    id: str
+    study: str
+    benchmark: Benchmark
+    method: str
+    fields: dict[str, Any]
+    """The method's hyper-parameters."""
+    hyperparameters: dict[str, Value]
+    """What the study chose: searched and fixed fields, of the method and of ``train``."""
+    row: dict[str, Value]
+    """The leaderboard row it belongs to, as values of the row fields."""
+    train: TrainConfig
+    seed: int
+    phase: Literal["search", "confirm"]
+
+
+def make_trial(
+    study: Study,
+    benchmark: Benchmark,
+    values: Mapping[str, Value],
+    *,
+    launch: str,
+    label: str,
+    seed: int,
+    phase: Literal["search", "confirm"],
+) -> Trial:
+    """Resolve a study's chosen values into a trial.
+
+    Args:
+        values: values of the searched fields; names of :class:`TrainConfig` go to training, others to the method.
+        launch: the study's or suite's name, under which the record is filed.
+        label: what makes the trial's id unique within its method, such as ``search-03``.
+
+    Raises:
+        SpecError: a training field does not exist or is out of range.
+    """
+    chosen = {**study.fixed, **values}
+    train = {
+        **benchmark.train.model_dump(),
+        **study.train,
+        **{name: value for name, value in chosen.items() if name in TrainConfig.model_fields},
+    }
+    return Trial(
+        id=f"{study.method}-{label}",
+        study=launch,
+        benchmark=benchmark,
+        method=study.method,
+        fields={name: value for name, value in chosen.items() if name not in TrainConfig.model_fields},
+        hyperparameters=chosen,
+        row={name: chosen[name] for name in study.rows},
+        train=parse(TrainConfig, train, where=f"study {study.name!r}, train"),
+        seed=seed,
+        phase=phase,
+    )
