@@ -1,0 +1,85 @@
+"""Evaluation: features and probes to scores. Every image is counted exactly once, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import backbones, parallel, probes
+from bench.backbones import Preprocess
+from bench.data import Images, Source
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class SourceScore:
+    """k-NN retention: ``{k: (top1, top5)}`` in percent, and the headline ``accuracy`` (top-1 at k = 20)."""
+
+    by_k: Mapping[int, tuple[float, float]]
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 in percent at the headline k, or at the largest k that a small bank allows."""
+        return self.by_k[probes.HEADLINE_K if probes.HEADLINE_K in self.by_k else max(self.by_k)][0]
+
+
+def map_images(
+    function: Callable[[Tensor], Tensor], images: Images, preprocess: Preprocess, device: torch.device
+) -> Tensor:
+    """Apply a function of normalised image batches to every image.
+
+    Args:
+        function: ``[b, 3, h, w]`` to ``[b, ...]``.
+
+    Returns:
+        ``[n, ...]`` in the order of the images, the same on every rank.
+    """
+    indices = parallel.mine(len(images))
+    with torch.inference_mode():
+        rows = [function(preprocess(images.images[part].to(device))) for part in indices.split(BATCH)]
+    return parallel.gather(torch.cat(rows), len(images))
+
+
+def extract(vit: Any, images: Images, preprocess: Preprocess, device: torch.device) -> Tensor:
+    """Features ``[n, d]`` of all images, in evaluation mode; the model's mode is left as it was."""
+    return _evaluating(vit, lambda: map_images(lambda x: backbones.features(vit, x), images, preprocess, device))
+
+
+def target_accuracy(vit: Any, images: Images, preprocess: Preprocess, device: torch.device) -> tuple[float, float]:
+    """Top-1 and top-5 of the model's own head, in percent."""
+    logits = _evaluating(vit, lambda: map_images(vit, images, preprocess, device))
+    if not torch.isfinite(logits).all():
+        raise ValueError("the logits hold NaN or infinite values: the model has diverged")
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == images.labels.to(logits.device)[:, None]
+    return 100 * ranked[:, 0].double().mean().item(), 100 * ranked.any(1).double().mean().item()
+
+
+def source_score(
+    vit: Any,
+    source: Source,
+    queries: Images,
+    preprocess: Preprocess,
+    device: torch.device,
+    *,
+    ks: Sequence[int] = probes.DEFAULT_KS,
+) -> SourceScore:
+    """How well the features still tell the source's classes apart: weighted k-NN of the queries in the bank."""
+    bank = extract(vit, source.bank, preprocess, device)
+    found = extract(vit, queries, preprocess, device)
+    ks = [k for k in ks if k <= len(source.bank)]
+    scores = probes.knn_accuracy(bank, source.bank.labels.to(device), found, queries.labels.to(device), ks=ks)
+    return SourceScore(scores)
+
+
+def _evaluating(vit: Any, action: Callable[[], Tensor]) -> Tensor:
+    training = vit.training
+    vit.eval()
+    try:
+        return action()
+    finally:
+        vit.train(training)

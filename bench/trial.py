@@ -1,0 +1,197 @@
+"""One trial from specification to record, in one process group of any size."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bench import backbones, data, evaluation, methods, parallel, records, training
+from bench.data import Images
+from bench.records import Record
+from bench.spec import Trial
+from bench.training import DivergedError, Report, Trained
+
+
+class TrialStopped(Exception):
+    """Raised by a ``report`` callable to end the training early; every rank must raise it at the same report."""
+
+
+def ignore(metrics: Mapping[str, float]) -> None:
+    """The report of a trial that nobody watches."""
+
+
+def run(trial: Trial, report: Report = ignore, *, device: torch.device | None = None) -> Record:
+    """Train and measure one trial.
+
+    A trial that diverges or is stopped ends in a record that says so. Every other exception is raised: whether the
+    process group can go on after it is the caller's to decide (see :func:`bench.records.failed`).
+
+    Args:
+        trial: everything the result depends on.
+        report: receives the curves, see :func:`bench.training.train`.
+        device: where to train; the CPU by default.
+
+    Returns:
+        The record, with equal metrics on every rank.
+    """
+    device = device or torch.device("cpu")
+    seed_everything(trial.seed)
+    progress = _Progress()
+    try:
+        return _run(trial, report, device, progress)
+    except DivergedError as error:
+        return _record(trial, "failed", device, error=str(error), trainable_parameters=progress.trainable)
+    except TrialStopped:
+        return _record(
+            trial,
+            "stopped",
+            device,
+            steps=progress.steps,
+            trainable_parameters=progress.trainable,
+            **progress.scores,
+        )
+    finally:
+        gc.collect()  # a method's wrappers may hold reference cycles; the next trial needs their memory
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def build(trial: Trial, device: torch.device) -> Any:
+    """The model of a trial as it is before the first step: backbone, head norm, method."""
+    benchmark = trial.benchmark
+    target = data.target(benchmark.target)
+    vit = backbones.create(benchmark.backbone, num_classes=target.num_classes).to(device)
+    if benchmark.head_norm:
+        backbones.add_head_norm(vit)
+    return methods.load(trial.method, **trial.fields).apply(vit).to(device)
+
+
+class _Progress:
+    """How far a trial has come, for the record of one that ends early."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.trainable: int | None = None
+        self.scores: dict[str, float] = {}
+
+
+def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress) -> Record:
+    target = data.target(trial.benchmark.target)
+    preprocess = backbones.preprocess(trial.benchmark.backbone)
+    vit = build(trial, device)
+    progress.trainable = methods.trainable_parameters(vit)
+
+    def validate() -> dict[str, float]:
+        if trial.phase == "confirm":  # its curve shows the training alone: test data is read once, at the end
+            return {}
+        return _measure(trial, vit, device).scores
+
+    def watch(metrics: Mapping[str, float]) -> None:
+        progress.steps = int(metrics["step"])
+        progress.scores.update({k: v for k, v in metrics.items() if k.startswith("val_")})
+        report(metrics)
+
+    trained = training.train(
+        _distribute(vit, device),
+        target.train,
+        preprocess,
+        trial.train,
+        seed=trial.seed,
+        device=device,
+        report=watch,
+        validate=validate,
+    )
+    start = time.perf_counter()
+    measured = _measure(trial, vit, device)
+    return _finished(trial, device, trained, measured, progress.trainable, time.perf_counter() - start)
+
+
+def _finished(
+    trial: Trial,
+    device: torch.device,
+    trained: Trained,
+    measured: _Measured,
+    trainable: int,
+    eval_seconds: float,
+) -> Record:
+    return _record(
+        trial,
+        "ok",
+        device,
+        steps=trained.steps,
+        trainable_parameters=trainable,
+        train_seconds=trained.seconds,
+        eval_seconds=eval_seconds,
+        images_per_second=trained.images_per_second,
+        details=measured.details,
+        **measured.scores,
+    )
+
+
+def _distribute(vit: nn.Module, device: torch.device) -> nn.Module:
+    if parallel.world() == 1:
+        return vit
+    ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(vit, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    scores: dict[str, float]
+    details: dict[str, Any]
+
+
+def _measure(trial: Trial, vit: Any, device: torch.device) -> _Measured:
+    """Scores of the trained model: on validation data while searching, on test data when confirming."""
+    split: Literal["val", "test"] = "val" if trial.phase == "search" else "test"
+    benchmark = trial.benchmark
+    preprocess = backbones.preprocess(benchmark.backbone)
+    target, source = data.target(benchmark.target), data.source(benchmark.source)
+    top1, top5 = evaluation.target_accuracy(vit, getattr(target, split), preprocess, device)
+    after = evaluation.source_score(vit, source, getattr(source, split), preprocess, device)
+    before = _before(benchmark.backbone, benchmark.source, split, device)
+    prefix = "val_" if trial.phase == "search" else ""
+    scores = {
+        "target_accuracy": top1,
+        "source_accuracy": after.accuracy,
+        "source_accuracy_before": before.accuracy,
+        "forgetting": before.accuracy - after.accuracy,
+        "mean": (top1 + after.accuracy) / 2,
+    }
+    details = {"target_top5": top5, "knn": _by_k(after), "knn_before": _by_k(before)}
+    return _Measured({prefix + name: value for name, value in scores.items()}, details)
+
+
+def _by_k(score: evaluation.SourceScore) -> dict[str, dict[str, float]]:
+    return {str(k): {"top1": top1, "top5": top5} for k, (top1, top5) in score.by_k.items()}
+
+
+@functools.cache
+def _before(backbone: str, source: str, split: Literal["val", "test"], device: torch.device) -> evaluation.SourceScore:
+    """Source score of the untouched backbone; the same for all trials, so it is measured once a process."""
+    domain = data.source(source)
+    queries: Images = getattr(domain, split)
+    with torch.random.fork_rng(devices=[]):  # the fresh head that is thrown away must not shift the trial's draws
+        vit = backbones.create(backbone, num_classes=0).to(device)
+    return evaluation.source_score(vit, domain, queries, backbones.preprocess(backbone), device)
+
+
+def _record(trial: Trial, status: Literal["ok", "failed", "stopped"], device: torch.device, **measured: Any) -> Record:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    devices = [name] * parallel.world() if name else []
+    return records.of(trial, status=status, workers=parallel.world(), devices=devices, **measured)
