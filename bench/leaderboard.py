@@ -1,0 +1,339 @@
+"""Records to tables, Pareto front and picture; needs neither Ray nor torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.records import Record, write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+METHOD_ORDER = ("full", "top_k", "linear", "lora", "block_expansion")
+QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
+UNTOUCHED = "untouched backbone"
+LEGEND = (
+    "Accuracies in percent, ± the standard deviation over seeds. Target: test accuracy of the fine-tuned head. "
+    "Source: weighted k-NN accuracy (k = 20) of the backbone's features on the domain it was pre-trained on. "
+    "Forgetting: source accuracy before minus after. MEAN: (target + source) / 2, best in bold. "
+    "★: on the Pareto front, no other row is at least as good in both accuracies and better in one."
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of ``n`` seeds; with one seed there is no deviation."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard. The spreads are None where no seed succeeded."""
+
+    method: str
+    row: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+    trainable_parameters: int | None
+    target_accuracy: Spread | None
+    source_accuracy: Spread | None
+    forgetting: Spread | None
+    mean: Spread | None
+    pareto: bool
+    best: bool
+    failed: int
+    trials: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The row's short name: its method, and the values that tell it from the method's other rows."""
+        return " ".join([self.method, *(f"{name}={value}" for name, value in self.row.items())])
+
+    @property
+    def settings(self) -> str:
+        """All chosen hyper-parameters in a few characters."""
+        return ", ".join(
+            f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.hyperparameters.items()
+        )
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The confirmed results of one study on one benchmark."""
+
+    study: str
+    benchmark: str
+    seeds: tuple[int, ...]
+    source_accuracy_before: float | None
+    rows: tuple[Row, ...]
+
+
+def build(records: Sequence[Record]) -> Leaderboard:
+    """Make a leaderboard of the confirmations among some records; search trials are left out.
+
+    Raises:
+        ValueError: there are no confirmations, or they come from different studies, benchmarks or backbones.
+    """
+    confirmed = [record for record in records if record.phase == "confirm"]
+    if not confirmed:
+        raise ValueError("no record is a confirmation: the study ended before its search was over")
+    study, benchmark = (_only(confirmed, name) for name in ("study", "benchmark"))
+    rows = [_row(list(group)) for _, group in groupby(sorted(confirmed, key=_order), key=_row_of)]
+    return Leaderboard(
+        study=study,
+        benchmark=benchmark,
+        seeds=tuple(sorted({record.seed for record in confirmed})),
+        source_accuracy_before=_before(confirmed),
+        rows=tuple(_ranked(rows)),
+    )
+
+
+def _only(records: Sequence[Record], field: str) -> str:
+    values = sorted({str(getattr(record, field)) for record in records})
+    if len(values) > 1:
+        raise ValueError(f"one leaderboard cannot hold records of several {field}s: {', '.join(values)}")
+    return values[0]
+
+
+def _before(records: Sequence[Record]) -> float | None:
+    values = {r.source_accuracy_before for r in records if r.source_accuracy_before is not None}
+    if values and max(values) - min(values) > 1e-6:
+        raise ValueError(
+            f"the records disagree about the untouched backbone's source accuracy ({min(values)} to {max(values)}): "
+            f"they do not come from the same backbone, source and probe"
+        )
+    return min(values, default=None)
+
+
+def _row_of(record: Record) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    return record.method, tuple(record.row.items())
+
+
+def _order(record: Record) -> tuple[Any, ...]:
+    """Methods in the order of METHOD_ORDER, their rows by value, numbers before text."""
+    known = METHOD_ORDER.index(record.method) if record.method in METHOD_ORDER else len(METHOD_ORDER)
+    values = [(isinstance(v, str), v) if isinstance(v, (int, float)) else (True, str(v)) for v in record.row.values()]
+    return known, record.method, values, record.seed
+
+
+def _row(group: Sequence[Record]) -> Row:
+    good = [record for record in group if record.status == "ok"]
+    first = (good or group)[0]
+    return Row(
+        method=first.method,
+        row=first.row,
+        hyperparameters=first.hyperparameters,
+        trainable_parameters=first.trainable_parameters,
+        **{name: _spread([getattr(record, name) for record in good]) for name in QUANTITIES},
+        pareto=False,
+        best=False,
+        failed=len(group) - len(good),
+        trials=tuple(record.trial for record in group),
+    )
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    if not values:
+        return None
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def _ranked(rows: Sequence[Row]) -> Iterator[Row]:
+    """The rows with the Pareto front and the best MEAN marked."""
+    points = [(r.target_accuracy.mean, r.source_accuracy.mean) for r in rows if r.target_accuracy and r.source_accuracy]
+    best = max((row.mean.mean for row in rows if row.mean), default=None)
+    for row in rows:
+        if not (row.target_accuracy and row.source_accuracy and row.mean):
+            yield row
+            continue
+        mine = row.target_accuracy.mean, row.source_accuracy.mean
+        beaten = any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for p in points)
+        yield Row(**{**vars(row), "pareto": not beaten, "best": row.mean.mean == best})
+
+
+def write(board: Leaderboard, folder: Path) -> None:
+    """Write ``leaderboard.md``, ``.csv``, ``.json`` and ``pareto.png``; equal records give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "leaderboard.md", markdown(board))
+    write_atomically(folder / "leaderboard.csv", as_csv(board))
+    write_atomically(folder / "leaderboard.json", json.dumps(asdict(board), indent=2, sort_keys=True) + "\n")
+    draw(board, folder / "pareto.png")
+
+
+def markdown(board: Leaderboard) -> str:
+    """The table as Markdown."""
+    header = ["Method", "Hyper-parameters", "Trainable", "Target acc.", "Source acc.", "Forgetting", "MEAN", "Pareto"]
+    cells = [[*_cells(row, strong="**{}**".format)] for row in board.rows]
+    lines = [header, ["---", "---", *["---:"] * 5, ":-:"], _untouched(board), *cells]
+    count = len(board.seeds)
+    return "\n".join(
+        [
+            f"# {board.study} on {board.benchmark}",
+            "",
+            f"{count} seed{'s' * (count > 1)} a row: {', '.join(map(str, board.seeds))}.",
+            "",
+            *("| " + " | ".join(line) + " |" for line in lines),
+            "",
+            LEGEND,
+            *_failures(board),
+            "",
+        ]
+    )
+
+
+def _cells(row: Row, *, strong: Callable[[str], str]) -> Iterator[str]:
+    yield row.label
+    yield row.settings
+    yield f"{row.trainable_parameters:,}" if row.trainable_parameters is not None else "–"
+    for name in QUANTITIES:
+        value = getattr(row, name)
+        text = str(value) if value is not None else "failed"
+        yield strong(text) if name == "mean" and row.best else text
+    yield "★" if row.pareto else ""
+
+
+def _untouched(board: Leaderboard) -> list[str]:
+    before = board.source_accuracy_before
+    known = f"{before:.2f}" if before is not None else "–"
+    return [UNTOUCHED, "", "0", "–", known, "0.00", "–", ""]
+
+
+def _failures(board: Leaderboard) -> list[str]:
+    failed = [f"{row.label}: {row.failed} of {len(row.trials)}" for row in board.rows if row.failed]
+    return ["", f"Failed confirmations: {'; '.join(failed)}."] if failed else []
+
+
+def as_csv(board: Leaderboard) -> str:
+    """The table as plain numbers, one column a quantity."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}_{part}" for name in QUANTITIES for part in ("mean", "std", "n")]
+    writer.writerow(["method", "row", "hyperparameters", "trainable_parameters", *columns, "failed", "pareto", "best"])
+    for row in board.rows:
+        spreads = [getattr(row, name) for name in QUANTITIES]
+        numbers = [getattr(s, part) if s else None for s in spreads for part in ("mean", "std", "n")]
+        chosen = json.dumps(dict(row.hyperparameters))
+        writer.writerow(
+            [row.method, row.label, chosen, row.trainable_parameters, *numbers, row.failed, row.pareto, row.best]
+        )
+    return text.getvalue()
+
+
+def table(board: Leaderboard) -> Table:
+    """The table for the screen."""
+    from rich.table import Table
+
+    found = Table(
+        title=f"{board.study} on {board.benchmark}, {len(board.seeds)} seeds",
+        caption="± standard deviation over seeds; ★ Pareto front; MEAN = (target + source) / 2",
+    )
+    found.add_column("Row", no_wrap=True)
+    found.add_column("lr", justify="right")
+    found.add_column("Trainable", justify="right", no_wrap=True)
+    for name in ("Target", "Source", "Forgetting", "MEAN"):
+        found.add_column(name, justify="right", no_wrap=True)
+    found.add_column("★", justify="center")
+    found.add_row(*_short(_untouched(board)), style="dim", end_section=True)
+    for row in board.rows:
+        cells = [*_cells(row, strong="[bold green]{}[/bold green]".format)]
+        rest = ", ".join(
+            f"{v:.3g}" if k == "lr" and isinstance(v, float) else f"{k}={v}"
+            for k, v in row.hyperparameters.items()
+            if k not in row.row
+        )
+        found.add_row(*_short([cells[0], rest, *cells[2:]]))
+    return found
+
+
+def _short(cells: Sequence[str]) -> Sequence[str]:
+    return [cells[0].replace("block_expansion", "block exp."), *cells[1:]]
+
+
+def draw(board: Leaderboard, path: Path) -> None:
+    """Draw source accuracy over target accuracy, one marker a row, with its spread and the Pareto front."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.2, 5.0), dpi=150, layout="constrained")
+    rows = [row for row in board.rows if row.target_accuracy and row.source_accuracy]
+    _draw_front(axes, rows)
+    if board.source_accuracy_before is not None:
+        axes.axhline(board.source_accuracy_before, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
+        axes.annotate(
+            f"{UNTOUCHED} {board.source_accuracy_before:.1f}",
+            (0.01, board.source_accuracy_before),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color="0.35",
+        )
+    for index, (method, group) in enumerate(groupby(rows, key=lambda row: row.method)):
+        _draw_method(axes, method, list(group), index)
+    axes.margins(x=0.09, y=0.12)
+    axes.set_xlabel("target accuracy (%)  →  learned more")
+    axes.set_ylabel("source accuracy, k-NN (%)  →  forgot less")
+    axes.set_title(f"{board.study} on {board.benchmark}: what is learned, what is kept", fontsize=11)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+COLOURS = ("#d55e00", "#cc79a7", "#009e73", "#0072b2", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
+MARKERS = ("X", "s", "D", "^", "o", "v", "P")
+
+
+def _draw_method(axes: Any, method: str, rows: Sequence[Row], index: int) -> None:
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    points = [(row.target_accuracy, row.source_accuracy) for row in rows if row.target_accuracy and row.source_accuracy]
+    x, y = ([spread.mean for spread in axis] for axis in zip(*points, strict=True))
+    x_error, y_error = ([spread.std or 0.0 for spread in axis] for axis in zip(*points, strict=True))
+    axes.errorbar(
+        x,
+        y,
+        xerr=x_error,
+        yerr=y_error,
+        color=colour,
+        marker=marker,
+        markersize=8,
+        markeredgecolor="white",
+        linewidth=0,
+        elinewidth=1,
+        capsize=2,
+        label=method.replace("_", " "),
+        zorder=3,
+    )
+    for row, place in zip(rows, zip(x, y, strict=True), strict=True):
+        text = ", ".join(f"{name}={value}" for name, value in row.row.items())
+        if text:
+            axes.annotate(text, place, xytext=(6, 6), textcoords="offset points", fontsize=8, color=colour, zorder=4)
+
+
+def _draw_front(axes: Any, rows: Sequence[Row]) -> None:
+    front = sorted(
+        (row.target_accuracy.mean, row.source_accuracy.mean)
+        for row in rows
+        if row.pareto and row.target_accuracy and row.source_accuracy
+    )
+    if len(front) > 1:
+        x, y = zip(*front, strict=True)
+        axes.plot(x, y, color="0.6", linestyle="--", linewidth=1.1, zorder=1, label="Pareto front")

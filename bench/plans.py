@@ -1,0 +1,54 @@
+"""What a launch would do, in words: rows with exact parameter counts, trials, images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+
+from bench import backbones, data, methods, studies
+from bench.spec import Benchmark, Space, Study, Suite, Value, make_trial
+
+
+def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
+    """The plan, line by line."""
+    train = benchmark.train
+    yield f"Benchmark: {benchmark.name} ({benchmark.summary})"
+    yield f"           {benchmark.backbone} of depth {benchmark.depth}: {benchmark.source} -> {benchmark.target}"
+    total = 0
+    for study in suite.studies:
+        confirm = study.row_count * len(study.seeds)
+        total += study.trials + confirm
+        yield (
+            f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then "
+            f"{study.row_count} row{'s' * (study.row_count > 1)} x {len(study.seeds)} seeds = {confirm} confirmations"
+        )
+        for name, space in study.search.items():
+            yield f"             {name}: {_space(space)}"
+        yield from (f"             {line}" for line in _rows(study, benchmark))
+    yield f"In all:    {total} trials of {train.steps} steps x {train.batch_size} images"
+
+
+def _space(space: Space) -> str:
+    if space.choices is not None:
+        return "one of " + ", ".join(map(str, space.choices))
+    return f"{space.low} .. {space.high}{', log scale' if space.log else ''}"
+
+
+def _rows(study: Study, benchmark: Benchmark) -> Iterator[str]:
+    choices = (study.search[row].choices or () for row in study.rows)
+    for values in itertools.product(*choices):
+        row = dict(zip(study.rows, values, strict=True))
+        name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
+        yield f"{name:<28} {parameters(study, benchmark, row):>12,} trainable parameters"
+
+
+def parameters(study: Study, benchmark: Benchmark, row: dict[str, Value]) -> int:
+    """Trainable parameters of a leaderboard row, counted on the real model."""
+    trial = make_trial(
+        study, benchmark, studies.example_values(study, row), launch="", label="", seed=0, phase="search"
+    )
+    with torch.random.fork_rng(devices=[]):
+        vit = backbones.create(benchmark.backbone, num_classes=data.target(benchmark.target).num_classes)
+    return methods.trainable_parameters(methods.load(trial.method, **trial.fields).apply(vit))

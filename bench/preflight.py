@@ -1,0 +1,142 @@
+"""Before anything expensive starts: everything a launch needs is looked up, laid together and checked."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import benchmarks, methods, resources, studies, tracking
+from bench.resources import Plan
+from bench.spec import Benchmark, SpecError, Suite, TrainConfig
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A checked request. ``plan`` is None where the resources are those of a cluster that is not joined yet."""
+
+    suite: Suite
+    benchmark: Benchmark
+    results: Path
+    tracking_uri: str
+    workers: int
+    slots: int | None
+    address: str | None
+    plan: Plan | None
+
+    def run(self) -> int:
+        """Carry it out; returns the exit code."""
+        from bench import study
+
+        return study.run(
+            self.suite,
+            self.benchmark,
+            study.Options(
+                results=self.results,
+                tracking_uri=self.tracking_uri,
+                workers=self.workers,
+                slots=self.slots,
+                address=self.address,
+                cores=resources.cores(),
+                gpus=resources.gpus(),
+            ),
+        )
+
+    def describe(self) -> str:
+        """What would run, and on what: the text of ``--dry-run``. Builds the models to count their parameters."""
+        from bench import plans
+
+        where = self.plan.describe() if self.plan else f"the Ray cluster at {self.address}, as large as it is then"
+        return "\n".join(
+            [
+                *plans.describe(self.suite, self.benchmark),
+                f"Resources: {where}",
+                f"Results:   {self.results / self.suite.name / self.benchmark.name}",
+                f"MLflow:    {self.tracking_uri}",
+                "Nothing was started (--dry-run).",
+            ]
+        )
+
+
+def prepare(
+    *,
+    study: str | None,
+    benchmark: str,
+    results: Path,
+    workers: int = 1,
+    trials: int | None = None,
+    seeds: Sequence[int] | None = None,
+    slots: int | None = None,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Launch:
+    """Check a request of the command line.
+
+    Raises:
+        SpecError: it cannot be carried out; the message is one sentence that says why.
+    """
+    if study is None:
+        raise SpecError(f"say which study to run with --study (there are: {', '.join(studies.names())})")
+    for name, value in (("--num-workers", workers), ("--slots", slots), ("--trials", trials)):
+        if value is not None and value < 1:
+            raise SpecError(f"{name} must be at least 1, not {value}")
+    settings = {name: value for name, value in (("trials", trials), ("seeds", seeds)) if value is not None}
+    chosen = benchmarks.get(benchmark)
+    chosen = _with_workers(chosen, workers)
+    suite = studies.load(study, overrides=overrides, settings=settings)
+    for member in suite.studies:
+        studies.check(member, chosen)
+    plan = None
+    if address is None:
+        plan = resources.plan(cores=resources.cores(), gpus=resources.gpus(), workers=workers, slots=slots)
+    results = _writable(results)
+    uri = tracking_uri or tracking.default_uri(results)
+    _trackable(uri)
+    return Launch(suite, chosen, results, uri, workers, slots, address, plan)
+
+
+def _with_workers(benchmark: Benchmark, workers: int) -> Benchmark:
+    size = benchmark.train.batch_size
+    if size % workers:
+        raise SpecError(f"batch_size = {size} does not divide among --num-workers {workers}")
+    return benchmark.model_copy(update={"train": benchmark.train.model_copy(update={"workers": workers})})
+
+
+def _writable(folder: Path) -> Path:
+    folder = folder.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise SpecError(f"--results {folder} cannot be written to: {error.strerror}") from None
+
+
+def _trackable(uri: str) -> None:
+    try:
+        tracking.check(uri)
+    except ValueError as error:
+        raise SpecError(f"--tracking-uri: {error}") from None
+
+
+def listing() -> str:
+    """Studies, benchmarks and methods with what there is to set: the text of ``--list``."""
+    lines = ["studies (--study):"]
+    lines += [f"  {name:<18} {studies.headline(name)}" for name in studies.names()]
+    lines += ["", "benchmarks (--benchmark):"]
+    lines += [f"  {name:<18} {found.summary}" for name, found in benchmarks.BENCHMARKS.items()]
+    lines += ["", "methods, with their fields (search.<field>, fixed.<field>):"]
+    for name in methods.names():
+        lines.append(f"  {name:<18} {methods.summary(name)}")
+        lines += [f"    {field:<16} {_field(about)}" for field, about in methods.fields(name).items()]
+    lines += ["", "training fields (train.<field>, or searched under their own name):"]
+    for field, about in TrainConfig.model_fields.items():
+        lines.append(f"    {field:<16} {about.description} (default: {about.default})")
+    return "\n".join(lines)
+
+
+def _field(about: Any) -> str:
+    return f"{about.doc} (default: {about.default})"

@@ -1,0 +1,207 @@
+"""Ray Tune and Optuna: what to try next, and when to stop it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from bench.records import Record
+from bench.spec import OBJECTIVES, Benchmark, Space, Study, Value, make_trial
+from bench.workers import Pool
+
+INDEX = "trial_index"
+"""Key under which a proposal carries its place in the search."""
+
+SEED = 0
+"""Of Optuna's sampler: the same command proposes the same configurations."""
+
+
+def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, storage: Path) -> None:
+    """Run a study's search phase on the pool; the results are the pool's events.
+
+    Args:
+        launch: name under which the records are filed.
+        storage: folder for Ray Tune's own files.
+    """
+    metric, mode = f"val_{study.objective}", OBJECTIVES[study.objective]
+    trainable = tune.with_parameters(PooledTrial, board=pool.board, study=study, benchmark=benchmark, launch=launch)
+    tuner = tune.Tuner(
+        # The worker groups hold the cores and GPUs; what Tune starts only waits for them (workers.CPUS_PER_WORKER).
+        tune.with_resources(trainable, {"CPU": 0.01}),
+        tune_config=tune.TuneConfig(
+            search_alg=InOrder(proposals(study, metric, mode), metric=metric, mode=mode, lag=pool.plan.slots),
+            scheduler=scheduler(study, benchmark, metric, mode),
+            num_samples=study.trials,
+            max_concurrent_trials=pool.plan.slots,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"search-{study.name}",
+            storage_path=str(storage),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the pool's actor has no state to keep
+        ),
+    )
+    tuner.fit()
+
+
+def proposals(study: Study, metric: str, mode: str) -> OptunaSearch:
+    """Optuna's tree-structured Parzen estimator over the study's space.
+
+    Every leaderboard row gets the same number of trials (one more for the first ones where it does not divide): the row
+    fields are dealt out in turn, and Optuna chooses all other fields. A row that is searched less looks worse.
+    """
+    rows = [dict(zip(study.rows, values, strict=True)) for values in _row_values(study)]
+    turns = [rows[i % len(rows)] for i in range(study.trials)] if study.rows else None
+    return OptunaSearch(
+        space=functools.partial(suggest, search=study.search),
+        metric=metric,
+        mode=mode,
+        points_to_evaluate=turns,
+        sampler=optuna.samplers.TPESampler(seed=SEED, n_startup_trials=max(2, study.trials // 2), multivariate=True),
+    )
+
+
+def _row_values(study: Study) -> list[tuple[Value, ...]]:
+    return list(itertools.product(*(study.search[row].choices or () for row in study.rows)))
+
+
+def suggest(trial: optuna.Trial, *, search: Mapping[str, Space]) -> None:
+    """Ask Optuna for every searched field.
+
+    The space is given to Ray as this function, not as a table, because only then may a point that is dealt out leave
+    fields open.
+    """
+    for name, space in search.items():
+        low, high = space.low, space.high
+        if space.choices is not None:
+            trial.suggest_categorical(name, space.choices)
+        elif isinstance(low, int) and isinstance(high, int):
+            trial.suggest_int(name, low, high, log=space.log)
+        else:
+            assert low is not None
+            assert high is not None
+            trial.suggest_float(name, low, high, log=space.log)
+
+
+def scheduler(study: Study, benchmark: Benchmark, metric: str, mode: str) -> TrialScheduler:
+    """What stops unpromising trials early, if the study wants that."""
+    if study.scheduler == "none":
+        return FIFOScheduler()
+    train = {**benchmark.train.model_dump(), **study.train}
+    return ASHAScheduler(
+        time_attr="step", metric=metric, mode=mode, max_t=train["steps"], grace_period=train["val_every"]
+    )
+
+
+class InOrder(Searcher):
+    """Makes an asynchronous search repeatable.
+
+    Which of two concurrent trials ends first is chance, and a sampler that learns from whatever has ended proposes
+    something else each time. Here proposal n is made knowing exactly the results of trials 0 .. n - lag, whatever else
+    has ended by then; a result that comes earlier waits. With ``lag`` trials at once a slot is held up only by a trial
+    that is slower than the ones started after it.
+    """
+
+    def __init__(self, inner: Searcher, *, metric: str, mode: str, lag: int) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self._inner = inner
+        self._lag = lag
+        self._order: list[str] = []
+        self._told = 0
+        self._ended: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next configuration with its index, or None as long as a result it depends on is missing."""
+        index = len(self._order)
+        due = max(0, index - self._lag + 1)
+        while self._told < due and (name := self._order[self._told]) in self._ended:
+            result, error = self._ended.pop(name)
+            self._inner.on_trial_complete(name, result=result, error=error)
+            self._told += 1
+        if self._told < due:
+            return None
+        values: dict[str, Any] | None = self._inner.suggest(trial_id)
+        if values is None:
+            return None
+        self._order.append(trial_id)
+        return {**values, INDEX: index}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Keep a result until its turn comes."""
+        self._ended[trial_id] = (result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune saves its searcher now and then; a study is restarted from its records, so nothing is kept here."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See :meth:`save`."""
+        raise NotImplementedError("a search is not restored; run the study again")
+
+
+class PooledTrial(tune.Trainable):
+    """Tune's view of a trial: hands it to the pool and passes its validation readings on. It trains nothing itself."""
+
+    def setup(  # type: ignore[override] # tune.with_parameters adds arguments
+        self, config: dict[str, Any], board: Any, study: Study, benchmark: Benchmark, launch: str
+    ) -> None:
+        """Remember the study and submit the first trial."""
+        self._board, self._study, self._benchmark, self._launch = board, study, benchmark, launch
+        self._submit(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Tune reuses this actor: end the old trial, if it still runs, and submit the new one."""
+        self.cleanup()
+        self._submit(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next validation reading, or for the end.
+
+        Raises:
+            RuntimeError: the trial failed; its record says why.
+        """
+        metrics, record = None, None
+        while metrics is None and record is None:
+            metrics, record = ray.get(self._board.reading.remote(self._ticket, self._seen))
+        if metrics is not None:
+            self._seen += 1
+            return dict(metrics)
+        assert record is not None
+        if record.status == "failed":
+            raise RuntimeError(record.error)
+        return {"step": record.steps, "done": True, **_scores(record)}
+
+    def cleanup(self) -> None:
+        """Stop the trial at its next report, if a scheduler ended it before its time."""
+        ray.get(self._board.stop.remote(self._ticket))
+
+    def _submit(self, config: Mapping[str, Any]) -> None:
+        values = {name: value for name, value in config.items() if name != INDEX}
+        trial = make_trial(
+            self._study,
+            self._benchmark,
+            values,
+            launch=self._launch,
+            label=f"search-{config[INDEX]:02d}",
+            seed=self._study.seeds[0],
+            phase="search",
+        )
+        self._ticket: int = ray.get(self._board.submit.remote(trial))
+        self._seen = 0
+
+
+def _scores(record: Record) -> dict[str, float]:
+    """A search record's validation scores by name."""
+    values = {name: getattr(record, f"val_{name}") for name in OBJECTIVES}
+    return {f"val_{name}": value for name, value in values.items() if value is not None}

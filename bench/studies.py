@@ -1,0 +1,198 @@
+"""Study files: reading ``search_spaces/<name>.yaml``, laying the command line over it, and checking all of it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench import methods
+from bench.spec import (
+    Benchmark,
+    SpecError,
+    Study,
+    Suite,
+    TrainConfig,
+    Trial,
+    Value,
+    make_trial,
+    parse,
+    unknown,
+)
+
+FOLDER = Path(__file__).parent.parent / "search_spaces"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: PyYAML follows YAML 1.1 and reads ``1e-3`` as text."""
+
+
+_Loader.yaml_implicit_resolvers = {  # a copy: the class shares its table with SafeLoader
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+0123456789."),
+)
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """Names of the studies in the folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def headline(name: str, folder: Path = FOLDER) -> str:
+    """The first line of a study file's header comment."""
+    return (folder / f"{name}.yaml").read_text().splitlines()[0].removeprefix("#").strip()
+
+
+def load(
+    name: str,
+    *,
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    folder: Path = FOLDER,
+) -> Suite:
+    """Read a study; a single one is a suite of one.
+
+    Args:
+        name: of the file in the folder, or a path to a ``.yaml`` file anywhere.
+        overrides: ``dotted.name=value`` assignments, each of which must fit at least one study of a suite.
+        settings: whole fields to replace, such as ``trials``.
+        folder: where studies are looked up by name; members of a suite are looked up there too.
+
+    Raises:
+        SpecError: there is no such study, or anything in it does not hold.
+    """
+    values = _read(name, folder)
+    settings = dict(settings or {})
+    changes = [_assignment(text) for text in overrides]
+    title = Path(name).stem
+    if "suite" not in values:
+        for path, value in changes:
+            _assign(values, path, value)
+        return Suite(name=title, studies=(_study(title, {**values, **settings}),))
+    return _suite(title, values, settings, changes, folder)
+
+
+def _suite(
+    title: str,
+    values: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    changes: Sequence[tuple[list[str], Any]],
+    folder: Path,
+) -> Suite:
+    members = values["suite"]
+    if not isinstance(members, list) or not members or not all(isinstance(m, str) for m in members):
+        raise SpecError(f"study {title!r}: suite must be a list of study names, not {members!r}")
+    common = {key: value for key, value in values.items() if key != "suite"}
+    documents = {member: {**_read(member, folder), **common} for member in members}
+    for path, value in changes:
+        fitting = [document for document in documents.values() if _fits(document, path)]
+        if not fitting:
+            raise SpecError(f"--set {'.'.join(path)}: no study of the suite {title!r} has this field")
+        for document in fitting:
+            _assign(document, path, value)
+    return Suite(
+        name=title,
+        studies=tuple(_study(name, {**document, **settings}) for name, document in documents.items()),
+    )
+
+
+def _read(name: str, folder: Path) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("study", name, names(folder))
+    try:
+        values = yaml.load(path.read_text(), Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SpecError(f"{path}{line}: this is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: a study is a mapping of fields, not {type(values).__name__}")
+    return values
+
+
+def _assignment(text: str) -> tuple[list[str], Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise SpecError(f"--set {text!r} must have the form name=value, such as train.steps=100")
+    try:
+        return path.split("."), yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise SpecError(f"--set {text!r}: {value!r} is not a YAML value") from None
+
+
+def _fits(document: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a study has the place that a dotted name leads to: fields of one method need not exist in another's."""
+    if path[0] == "search" and len(path) > 1:
+        return path[1] in document.get("search", {})
+    if path[0] == "fixed" and len(path) > 1:
+        return path[1] in TrainConfig.model_fields or path[1] in methods.fields(document["method"])
+    return True
+
+
+def _assign(document: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
+        document[part] = dict(document.get(part) or {})
+        document = document[part]
+    document[path[-1]] = value
+
+
+def _study(name: str, values: Mapping[str, Any]) -> Study:
+    where = f"study {name!r}"
+    study = parse(Study, {"name": name, **values}, where=where)
+    if study.method not in methods.names():
+        raise SpecError(f"{where}: {unknown('method', study.method, methods.names())}")
+    known = [*TrainConfig.model_fields, *methods.fields(study.method)]
+    for part, chosen in (("search", study.search), ("fixed", study.fixed)):
+        for field in chosen:
+            if field not in known:
+                raise SpecError(
+                    f"{where}: {unknown(f'field of {study.method}', f'{part}.{field}', [f'{part}.{k}' for k in known])}"
+                )
+    return study
+
+
+def check(study: Study, benchmark: Benchmark) -> None:
+    """Try every corner of a study's space on a benchmark, without building anything.
+
+    Raises:
+        SpecError: a method field or a training field takes a value that it cannot have on this benchmark.
+    """
+    for trial in corners(study, benchmark):
+        try:
+            methods.load(trial.method, **trial.fields).check(benchmark.depth)
+        except ValueError as error:
+            raise SpecError(f"study {study.name!r} on benchmark {benchmark.name!r}: {error}") from None
+    if study.scheduler == "asha" and not trial.train.val_every:
+        raise SpecError(f"study {study.name!r}: scheduler asha needs readings to compare; set train.val_every")
+
+
+def corners(study: Study, benchmark: Benchmark) -> list[Trial]:
+    """One trial for every combination of the space's corners (see :attr:`bench.spec.Space.corners`)."""
+    searched = study.search
+    return [
+        make_trial(
+            study,
+            benchmark,
+            dict(zip(searched, values, strict=True)),
+            launch=study.name,
+            label=f"corner-{index}",
+            seed=study.seeds[0],
+            phase="search",
+        )
+        for index, values in enumerate(itertools.product(*(space.corners for space in searched.values())))
+    ]
+
+
+def example_values(study: Study, row: Mapping[str, Value]) -> dict[str, Value]:
+    """A full set of values for a leaderboard row: what else is searched takes its space's first corner."""
+    return {name: row.get(name, space.corners[0]) for name, space in study.search.items()}

@@ -1,0 +1,304 @@
+"""A study from its specification to its leaderboard: search, confirmation over seeds, table and picture."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from bench import leaderboard, tracking
+from bench.progress import StudyProgress, settings
+from bench.records import Record
+from bench.resources import Plan, plan
+from bench.search import search
+from bench.spec import OBJECTIVES, Benchmark, Study, Suite, Trial, make_trial
+from bench.workers import Event, Pool, start_ray
+
+log = logging.getLogger(__name__)
+PROJECT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Options:
+    """How and where a launch runs; what it computes is in the suite and the benchmark."""
+
+    results: Path
+    tracking_uri: str
+    workers: int
+    slots: int | None
+    address: str | None
+    cores: int
+    gpus: int
+
+
+def folder_of(results: Path, suite: Suite, benchmark: Benchmark) -> Path:
+    """Where a launch writes."""
+    return results / suite.name / benchmark.name
+
+
+def confirmations(study: Study) -> int:
+    """Trials that a study's confirmation takes."""
+    return study.row_count * len(study.seeds)
+
+
+def run(suite: Suite, benchmark: Benchmark, options: Options) -> int:
+    """Run every study of the suite and write the leaderboard.
+
+    Returns:
+        The exit code: 0, or 1 if no trial of the launch succeeded.
+    """
+    folder = folder_of(options.results, suite, benchmark)
+    put_aside(folder)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    logfile = folder / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
+    with quiet(logfile) as console:
+        console.print(f"Log of Ray, Optuna and MLflow: {logfile}", highlight=False, soft_wrap=True)
+        tracker = _open_tracker(suite, benchmark, options)
+        try:
+            records = _trials(suite, benchmark, options, folder, console, tracker)
+            return _conclude(records, folder, console, tracker)
+        finally:
+            tracker.close()
+            if tracker.problem:
+                console.print(f"[yellow]MLflow is incomplete:[/yellow] {tracker.problem}; the records are not.")
+            ray.shutdown()
+
+
+def _open_tracker(suite: Suite, benchmark: Benchmark, options: Options) -> tracking.Tracker:
+    parameters: dict[str, Any] = {"benchmark": benchmark.model_dump(mode="json")}
+    for study in suite.studies:
+        parameters[study.name] = study.model_dump(mode="json", exclude={"name"})
+    return tracking.open_tracker(
+        options.tracking_uri,
+        experiment=suite.name,
+        run_name=f"{suite.name} on {benchmark.name}, {datetime.now():%Y-%m-%d %H:%M}",
+        parameters=parameters,
+        tags={"benchmark": benchmark.name, "study": suite.name},
+    )
+
+
+def _trials(
+    suite: Suite,
+    benchmark: Benchmark,
+    options: Options,
+    folder: Path,
+    console: Console,
+    tracker: tracking.Tracker,
+) -> list[Record]:
+    """Run all trials of the launch; returns their records in the order in which they ended."""
+    start_ray(options.address, folder=PROJECT)
+    planned = plan_resources(options)
+    console.print(f"Plan: {planned.describe()}", highlight=False)
+    total = sum(study.trials + confirmations(study) for study in suite.studies)
+    with StudyProgress(console, total=total) as progress:
+        pool = Pool(planned, storage=folder / "ray")
+        listener = Listener(pool, progress, tracker, folder / "records")
+        for study in suite.studies:
+            search(study, benchmark, pool, launch=suite.name, storage=folder / "ray")
+            _confirm(study, benchmark, pool, listener, suite.name, progress)
+        pool.close()
+        listener.join()
+    return listener.records
+
+
+def plan_resources(options: Options) -> Plan:
+    """The launch's resource plan, on this machine or, when Ray has joined a cluster, on what that has now."""
+    cores, gpus = options.cores, options.gpus
+    if options.address is not None:
+        found = ray.cluster_resources()
+        cores, gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
+    return plan(cores=cores, gpus=gpus, workers=options.workers, slots=options.slots)
+
+
+class Listener:
+    """Follows the pool's events in a thread: screen, MLflow and records all hear the same."""
+
+    def __init__(self, pool: Pool, progress: StudyProgress, tracker: tracking.Tracker, folder: Path) -> None:
+        self.records: list[Record] = []
+        self._pool, self._progress, self._tracker, self._folder = pool, progress, tracker, folder
+        self._news = threading.Condition()
+        self._closing = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._follow, name="listener", daemon=True)
+        self._thread.start()
+
+    def wait_for(self, count: int, study: Study) -> list[Record]:
+        """Block until that many search trials of a study have ended; returns their records by trial name."""
+
+        def found() -> list[Record]:
+            return [r for r in self.records if r.method == study.method and r.phase == "search"]
+
+        with self._news:
+            self._news.wait_for(lambda: len(found()) >= count or self._error is not None)
+            self._check()
+            return sorted(found(), key=lambda record: record.trial)
+
+    def join(self) -> None:
+        """Handle what is left, and end; the pool is closed by now."""
+        self._closing = True
+        self._thread.join()
+        self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _follow(self) -> None:
+        try:
+            while True:
+                last = self._closing
+                for event in self._pool.events():
+                    self._handle(event)
+                if last:
+                    return
+        except BaseException as error:  # handed to the main thread, which raises it
+            with self._news:
+                self._error = error
+                self._news.notify_all()
+
+    def _handle(self, event: Event) -> None:
+        if event.kind == "started":
+            self._progress.started(event.trial)
+            self._tracker.trial_started(event.trial.id, parameters(event.trial), tags(event.trial))
+        elif event.kind == "report":
+            assert event.metrics is not None
+            self._progress.reported(event.trial, event.metrics)
+            values = {name: value for name, value in event.metrics.items() if name != "step"}
+            self._tracker.trial_reported(event.trial.id, values, int(event.metrics["step"]))
+        else:
+            assert event.record is not None
+            event.record.write(self._folder)
+            self._progress.finished(event.record)
+            self._tracker.trial_finished(event.record)
+            with self._news:
+                self.records.append(event.record)
+                self._news.notify_all()
+
+
+def parameters(trial: Trial) -> dict[str, Any]:
+    """A trial's parameters as MLflow shows them, nested; tracking flattens them."""
+    return {
+        "method": trial.method,
+        **trial.hyperparameters,
+        "train": trial.train.model_dump(),
+        "seed": trial.seed,
+        "phase": trial.phase,
+    }
+
+
+def tags(trial: Trial) -> dict[str, str]:
+    """What MLflow filters trials by."""
+    return {
+        "method": trial.method,
+        "benchmark": trial.benchmark.name,
+        "study": trial.study,
+        "phase": trial.phase,
+    }
+
+
+def _confirm(
+    study: Study,
+    benchmark: Benchmark,
+    pool: Pool,
+    listener: Listener,
+    launch: str,
+    progress: StudyProgress,
+) -> None:
+    """Queue the confirmation of a study's winners; the next study's search need not wait for it."""
+    found = listener.wait_for(study.trials, study)
+    winners = best_of_rows(study, found)
+    for row, winner in winners.items():
+        if winner is None:
+            progress.said(f"[red]{study.name} {row}: no search trial succeeded, nothing to confirm[/red]")
+            continue
+        for seed in study.seeds:
+            label = "-".join(filter(None, ["confirm", row.replace("=", "").replace(" ", "-"), f"seed{seed}"]))
+            values = winner.hyperparameters
+            pool.submit(make_trial(study, benchmark, values, launch=launch, label=label, seed=seed, phase="confirm"))
+
+
+def best_of_rows(study: Study, records: Sequence[Record]) -> Mapping[str, Record | None]:
+    """For each leaderboard row of a study its best search record by the objective; of equals the earliest."""
+    sign = 1 if OBJECTIVES[study.objective] == "max" else -1
+    best: dict[str, Record | None] = {}
+    for record in sorted(records, key=lambda record: record.trial):
+        row = settings(record.row)
+        current = best.setdefault(row, None)
+        if record.status != "ok":
+            continue
+        value = getattr(record, f"val_{study.objective}")
+        if current is None or sign * value > sign * getattr(current, f"val_{study.objective}"):
+            best[row] = record
+    return best
+
+
+def _conclude(records: Sequence[Record], folder: Path, console: Console, tracker: tracking.Tracker) -> int:
+    good = [record for record in records if record.status == "ok"]
+    if not any(record.phase == "confirm" for record in good):
+        reasons = sorted({record.error for record in records if record.error})
+        first = f" The first reason: {reasons[0].splitlines()[0]}" if reasons else ""
+        console.print(
+            f"[red]No configuration could be confirmed: {len(records) - len(good)} of {len(records)} "
+            f"trials failed.[/red]{first}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        tracker.finish(folder, None, "FAILED")
+        return 1
+    board = leaderboard.build(records)
+    leaderboard.write(board, folder)
+    console.print(leaderboard.table(board))
+    console.print(f"Table, picture and records: {folder}", highlight=False, soft_wrap=True)
+    tracker.finish(folder, board, "FINISHED")
+    return 0
+
+
+def put_aside(folder: Path) -> None:
+    """Move an earlier launch's records and tables to ``previous/``, so that a leaderboard never mixes two launches."""
+    old = [folder / name for name in ("records", "leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png")]
+    old = [path for path in old if path.exists()]
+    if not old:
+        return
+    stamp = datetime.fromtimestamp(max(path.stat().st_mtime for path in old))
+    place = folder / "previous" / f"{stamp:%Y%m%d-%H%M%S-%f}"
+    place.mkdir(parents=True)
+    for path in old:
+        path.rename(place / path.name)
+
+
+@contextmanager
+def quiet(logfile: Path) -> Iterator[Console]:
+    """Send everything that is written to stdout and stderr, by subprocesses too, to a file.
+
+    Yields:
+        A console on the real stdout.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    screen = os.fdopen(os.dup(1), "w")
+    target = os.open(logfile, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+    try:
+        yield Console(file=screen)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in saved:
+            os.close(descriptor)
+        screen.close()

@@ -1,0 +1,311 @@
+"""MLflow: one parent run a launch, one child run a trial. The only module that imports it.
+
+Everything is handed to one thread that writes in batches, so that neither the search nor a worker ever waits for a
+database. What cannot be written is kept as :attr:`Tracker.problem`: a study is never lost to its bookkeeping.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from bench.leaderboard import Leaderboard
+    from bench.records import Record
+
+log = logging.getLogger(__name__)
+
+BATCH_SECONDS = 1.0
+"""Longest time that a metric waits before it is written."""
+
+BATCH_METRICS = 1000
+"""MLflow takes no more in one request."""
+
+SCORES = (
+    "target_accuracy",
+    "source_accuracy",
+    "source_accuracy_before",
+    "forgetting",
+    "mean",
+    "val_target_accuracy",
+    "val_source_accuracy",
+    "val_source_accuracy_before",
+    "val_forgetting",
+    "val_mean",
+    "trainable_parameters",
+    "train_seconds",
+    "eval_seconds",
+    "images_per_second",
+)
+RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+
+def default_uri(results: Path) -> str:
+    """The SQLite store of a results folder."""
+    return f"sqlite:///{results.absolute() / 'mlflow.db'}"
+
+
+def check(uri: str, *, timeout: float = 3.0) -> None:
+    """Refuse a store that cannot be written to, before anything is computed.
+
+    Raises:
+        ValueError: one sentence that says why.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        _check_server(uri, timeout)
+    elif parts.scheme.startswith("sqlite"):
+        folder = Path(uri.partition(":///")[2]).absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(f"the folder of {uri} does not exist or cannot be written to")
+    elif not parts.scheme.startswith(("postgresql", "mysql", "mssql", "file", "databricks")):
+        raise ValueError(f"{uri!r} is no MLflow store; write sqlite:///file.db or http://host:port")
+
+
+def _check_server(uri: str, timeout: float) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout):
+            return
+    except (OSError, ValueError) as error:  # URLError is an OSError
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"there is no MLflow server at {uri} ({reason}); start one, or leave the option out") from None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as MLflow takes them: ``{"train": {"lr": 0.1}}`` becomes ``{"train.lr": "0.1"}``."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = str(value)
+    return flat
+
+
+def open_tracker(
+    uri: str, *, experiment: str, run_name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
+) -> Tracker:
+    """Open the parent run of a launch; returns at once, the store is prepared by the writing thread.
+
+    Args:
+        uri: of the store, checked by :func:`check`.
+        experiment: the study's name.
+        parameters: of the launch, nested.
+    """
+    return Tracker(_Launch(uri, experiment, run_name, flatten(parameters), dict(tags)))
+
+
+@dataclass(frozen=True)
+class _Launch:
+    uri: str
+    experiment: str
+    run_name: str
+    parameters: dict[str, str]
+    tags: dict[str, str]
+
+
+@dataclass
+class _Child:
+    """A child run while it is written: its id, and metrics that wait for the next batch."""
+
+    run_id: str
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+
+
+class Tracker:
+    """Writes one launch to MLflow, in a thread of its own."""
+
+    def __init__(self, launch: _Launch) -> None:
+        self.problem: str | None = None
+        self._launch = launch
+        self._jobs: queue.Queue[Callable[[_Writer], None] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def trial_started(self, trial: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open a child run."""
+        flat, begun = flatten(parameters), _now()
+        self._jobs.put(lambda writer: writer.start(trial, flat, dict(tags), begun))
+
+    def trial_reported(self, trial: str, metrics: Mapping[str, float], step: int) -> None:
+        """Add points to a child run's curves."""
+        points, now = dict(metrics), _now()
+        self._jobs.put(lambda writer: writer.report(trial, points, step, now))
+
+    def trial_finished(self, record: Record) -> None:
+        """Write the final scores and the record, and end the child run."""
+        now = _now()
+        self._jobs.put(lambda writer: writer.end(record, now))
+
+    def finish(self, folder: Path, board: Leaderboard | None, status: str) -> None:
+        """Attach the leaderboard of ``folder`` to the parent run and end it with an MLflow run status."""
+        self._jobs.put(lambda writer: writer.finish(folder, board, status))
+
+    def close(self) -> None:
+        """Write what is left; :attr:`problem` says afterwards whether all of it arrived."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        try:
+            writer = _Writer(self._launch)
+            while self._next(writer):
+                pass
+        except Exception as error:
+            log.exception("MLflow")
+            self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+    def _next(self, writer: _Writer) -> bool:
+        """Do one job, or write what is due if there is none; False at the end."""
+        try:
+            job = self._jobs.get(timeout=BATCH_SECONDS)
+        except queue.Empty:
+            writer.flush()
+            return True
+        if job is None:
+            writer.close()
+            return False
+        job(writer)
+        return True
+
+
+class _Writer:
+    """The MLflow side; lives in the tracker's thread."""
+
+    def __init__(self, launch: _Launch) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        self._client: MlflowClient = MlflowClient(launch.uri)
+        self._experiment = self._find_experiment(launch)
+        run = self._client.create_run(self._experiment, run_name=launch.run_name, tags=launch.tags)
+        self._parent: str = run.info.run_id
+        self._children: dict[str, _Child] = {}
+        self._flushed = time.monotonic()
+        self._ended = False
+        self._log_parameters(self._parent, launch.parameters)
+
+    def _find_experiment(self, launch: _Launch) -> str:
+        found = self._client.get_experiment_by_name(launch.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        place = None
+        if launch.uri.startswith("sqlite:///"):  # otherwise MLflow puts the files under the current folder
+            place = (Path(launch.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+            place = f"{place}/{launch.experiment}"
+        return str(self._client.create_experiment(launch.experiment, artifact_location=place))
+
+    def _log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(run_id, params=[Param(name, value) for name, value in parameters.items()])
+
+    def start(self, trial: str, parameters: Mapping[str, str], tags: Mapping[str, str], begun: int) -> None:
+        if trial in self._children:
+            return  # started again after its workers died: the run goes on
+        run = self._client.create_run(
+            self._experiment,
+            run_name=trial,
+            start_time=begun,
+            tags={**tags, "status": "running", "mlflow.parentRunId": self._parent},
+        )
+        self._children[trial] = _Child(run.info.run_id)
+        self._log_parameters(run.info.run_id, parameters)
+
+    def report(self, trial: str, metrics: Mapping[str, float], step: int, now: int) -> None:
+        child = self._children[trial]
+        child.metrics += [(name, float(value), now, step) for name, value in metrics.items()]
+        if time.monotonic() - self._flushed > BATCH_SECONDS:
+            self.flush()
+
+    def end(self, record: Record, now: int) -> None:
+        child = self._children.get(record.trial)
+        if child is None:  # it failed before it started
+            tags = {"method": record.method, "benchmark": record.benchmark, "phase": record.phase}
+            self.start(record.trial, flatten(record.hyperparameters), tags, now)
+            child = self._children[record.trial]
+        scores = {name: getattr(record, name) for name in SCORES}
+        child.metrics += [
+            (name, float(value), now, record.steps) for name, value in scores.items() if value is not None
+        ]
+        self._flush(child)
+        self._client.log_text(child.run_id, record.model_dump_json(indent=2), "record.json")
+        self._client.set_tag(child.run_id, "status", record.status)
+        if record.error:
+            self._client.set_tag(child.run_id, "error", record.error[:500])
+        self._client.set_terminated(child.run_id, RUN_STATUS[record.status], end_time=now)
+        del self._children[record.trial]
+
+    def flush(self) -> None:
+        self._flushed = time.monotonic()
+        for child in self._children.values():
+            self._flush(child)
+
+    def _flush(self, child: _Child) -> None:
+        from mlflow.entities import Metric
+
+        points = [Metric(*point) for point in child.metrics]
+        child.metrics.clear()
+        for start in range(0, len(points), BATCH_METRICS):
+            self._client.log_batch(child.run_id, metrics=points[start : start + BATCH_METRICS])
+
+    def finish(self, folder: Path, board: Leaderboard | None, status: str) -> None:
+        if board is not None:
+            self._client.log_table(self._parent, _columns(board), "leaderboard.json")
+            for name in ("leaderboard.md", "leaderboard.csv", "pareto.png"):
+                self._client.log_artifact(self._parent, str(folder / name))
+            self._log_headline(board)
+        self._client.set_tag(self._parent, "status", "ok" if status == "FINISHED" else status.lower())
+        self._client.set_terminated(self._parent, status)
+        self._ended = True
+
+    def _log_headline(self, board: Leaderboard) -> None:
+        """The best row's numbers on the parent, so that launches can be compared in MLflow's run table."""
+        best = next((row for row in board.rows if row.best), None)
+        if best is None:
+            return
+        for name in ("target_accuracy", "source_accuracy", "forgetting", "mean"):
+            self._client.log_metric(self._parent, f"best_{name}", getattr(best, name).mean)
+        self._client.set_tag(self._parent, "best", best.label)
+
+    def close(self) -> None:
+        """End whatever is still open: the launch was interrupted."""
+        self.flush()
+        for child in self._children.values():
+            self._client.set_tag(child.run_id, "status", "interrupted")
+            self._client.set_terminated(child.run_id, "KILLED")
+        if not self._ended:
+            self._client.set_tag(self._parent, "status", "interrupted")
+            self._client.set_terminated(self._parent, "KILLED")
+
+
+def _columns(board: Leaderboard) -> dict[str, list[Any]]:
+    """The leaderboard as MLflow's table: one list a column."""
+    columns: dict[str, list[Any]] = {
+        "row": [row.label for row in board.rows],
+        "hyperparameters": [json.dumps(dict(row.hyperparameters)) for row in board.rows],
+        "trainable_parameters": [row.trainable_parameters for row in board.rows],
+    }
+    for name in ("target_accuracy", "source_accuracy", "forgetting", "mean"):
+        spreads = [getattr(row, name) for row in board.rows]
+        columns[name] = [spread.mean if spread else None for spread in spreads]
+        columns[f"{name}_std"] = [spread.std if spread else None for spread in spreads]
+    columns["pareto"] = [row.pareto for row in board.rows]
+    return columns
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
