@@ -233,33 +233,48 @@ def as_csv(board: Leaderboard) -> str:
 
 
 def table(board: Leaderboard) -> Table:
-    """The table for the screen."""
+    """The table for the screen, rounded so that it fits into 80 columns."""
     from rich.table import Table
 
     found = Table(
         title=f"{board.study} on {board.benchmark}, {len(board.seeds)} seeds",
-        caption="± standard deviation over seeds; ★ Pareto front; MEAN = (target + source) / 2",
+        caption="percent ± std over seeds · MEAN = (target + source) / 2 · ★ Pareto front",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    found.add_column("Row", no_wrap=True)
-    found.add_column("lr", justify="right")
-    found.add_column("Trainable", justify="right", no_wrap=True)
-    for name in ("Target", "Source", "Forgetting", "MEAN"):
+    found.add_column("", no_wrap=True)
+    found.add_column("chosen")
+    for name in ("params", "target", "source", "forgotten", "MEAN"):
         found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("★", justify="center")
-    found.add_row(*_short(_untouched(board)), style="dim", end_section=True)
+    found.add_column("★", no_wrap=True)
+    before = f"{board.source_accuracy_before:.1f}" if board.source_accuracy_before is not None else "–"
+    found.add_row(UNTOUCHED.split()[0], "", "0", "–", before, "0.0", "–", "", style="dim")
     for row in board.rows:
-        cells = [*_cells(row, strong="[bold green]{}[/bold green]".format)]
-        rest = ", ".join(
-            f"{v:.3g}" if k == "lr" and isinstance(v, float) else f"{k}={v}"
-            for k, v in row.hyperparameters.items()
-            if k not in row.row
-        )
-        found.add_row(*_short([cells[0], rest, *cells[2:]]))
+        found.add_row(*_screen_cells(row), style="bold" if row.best else "")
     return found
 
 
-def _short(cells: Sequence[str]) -> Sequence[str]:
-    return [cells[0].replace("block_expansion", "block exp."), *cells[1:]]
+def _screen_cells(row: Row) -> Iterator[str]:
+    yield row.label.replace("block_expansion", "block exp.")
+    rest = {name: value for name, value in row.hyperparameters.items() if name not in row.row}
+    yield ", ".join(f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in rest.items())
+    yield _short_count(row.trainable_parameters)
+    for name in QUANTITIES:
+        spread: Spread | None = getattr(row, name)
+        if spread is None:
+            yield "failed"
+        else:
+            yield f"{spread.mean:.1f}" + (f" ± {spread.std:.1f}" if spread.std is not None else "")
+    yield "★" if row.pareto else ""
+
+
+def _short_count(count: int | None) -> str:
+    if count is None:
+        return "–"
+    if count >= 1_000_000:
+        return f"{count / 1e6:.1f} M"
+    return f"{count / 1e3:.1f} k" if count >= 1000 else str(count)
 
 
 def draw(board: Leaderboard, path: Path) -> None:
@@ -276,15 +291,16 @@ def draw(board: Leaderboard, path: Path) -> None:
         axes.axhline(board.source_accuracy_before, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
         axes.annotate(
             f"{UNTOUCHED} {board.source_accuracy_before:.1f}",
-            (0.01, board.source_accuracy_before),
+            (0.99, board.source_accuracy_before),
             xycoords=("axes fraction", "data"),
             xytext=(0, 4),
             textcoords="offset points",
             fontsize=8,
             color="0.35",
+            horizontalalignment="right",
         )
-    for index, (method, group) in enumerate(groupby(rows, key=lambda row: row.method)):
-        _draw_method(axes, method, list(group), index)
+    for method, group in groupby(rows, key=lambda row: row.method):
+        _draw_method(axes, method, list(group), _style(method, board))
     axes.margins(x=0.09, y=0.12)
     axes.set_xlabel("target accuracy (%)  →  learned more")
     axes.set_ylabel("source accuracy, k-NN (%)  →  forgot less")
@@ -302,8 +318,14 @@ COLOURS = ("#d55e00", "#cc79a7", "#009e73", "#0072b2", "#e69f00", "#56b4e9", "#0
 MARKERS = ("X", "s", "D", "^", "o", "v", "P")
 
 
-def _draw_method(axes: Any, method: str, rows: Sequence[Row], index: int) -> None:
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+def _style(method: str, board: Leaderboard) -> int:
+    """A method's colour and marker: always the same for a known one, so that pictures can be compared."""
+    others = sorted({row.method for row in board.rows} - set(METHOD_ORDER))
+    return ([*METHOD_ORDER, *others]).index(method)
+
+
+def _draw_method(axes: Any, method: str, rows: Sequence[Row], style: int) -> None:
+    colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
     points = [(row.target_accuracy, row.source_accuracy) for row in rows if row.target_accuracy and row.source_accuracy]
     x, y = ([spread.mean for spread in axis] for axis in zip(*points, strict=True))
     x_error, y_error = ([spread.std or 0.0 for spread in axis] for axis in zip(*points, strict=True))
@@ -336,4 +358,4 @@ def _draw_front(axes: Any, rows: Sequence[Row]) -> None:
     )
     if len(front) > 1:
         x, y = zip(*front, strict=True)
-        axes.plot(x, y, color="0.6", linestyle="--", linewidth=1.1, zorder=1, label="Pareto front")
+        axes.step(x, y, where="pre", color="0.6", linestyle="--", linewidth=1.1, zorder=1, label="Pareto front")

@@ -85,10 +85,9 @@ def prepare(
             raise SpecError(f"{name} must be at least 1, not {value}")
     settings = {name: value for name, value in (("trials", trials), ("seeds", seeds)) if value is not None}
     chosen = benchmarks.get(benchmark)
-    chosen = _with_workers(chosen, workers)
     suite = studies.load(study, overrides=overrides, settings=settings)
     for member in suite.studies:
-        studies.check(member, chosen)
+        studies.check(member, chosen, workers=workers)
     plan = None
     if address is None:
         plan = resources.plan(cores=resources.cores(), gpus=resources.gpus(), workers=workers, slots=slots)
@@ -96,13 +95,6 @@ def prepare(
     uri = tracking_uri or tracking.default_uri(results)
     _trackable(uri)
     return Launch(suite, chosen, results, uri, workers, slots, address, plan)
-
-
-def _with_workers(benchmark: Benchmark, workers: int) -> Benchmark:
-    size = benchmark.train.batch_size
-    if size % workers:
-        raise SpecError(f"batch_size = {size} does not divide among --num-workers {workers}")
-    return benchmark.model_copy(update={"train": benchmark.train.model_copy(update={"workers": workers})})
 
 
 def _writable(folder: Path) -> Path:

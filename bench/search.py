@@ -68,7 +68,7 @@ def proposals(study: Study, metric: str, mode: str) -> OptunaSearch:
         metric=metric,
         mode=mode,
         points_to_evaluate=turns,
-        sampler=optuna.samplers.TPESampler(seed=SEED, n_startup_trials=max(2, study.trials // 2), multivariate=True),
+        sampler=optuna.samplers.TPESampler(seed=SEED, n_startup_trials=max(2, study.trials // 3), multivariate=True),
     )
 
 

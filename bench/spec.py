@@ -99,14 +99,11 @@ class TrainConfig(Frozen):
     val_every: Annotated[
         int, Field(ge=0, description="steps between validation readings; 0: only after the last step")
     ] = 0
-    workers: Annotated[int, Field(ge=1, description="DDP processes of one trial")] = 1
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} leaves nothing of steps = {self.steps}")
-        if self.batch_size % self.workers:
-            raise ValueError(f"batch_size = {self.batch_size} does not divide among {self.workers} workers")
         return self
 
 

@@ -148,32 +148,47 @@ def _assign(document: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 def _study(name: str, values: Mapping[str, Any]) -> Study:
     where = f"study {name!r}"
-    study = parse(Study, {"name": name, **values}, where=where)
-    if study.method not in methods.names():
-        raise SpecError(f"{where}: {unknown('method', study.method, methods.names())}")
-    known = [*TrainConfig.model_fields, *methods.fields(study.method)]
-    for part, chosen in (("search", study.search), ("fixed", study.fixed)):
-        for field in chosen:
+    _check_names(values, where)
+    return parse(Study, {"name": name, **values}, where=where)
+
+
+def _check_names(values: Mapping[str, Any], where: str) -> None:
+    """Names come before values: a misspelt field is not to be reported as an incomplete space."""
+    method = values.get("method")
+    if not isinstance(method, str):
+        return  # what is wrong with it is said when the study is parsed
+    if method not in methods.names():
+        raise SpecError(f"{where}: {unknown('method', method, methods.names())}")
+    known = [*TrainConfig.model_fields, *methods.fields(method)]
+    for part in ("search", "fixed"):
+        chosen = values.get(part) or {}
+        for field in chosen if isinstance(chosen, dict) else ():
             if field not in known:
-                raise SpecError(
-                    f"{where}: {unknown(f'field of {study.method}', f'{part}.{field}', [f'{part}.{k}' for k in known])}"
-                )
-    return study
+                names = [f"{part}.{name}" for name in known]
+                raise SpecError(f"{where}: {unknown(f'field of {method}', f'{part}.{field}', names)}")
 
 
-def check(study: Study, benchmark: Benchmark) -> None:
+def check(study: Study, benchmark: Benchmark, *, workers: int = 1) -> None:
     """Try every corner of a study's space on a benchmark, without building anything.
+
+    Args:
+        workers: processes that share each batch.
 
     Raises:
         SpecError: a method field or a training field takes a value that it cannot have on this benchmark.
     """
+    where = f"study {study.name!r} on benchmark {benchmark.name!r}"
     for trial in corners(study, benchmark):
         try:
             methods.load(trial.method, **trial.fields).check(benchmark.depth)
         except ValueError as error:
-            raise SpecError(f"study {study.name!r} on benchmark {benchmark.name!r}: {error}") from None
-    if study.scheduler == "asha" and not trial.train.val_every:
-        raise SpecError(f"study {study.name!r}: scheduler asha needs readings to compare; set train.val_every")
+            raise SpecError(f"{where}: {error}") from None
+        if trial.train.batch_size % workers:
+            raise SpecError(
+                f"{where}: batch_size = {trial.train.batch_size} does not divide among --num-workers {workers}"
+            )
+        if study.scheduler == "asha" and not trial.train.val_every:
+            raise SpecError(f"{where}: scheduler asha needs readings to compare; set train.val_every")
 
 
 def corners(study: Study, benchmark: Benchmark) -> list[Trial]:
