@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from bench import backbones, data, methods, studies
-from bench.spec import Benchmark, Space, Study, Suite, Value, make_trial
+from bench.spec import Benchmark, Space, Study, Suite, Trial, Value
 
 
 def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
@@ -41,14 +41,20 @@ def _rows(study: Study, benchmark: Benchmark) -> Iterator[str]:
     for values in itertools.product(*choices):
         row = dict(zip(study.rows, values, strict=True))
         name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
-        yield f"{name:<28} {parameters(study, benchmark, row):>12,} trainable parameters"
+        counts = sorted({parameters(trial) for trial in _corners(study, benchmark, row)})
+        text = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        yield f"{name:<28} {text:>12} trainable parameters"
 
 
-def parameters(study: Study, benchmark: Benchmark, row: dict[str, Value]) -> int:
-    """Trainable parameters of a leaderboard row, counted on the real model."""
-    trial = make_trial(
-        study, benchmark, studies.example_values(study, row), launch="", label="", seed=0, phase="search"
-    )
+def _corners(study: Study, benchmark: Benchmark, row: dict[str, Value]) -> list[Trial]:
+    """The row's trials that may differ in size: one for each combination of the method's own fields."""
+    found = {str(t.fields): t for t in studies.corners(study, benchmark) if t.row == row}
+    return list(found.values())
+
+
+def parameters(trial: Trial) -> int:
+    """Trainable parameters of a trial's model, counted on the real one."""
+    benchmark = trial.benchmark
     with torch.random.fork_rng(devices=[]):
         vit = backbones.create(benchmark.backbone, num_classes=data.target(benchmark.target).num_classes)
     return methods.trainable_parameters(methods.load(trial.method, **trial.fields).apply(vit))

@@ -194,6 +194,15 @@ class Suite(Frozen):
     name: str
     studies: tuple[Study, ...]
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        found = [study.method for study in self.studies]
+        if twice := sorted({method for method in found if found.count(method) > 1}):
+            raise ValueError(
+                f"two studies of one suite use the method {twice[0]!r}: their rows could not be told apart"
+            )
+        return self
+
 
 class Trial(Frozen):
     """One configuration, to be trained once. Everything that its result depends on is in here."""

@@ -18,7 +18,6 @@ from bench.spec import (
     Suite,
     TrainConfig,
     Trial,
-    Value,
     make_trial,
     parse,
     unknown,
@@ -99,10 +98,8 @@ def _suite(
             raise SpecError(f"--set {'.'.join(path)}: no study of the suite {title!r} has this field")
         for document in fitting:
             _assign(document, path, value)
-    return Suite(
-        name=title,
-        studies=tuple(_study(name, {**document, **settings}) for name, document in documents.items()),
-    )
+    studies = tuple(_study(name, {**document, **settings}) for name, document in documents.items())
+    return parse(Suite, {"name": title, "studies": studies}, where=f"suite {title!r}")
 
 
 def _read(name: str, folder: Path) -> dict[str, Any]:
@@ -206,8 +203,3 @@ def corners(study: Study, benchmark: Benchmark) -> list[Trial]:
         )
         for index, values in enumerate(itertools.product(*(space.corners for space in searched.values())))
     ]
-
-
-def example_values(study: Study, row: Mapping[str, Value]) -> dict[str, Value]:
-    """A full set of values for a leaderboard row: what else is searched takes its space's first corner."""
-    return {name: row.get(name, space.corners[0]) for name, space in study.search.items()}

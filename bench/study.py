@@ -219,7 +219,7 @@ def _confirm(
     winners = best_of_rows(study, found)
     for row, winner in winners.items():
         if winner is None:
-            progress.said(f"[red]{study.name} {row}: no search trial succeeded, nothing to confirm[/red]")
+            progress.said(f"[red]{study.name} {row}".rstrip() + ": no search trial succeeded, nothing to confirm[/red]")
             continue
         for seed in study.seeds:
             label = "-".join(filter(None, ["confirm", row.replace("=", "").replace(" ", "-"), f"seed{seed}"]))

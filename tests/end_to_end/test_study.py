@@ -1,0 +1,168 @@
+"""A study from the command line to the leaderboard, through the real Ray, Optuna, MLflow and torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import leaderboard, records
+
+from .conftest import SMALL, Launch, Run
+
+pytestmark = pytest.mark.timeout(400)
+
+VOLATILE = {"train_seconds", "eval_seconds", "images_per_second", "provenance"}
+SCORES = ("target_accuracy", "source_accuracy", "source_accuracy_before", "forgetting", "mean")
+
+
+def stable(record: dict[str, Any]) -> str:
+    """A record without what may differ between two runs of the same thing, as text."""
+    return json.dumps({key: value for key, value in record.items() if key not in VOLATILE}, sort_keys=True)
+
+
+def test_it_succeeds_and_says_where_things_are(small: Run) -> None:
+    assert small.code == 0, small.err
+    assert "block exp. p=1" in small.out
+    assert str(small.folder) in small.out
+    assert "[8/8]" in small.out
+    assert "ETA" in small.out
+    assert small.err == ""
+    log = next(small.folder.glob("logs/*.log"))
+    assert str(log) in small.out
+
+
+def test_every_trial_has_a_record(small: Run) -> None:
+    found = small.records
+    searched = {f"block_expansion-search-{i:02d}" for i in range(4)}
+    confirmed = {f"block_expansion-confirm-p{p}-seed{seed}" for p in (1, 2) for seed in (0, 1)}
+    assert set(found) == searched | confirmed
+    assert {record["status"] for record in found.values()} == {"ok"}
+
+
+def test_the_search_sees_validation_data_only(small: Run) -> None:
+    for record in small.records.values():
+        searching = record["phase"] == "search"
+        for name in SCORES:
+            assert (record[name] is None) == searching
+            assert (record[f"val_{name}"] is None) == (not searching)
+
+
+def test_the_searched_values_reach_the_trainer(small: Run) -> None:
+    trials = [record for record in small.records.values() if record["phase"] == "search"]
+    assert len({record["hyperparameters"]["lr"] for record in trials}) == 4
+    for record in trials:
+        assert record["config"]["train"]["lr"] == record["hyperparameters"]["lr"]
+        assert record["config"]["fields"] == {"p": record["hyperparameters"]["p"]}
+    assert {record["trainable_parameters"] for record in trials} == {50634, 100618}
+    assert len({record["val_mean"] for record in trials}) > 1
+
+
+def test_every_row_gets_the_same_number_of_trials(small: Run) -> None:
+    rows = [record["row"]["p"] for record in small.records.values() if record["phase"] == "search"]
+    assert sorted(rows) == [1, 1, 2, 2]
+
+
+def test_the_best_of_each_row_is_confirmed(small: Run) -> None:
+    found = small.records
+    for p in (1, 2):
+        trials = [r for r in found.values() if r["phase"] == "search" and r["row"] == {"p": p}]
+        best = max(trials, key=lambda record: record["val_mean"])
+        for seed in (0, 1):
+            confirmed = found[f"block_expansion-confirm-p{p}-seed{seed}"]
+            assert confirmed["hyperparameters"] == best["hyperparameters"]
+            assert confirmed["seed"] == seed
+
+
+def test_forgetting_and_mean_follow_from_the_accuracies(small: Run) -> None:
+    for record in small.records.values():
+        prefix = "val_" if record["phase"] == "search" else ""
+        target, source, before, forgetting, mean = (record[prefix + name] for name in SCORES)
+        assert forgetting == pytest.approx(before - source)
+        assert mean == pytest.approx((target + source) / 2)
+
+
+def test_the_leaderboard_can_be_rebuilt_from_the_records(small: Run, tmp_path: Path) -> None:
+    leaderboard.write(leaderboard.build(records.read_all(small.folder / "records")), tmp_path)
+    for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png"):
+        assert (tmp_path / name).read_bytes() == (small.folder / name).read_bytes(), name
+
+
+def test_mlflow_has_parent_children_curves_table_and_picture(small: Run) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{small.folder.parents[1] / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("block_expansion")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.info.run_name for run in children} == set(small.records)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {"leaderboard.json", "leaderboard.md", "pareto.png"} <= {
+        artifact.path for artifact in client.list_artifacts(parent.info.run_id)
+    }
+    child = next(run for run in children if run.info.run_name == "block_expansion-search-00")
+    assert len(client.get_metric_history(child.info.run_id, "train_loss")) == 12
+    assert [m.step for m in client.get_metric_history(child.info.run_id, "val_source_accuracy")] == [5, 10, 12]
+    assert child.data.params["p"] == "1"
+    assert "record.json" in {artifact.path for artifact in client.list_artifacts(child.info.run_id)}
+
+
+@pytest.mark.slow
+def test_the_same_command_gives_the_same_metrics(small: Run, launch: Launch, tmp_path: Path) -> None:
+    again = launch("block_expansion", tmp_path, *SMALL)
+    assert again.code == 0, again.err
+    first, second = small.records, again.records
+    assert {name: stable(record) for name, record in first.items()} == {
+        name: stable(record) for name, record in second.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_diverged_trial_is_recorded_and_the_study_goes_on(launch: Launch, tmp_path: Path) -> None:
+    study = tmp_path / "wild.yaml"
+    study.write_text("method: linear\nsearch: {lr: {choices: [0.1, 1.0e+30]}}\nrows: [lr]\ntrials: 2\nseeds: [0]\n")
+    done = launch(str(study), tmp_path / "results", "--set", "train.steps=10")
+    assert done.code == 0, done.err
+    found = done.records
+    assert {record["status"] for record in found.values()} == {"ok", "failed"}
+    failed = next(record for record in found.values() if record["status"] == "failed")
+    assert "diverged" in failed["error"]
+    assert len(found) == 3  # the row that failed is not confirmed
+    assert "no search trial succeeded" in done.out
+
+
+@pytest.mark.slow
+def test_a_study_in_which_everything_fails_exits_1(launch: Launch, tmp_path: Path) -> None:
+    done = launch("full", tmp_path, "--set", "search.lr.low=1e30", "--set", "search.lr.high=1e31", "--trials", "2")
+    assert done.code == 1
+    assert "2 of 2 trials failed" in done.out
+    assert {record["status"] for record in done.records.values()} == {"failed"}
+
+
+@pytest.mark.slow
+def test_two_workers_a_trial_train_the_same_model(launch: Launch, small: Run, tmp_path: Path) -> None:
+    """DDP end to end: the same study with two processes a trial finds the same losses."""
+    done = launch("block_expansion", tmp_path, *SMALL, "--num-workers", "2", "--slots", "1")
+    assert done.code == 0, done.err
+    for lag_free in ("block_expansion-search-00", "block_expansion-search-01"):
+        one, two = small.records[lag_free], done.records[lag_free]
+        assert two["provenance"]["workers"] == 2
+        assert one["hyperparameters"] == two["hyperparameters"]
+        assert two["val_target_accuracy"] == pytest.approx(one["val_target_accuracy"], abs=0.7)
+        assert two["val_source_accuracy"] == pytest.approx(one["val_source_accuracy"], abs=0.7)
+
+
+def test_an_earlier_launch_is_put_aside(tmp_path: Path) -> None:
+    from bench.study import put_aside
+
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "a.json").write_text("{}")
+    (tmp_path / "leaderboard.md").write_text("old")
+    put_aside(tmp_path)
+    put_aside(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["previous"]
+    assert sorted(path.name for path in tmp_path.glob("previous/*/*")) == ["leaderboard.md", "records"]
