@@ -60,6 +60,8 @@ def arguments() -> Parser:
         default="tiny",
         help="backbone, source and target (default: tiny, embedded)",
     )
+    add("--source", metavar="NAME", help="another source than the benchmark's")
+    add("--target", metavar="NAME", help="another target than the benchmark's")
     add("--trials", type=int, metavar="N", help="search trials of each method")
     add("--seeds", type=int, nargs="+", metavar="SEED", help="seeds of the confirmation")
     add("--num-workers", type=int, default=1, metavar="N", help="DDP processes of one trial (default: 1)")
@@ -109,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         launch = preflight.prepare(
             study=args.study,
             benchmark=args.benchmark,
+            source=args.source,
+            target=args.target,
             trials=args.trials,
             seeds=args.seeds,
             workers=args.num_workers,

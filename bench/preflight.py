@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import benchmarks, methods, resources, studies, tracking
+from bench import benchmarks, data, methods, resources, studies, tracking
 from bench.resources import Plan
 from bench.spec import Benchmark, SpecError, Suite, TrainConfig
 
@@ -65,6 +65,8 @@ def prepare(
     study: str | None,
     benchmark: str,
     results: Path,
+    source: str | None = None,
+    target: str | None = None,
     workers: int = 1,
     trials: int | None = None,
     seeds: Sequence[int] | None = None,
@@ -84,7 +86,7 @@ def prepare(
         if value is not None and value < 1:
             raise SpecError(f"{name} must be at least 1, not {value}")
     settings = {name: value for name, value in (("trials", trials), ("seeds", seeds)) if value is not None}
-    chosen = benchmarks.get(benchmark)
+    chosen = _with_data(benchmarks.get(benchmark), source=source, target=target)
     suite = studies.load(study, overrides=overrides, settings=settings)
     for member in suite.studies:
         studies.check(member, chosen, workers=workers)
@@ -95,6 +97,16 @@ def prepare(
     uri = tracking_uri or tracking.default_uri(results)
     _trackable(uri)
     return Launch(suite, chosen, results, uri, workers, slots, address, plan)
+
+
+def _with_data(benchmark: Benchmark, *, source: str | None, target: str | None) -> Benchmark:
+    """The benchmark with another source or target, under a name that says so."""
+    parts = [benchmark.name]
+    parts += [f"{role}-{name}" for role, name in (("source", source), ("target", target)) if name is not None]
+    changed = {"source": source or benchmark.source, "target": target or benchmark.target, "name": "-".join(parts)}
+    data.check(changed["source"], "source")
+    data.check(changed["target"], "target")
+    return benchmark.model_copy(update=changed)
 
 
 def _writable(folder: Path) -> Path:
@@ -120,6 +132,7 @@ def listing() -> str:
     lines += [f"  {name:<18} {studies.headline(name)}" for name in studies.names()]
     lines += ["", "benchmarks (--benchmark):"]
     lines += [f"  {name:<18} {found.summary}" for name, found in benchmarks.BENCHMARKS.items()]
+    lines += ["", f"data sets (--source, --target): {', '.join(data.names())}"]
     lines += ["", "methods, with their fields (search.<field>, fixed.<field>):"]
     for name in methods.names():
         lines.append(f"  {name:<18} {methods.summary(name)}")

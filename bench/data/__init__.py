@@ -1,19 +1,21 @@
-"""Data: sources and targets by name, each with disjoint splits.
+"""Data sets by name, each with disjoint splits: the folder is the registry.
 
-A data set is one entry in ``SOURCES`` or ``TARGETS``: how to build it. What is built stays in the process, so that the
-trials of a warm worker share it.
+A data set is one file that defines ``target() -> Target`` (it can be fine-tuned on), ``source() -> Source`` (its
+retention can be measured), or both. What is built stays in the process, so that the trials of a warm worker share it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import importlib
+import pkgutil
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+from bench.spec import SpecError, unknown
 
-from bench.spec import unknown
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -50,45 +52,41 @@ class Source:
     test: Images
 
 
-def _shapes() -> Source:
-    from bench.data import shapes
-
-    def load(split: str) -> Images:
-        images, labels = shapes.split(split)
-        return Images(torch.from_numpy(images), torch.from_numpy(labels))
-
-    return Source(bank=load("bank"), val=load("val"), test=load("test"))
+def names() -> list[str]:
+    """Names of all data sets."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def _digits() -> Target:
-    from bench.data.digits import load
+def check(name: str, role: Literal["source", "target"]) -> None:
+    """Refuse a data set that does not exist or cannot play that role.
 
-    return load()
+    Raises:
+        SpecError: saying which can.
+    """
+    if name not in names():
+        raise unknown(f"{role} data set", name, names())
+    _builder(name, role)
 
 
-SOURCES: Mapping[str, Callable[[], Source]] = {"shapes": _shapes}
-TARGETS: Mapping[str, Callable[[], Target]] = {"digits": _digits}
+def _builder(name: str, role: Literal["source", "target"]) -> Any:
+    build = getattr(importlib.import_module(f"{__name__}.{name}"), role, None)
+    if build is None:
+        able = [n for n in names() if hasattr(importlib.import_module(f"{__name__}.{n}"), role)]
+        raise SpecError(f"data set {name!r} cannot be a {role} (these can: {', '.join(able)})")
+    return build
 
 
 @functools.cache
 def source(name: str) -> Source:
-    """The source domain ``name``, built once a process.
-
-    Raises:
-        SpecError: there is no such source.
-    """
-    if name not in SOURCES:
-        raise unknown("source", name, SOURCES)
-    return SOURCES[name]()
+    """The source domain ``name``, built once a process; SpecError if there is none."""
+    check(name, "source")
+    found: Source = _builder(name, "source")()
+    return found
 
 
 @functools.cache
 def target(name: str) -> Target:
-    """The target data set ``name``, built once a process.
-
-    Raises:
-        SpecError: there is no such target.
-    """
-    if name not in TARGETS:
-        raise unknown("target", name, TARGETS)
-    return TARGETS[name]()
+    """The target data set ``name``, built once a process; SpecError if there is none."""
+    check(name, "target")
+    found: Target = _builder(name, "target")()
+    return found

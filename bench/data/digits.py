@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from bench.data import Images, Target
-from bench.data.splits import stratified
+from bench.data._splits import stratified
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIZES = {"train": 997, "val": 300, "test": 500}
 SEED = 0
 
 
-def load() -> Target:
+def target() -> Target:
     """997 training, 300 validation and 500 test images of ten classes; the same split for every trial."""
+    import torch
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -30,5 +33,8 @@ def load() -> Target:
 
 def _resize(images: Tensor) -> Tensor:
     """8x8 with grey levels 0..16 to uint8 ``[n, 3, 32, 32]``, bilinear."""
+    import torch
+    import torch.nn.functional as F
+
     grey = F.interpolate(images[:, None].double(), size=32, mode="bilinear", align_corners=False)
     return (grey * (255 / 16)).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data import Images, Source
+
 Array = NDArray[np.float64]
 
 SHAPES = ("disk", "triangle", "frame")
@@ -35,6 +37,17 @@ def split(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images ``[n, 3, 32, 32]`` and labels ``[n]`` of a split of ``SPLITS``."""
     count, seed = SPLITS[name]
     return generate(count=count, seed=seed)
+
+
+def source() -> Source:
+    """The domain as a source: 4,000 images in the bank, 1,000 queries each for the search and the confirmation."""
+    import torch
+
+    def images(name: str) -> Images:
+        pixels, labels = split(name)
+        return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+    return Source(bank=images("bank"), val=images("val"), test=images("test"))
 
 
 def generate(*, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
