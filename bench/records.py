@@ -178,6 +178,8 @@ def provenance(*, devices: Iterable[str] = ()) -> dict[str, Any]:
         **_commit(),
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "devices": list(devices)},
         "platform": platform.platform(),
+        "host": platform.node(),
+        "pid": os.getpid(),
     }
 
 

@@ -21,7 +21,10 @@ Report = Callable[[Mapping[str, float]], None]
 """Called by every rank at the same steps with the same numbers; it may raise to end the training."""
 
 REPORTS = 20
-"""Readings of the training loss that a trial's curve has at least, if it has as many steps."""
+"""Points that a trial's loss curve has at least, if it has as many steps."""
+
+REPORT_STEPS = 50
+"""Steps between two reports at most: a trial can be stopped only when it reports."""
 
 
 class DivergedError(RuntimeError):
@@ -132,7 +135,7 @@ class _Losses:
     """Losses since the last report, kept on the device so that a step never waits for it."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.every = max(1, config.steps // REPORTS)
+        self.every = max(1, min(config.steps // REPORTS, REPORT_STEPS))
         self.pending: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
