@@ -124,7 +124,7 @@ def test_the_same_command_gives_the_same_metrics(small: Run, launch: Launch, tmp
 @pytest.mark.slow
 def test_a_diverged_trial_is_recorded_and_the_study_goes_on(launch: Launch, tmp_path: Path) -> None:
     study = tmp_path / "wild.yaml"
-    study.write_text("method: linear\nsearch: {lr: {choices: [0.1, 1.0e+30]}}\nrows: [lr]\ntrials: 2\nseeds: [0]\n")
+    study.write_text("method: linear\nsearch: {lr: {choices: [0.1, 1.0e+38]}}\nrows: [lr]\ntrials: 2\nseeds: [0]\n")
     done = launch(str(study), tmp_path / "results", "--set", "train.steps=10")
     assert done.code == 0, done.err
     found = done.records
@@ -137,7 +137,7 @@ def test_a_diverged_trial_is_recorded_and_the_study_goes_on(launch: Launch, tmp_
 
 @pytest.mark.slow
 def test_a_study_in_which_everything_fails_exits_1(launch: Launch, tmp_path: Path) -> None:
-    done = launch("full", tmp_path, "--set", "search.lr.low=1e30", "--set", "search.lr.high=1e31", "--trials", "2")
+    done = launch("full", tmp_path, "--set", "search.lr.low=1e37", "--set", "search.lr.high=1e38", "--trials", "2")
     assert done.code == 1
     assert "2 of 2 trials failed" in done.out
     assert {record["status"] for record in done.records.values()} == {"failed"}

@@ -1,0 +1,107 @@
+"""The embedded data and backbone: disjoint splits, frozen by checksum, and as good as their description says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench import backbones, data, evaluation, pretrain
+from bench.backbones import ASSETS, TINY_PREPROCESS
+from bench.data import Images, shapes
+from bench.data._splits import stratified
+
+FACTS = json.loads((ASSETS / "tiny.json").read_text())
+
+
+def fingerprints(images: Images) -> set[str]:
+    return {hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images.images}
+
+
+def test_digits_splits_are_disjoint_and_complete() -> None:
+    digits = data.target("digits")
+    parts = [digits.train, digits.val, digits.test]
+    assert [len(part) for part in parts] == [997, 300, 500]
+    assert all(set(part.labels.tolist()) == set(range(10)) for part in parts)
+    prints = [fingerprints(part) for part in parts]
+    assert len(prints[0] | prints[1] | prints[2]) == sum(map(len, prints)) == 1797
+
+
+def test_shapes_splits_are_disjoint() -> None:
+    domain = data.source("shapes")
+    prints = [fingerprints(part) for part in (domain.bank, domain.val, domain.test)]
+    assert [len(p) for p in prints] == [4000, 1000, 1000]
+    assert len(prints[0] | prints[1] | prints[2]) == 6000
+
+
+def test_shapes_are_frozen() -> None:
+    assert pretrain.shapes_checksum() == FACTS["shapes_sha256"]
+    first, second = shapes.generate(count=50, seed=4), shapes.generate(count=50, seed=4)
+    assert np.array_equal(first[0], second[0])
+    assert not np.array_equal(first[0], shapes.generate(count=50, seed=5)[0])
+
+
+def test_shapes_classes_are_balanced() -> None:
+    _, labels = shapes.generate(count=210, seed=0)
+    assert np.bincount(labels).tolist() == [10] * 21
+    assert len(shapes.CLASS_NAMES) == 21
+
+
+def test_stratified_parts_are_exact_disjoint_and_proportional() -> None:
+    labels = np.repeat(np.arange(4), [100, 200, 300, 10])
+    parts = stratified(labels, [61, 122, 400], seed=0)
+    assert [len(part) for part in parts] == [61, 122, 400]
+    assert len(set(np.concatenate(parts))) == 583
+    for part in parts:
+        share = np.bincount(labels[part], minlength=4) / len(part)
+        assert share == pytest.approx(np.bincount(labels) / len(labels), abs=0.03)
+        assert len(set(labels[part])) == 4
+    assert all(np.array_equal(a, b) for a, b in zip(parts, stratified(labels, [61, 122, 400], seed=0), strict=True))
+
+
+def test_stratified_refuses_too_much() -> None:
+    with pytest.raises(ValueError, match="cannot take 11 of 10"):
+        stratified(np.zeros(10, dtype=np.int64), [6, 5], seed=0)
+
+
+def test_unknown_data_sets_are_named() -> None:
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        data.target("digit")
+    with pytest.raises(ValueError, match="cannot be a target"):
+        data.target("shapes")
+    with pytest.raises(ValueError, match="cannot be a source"):
+        data.source("digits")
+
+
+def test_the_backbone_file_is_the_described_one() -> None:
+    weights = ASSETS / "tiny.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == FACTS["weights_sha256"]
+    assert weights.stat().st_size <= 3 * 2**20
+    assert FACTS["command"] == "python -m bench pretrain tiny"
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_the_backbone_knows_its_source_as_well_as_described(split: str) -> None:
+    torch.set_num_threads(1)
+    domain = data.source("shapes")
+    vit = backbones.create("tiny", num_classes=10)
+    score = evaluation.source_score(vit, domain, getattr(domain, split), TINY_PREPROCESS, torch.device("cpu"))
+    assert score.accuracy == pytest.approx(FACTS["knn"][split], abs=0.5)
+    assert score.accuracy >= 85
+
+
+def test_pretraining_runs_and_describes_itself(tmp_path: Path) -> None:
+    facts = pretrain.pretrain_tiny(out=tmp_path, recipe=pretrain.Recipe(steps=2, batch_size=8))
+    assert json.loads((tmp_path / "tiny.json").read_text()) == facts
+    written = hashlib.sha256((tmp_path / "tiny.safetensors").read_bytes()).hexdigest()
+    assert written == facts["weights_sha256"]
+
+
+def test_info_nce_prefers_partners() -> None:
+    z = torch.eye(4).repeat(2, 1)
+    apart = pretrain.info_nce(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), temperature=0.2)
+    assert pretrain.info_nce(z, temperature=0.2) < apart
