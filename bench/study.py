@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -103,9 +103,12 @@ def _trials(
     with StudyProgress(console, total=total) as progress:
         pool = Pool(planned, storage=folder / "ray")
         listener = Listener(pool, progress, tracker, folder / "records")
+        expected = 0
         for study in suite.studies:
             search(study, benchmark, pool, launch=suite.name, storage=folder / "ray")
-            _confirm(study, benchmark, pool, listener, suite.name, progress)
+            expected += study.trials + _confirm(study, benchmark, pool, listener, suite.name, progress)
+        listener.wait_for(expected, lambda record: True)
+        listener.closing = True
         pool.close()
         listener.join()
     return listener.records
@@ -125,42 +128,36 @@ class Listener:
 
     def __init__(self, pool: Pool, progress: StudyProgress, tracker: tracking.Tracker, folder: Path) -> None:
         self.records: list[Record] = []
+        self.closing = False  # set when all is over: the thread ends as soon as there is no more news
         self._pool, self._progress, self._tracker, self._folder = pool, progress, tracker, folder
         self._news = threading.Condition()
-        self._closing = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._follow, name="listener", daemon=True)
         self._thread.start()
 
-    def wait_for(self, count: int, study: Study) -> list[Record]:
-        """Block until that many search trials of a study have ended; returns their records by trial name."""
+    def wait_for(self, count: int, wanted: Callable[[Record], bool]) -> list[Record]:
+        """Block until that many of the wanted trials have ended; returns their records by trial name."""
 
         def found() -> list[Record]:
-            return [r for r in self.records if r.method == study.method and r.phase == "search"]
+            return [record for record in self.records if wanted(record)]
 
         with self._news:
             self._news.wait_for(lambda: len(found()) >= count or self._error is not None)
-            self._check()
+            if self._error is not None:
+                raise self._error
             return sorted(found(), key=lambda record: record.trial)
 
     def join(self) -> None:
-        """Handle what is left, and end; the pool is closed by now."""
-        self._closing = True
+        """Wait for the thread's end; the pool is closed by now."""
         self._thread.join()
-        self._check()
-
-    def _check(self) -> None:
         if self._error is not None:
             raise self._error
 
     def _follow(self) -> None:
         try:
-            while True:
-                last = self._closing
-                for event in self._pool.events():
+            while (events := self._pool.events()) or not self.closing:
+                for event in events:
                     self._handle(event)
-                if last:
-                    return
         except BaseException as error:  # handed to the main thread, which raises it
             with self._news:
                 self._error = error
@@ -213,9 +210,14 @@ def _confirm(
     listener: Listener,
     launch: str,
     progress: StudyProgress,
-) -> None:
-    """Queue the confirmation of a study's winners; the next study's search need not wait for it."""
-    found = listener.wait_for(study.trials, study)
+) -> int:
+    """Queue the confirmation of a study's winners; the next study's search need not wait for it.
+
+    Returns:
+        How many trials were queued.
+    """
+    found = listener.wait_for(study.trials, lambda r: r.method == study.method and r.phase == "search")
+    queued = 0
     winners = best_of_rows(study, found)
     for row, winner in winners.items():
         if winner is None:
@@ -224,7 +226,9 @@ def _confirm(
         for seed in study.seeds:
             label = "-".join(filter(None, ["confirm", row.replace("=", "").replace(" ", "-"), f"seed{seed}"]))
             values = winner.hyperparameters
+            queued += 1
             pool.submit(make_trial(study, benchmark, values, launch=launch, label=label, seed=seed, phase="confirm"))
+    return queued
 
 
 def best_of_rows(study: Study, records: Sequence[Record]) -> Mapping[str, Record | None]:

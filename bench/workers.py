@@ -35,6 +35,9 @@ MAX_ATTEMPTS = 3
 MAX_GROUP_FAILURES = 16
 """Restarts of one slot's worker group before the slot is given up."""
 
+CLOSE_SECONDS = 60.0
+"""How long the end of a slot whose work is done is waited for."""
+
 POLL_SECONDS = 10.0
 """How long a call to the board may wait for news before it is asked again."""
 
@@ -210,10 +213,12 @@ class Pool:
         return events
 
     def close(self) -> None:
-        """End the slots; trials that are still queued are run first."""
+        """End the slots. Nothing must be queued or running: what is waited for is their shutdown only."""
         ray.get(self.board.close.remote())
         for thread in self._threads:
-            thread.join(timeout=60)
+            thread.join(timeout=CLOSE_SECONDS)
+            if thread.is_alive():
+                log.warning("%s did not end within %.0f s", thread.name, CLOSE_SECONDS)
 
     def _hold(self, slot: int) -> None:
         """Keep one slot open; runs in its own thread for as long as the slot lives."""

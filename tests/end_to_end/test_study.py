@@ -39,6 +39,7 @@ def test_every_trial_has_a_record(small: Run) -> None:
     searched = {f"block_expansion-search-{i:02d}" for i in range(4)}
     confirmed = {f"block_expansion-confirm-p{p}-seed{seed}" for p in (1, 2) for seed in (0, 1)}
     assert set(found) == searched | confirmed
+    assert small.out.count("seed") >= len(confirmed)
     assert {record["status"] for record in found.values()} == {"ok"}
 
 
