@@ -43,6 +43,11 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def seeds(text: str) -> list[int]:
+    """One word of ``--seeds``: a number, or several with commas between them."""
+    return [int(part) for part in text.split(",") if part.strip()]
+
+
 def arguments() -> Parser:
     """The command line."""
     parser = Parser(
@@ -63,7 +68,7 @@ def arguments() -> Parser:
     add("--source", metavar="NAME", help="another source than the benchmark's")
     add("--target", metavar="NAME", help="another target than the benchmark's")
     add("--trials", type=int, metavar="N", help="search trials of each method")
-    add("--seeds", type=int, nargs="+", metavar="SEED", help="seeds of the confirmation")
+    add("--seeds", type=seeds, nargs="+", metavar="SEED", help="seeds of the confirmation, such as 0 1 2 or 0,1,2")
     add("--num-workers", type=int, default=1, metavar="N", help="DDP processes of one trial (default: 1)")
     add(
         "--slots",
@@ -114,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             source=args.source,
             target=args.target,
             trials=args.trials,
-            seeds=args.seeds,
+            seeds=[seed for word in args.seeds for seed in word] if args.seeds else None,
             workers=args.num_workers,
             slots=args.slots,
             address=args.address,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -18,12 +17,14 @@ def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
     yield f"           {benchmark.backbone} of depth {benchmark.depth}: {benchmark.source} -> {benchmark.target}"
     total = 0
     for study in suite.studies:
-        confirm = study.row_count * len(study.seeds)
-        total += study.trials + confirm
+        rows = study.row_count
+        total += study.trials + study.confirmations
         yield (
             f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then "
-            f"{study.row_count} row{'s' * (study.row_count > 1)} x {len(study.seeds)} seeds = {confirm} confirmations"
+            f"{rows} row{'s' * (rows > 1)} x {len(study.seeds)} seeds = {study.confirmations} confirmations"
         )
+        if study.trials < rows:
+            yield f"           (trials = {study.trials} is less than one a row: only the first {study.trials} rows are tried)"
         for name, space in study.search.items():
             yield f"             {name}: {_space(space)}"
         yield from (f"             {line}" for line in _rows(study, benchmark))
@@ -37,9 +38,7 @@ def _space(space: Space) -> str:
 
 
 def _rows(study: Study, benchmark: Benchmark) -> Iterator[str]:
-    choices = (study.search[row].choices or () for row in study.rows)
-    for values in itertools.product(*choices):
-        row = dict(zip(study.rows, values, strict=True))
+    for row in study.row_values:
         name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
         counts = sorted({parameters(trial) for trial in _corners(study, benchmark, row)})
         text = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from bench.records import Record
-from bench.spec import OBJECTIVES, Benchmark, Space, Study, Value, make_trial
+from bench.spec import OBJECTIVES, Benchmark, Space, Study, make_trial
 from bench.workers import Pool
 
 INDEX = "trial_index"
@@ -61,19 +60,13 @@ def proposals(study: Study, metric: str, mode: str) -> OptunaSearch:
     Every leaderboard row gets the same number of trials (one more for the first ones where it does not divide): the row
     fields are dealt out in turn, and Optuna chooses all other fields. A row that is searched less looks worse.
     """
-    rows = [dict(zip(study.rows, values, strict=True)) for values in _row_values(study)]
-    turns = [rows[i % len(rows)] for i in range(study.trials)] if study.rows else None
     return OptunaSearch(
         space=functools.partial(suggest, search=study.search),
         metric=metric,
         mode=mode,
-        points_to_evaluate=turns,
+        points_to_evaluate=study.dealt_rows if study.rows else None,
         sampler=optuna.samplers.TPESampler(seed=SEED, n_startup_trials=max(2, study.trials // 3), multivariate=True),
     )
-
-
-def _row_values(study: Study) -> list[tuple[Value, ...]]:
-    return list(itertools.product(*(study.search[row].choices or () for row in study.rows)))
 
 
 def suggest(trial: optuna.Trial, *, search: Mapping[str, Space]) -> None:

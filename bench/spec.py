@@ -6,6 +6,7 @@ Every mistake is a :class:`SpecError` (a ``ValueError``) with one sentence that 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -175,17 +176,29 @@ class Study(Frozen):
                 raise ValueError(f"rows names {row!r}, which is not a searched field with choices")
         if twice := sorted(set(self.search) & set(self.fixed)):
             raise ValueError(f"{twice[0]!r} is both searched and fixed")
-        if self.trials < self.row_count:
-            raise ValueError(f"trials = {self.trials} is less than one for each of {self.row_count} rows")
         return self
 
     @property
+    def row_values(self) -> list[dict[str, Value]]:
+        """The leaderboard rows: all combinations of the row fields' choices; one empty row without row fields."""
+        choices = (self.search[row].choices or () for row in self.rows)
+        return [dict(zip(self.rows, values, strict=True)) for values in itertools.product(*choices)]
+
+    @property
     def row_count(self) -> int:
-        """Leaderboard rows: the combinations of the row fields' choices."""
-        count = 1
-        for row in self.rows:
-            count *= len(self.search[row].choices or ())
-        return count
+        """How many rows the leaderboard has."""
+        return len(self.row_values)
+
+    @property
+    def dealt_rows(self) -> list[dict[str, Value]]:
+        """The row of each trial: dealt out in turn, so that all rows are tried equally often (or once less)."""
+        rows = self.row_values
+        return [rows[index % len(rows)] for index in range(self.trials)]
+
+    @property
+    def confirmations(self) -> int:
+        """Trials of the confirmation: every row that is tried at all, with every seed."""
+        return min(self.row_count, self.trials) * len(self.seeds)
 
 
 class Suite(Frozen):

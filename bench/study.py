@@ -46,11 +46,6 @@ def folder_of(results: Path, suite: Suite, benchmark: Benchmark) -> Path:
     return results / suite.name / benchmark.name
 
 
-def confirmations(study: Study) -> int:
-    """Trials that a study's confirmation takes."""
-    return study.row_count * len(study.seeds)
-
-
 def run(suite: Suite, benchmark: Benchmark, options: Options) -> int:
     """Run every study of the suite and write the leaderboard.
 
@@ -99,7 +94,7 @@ def _trials(
     start_ray(options.address, folder=PROJECT)
     planned = plan_resources(options)
     console.print(f"Plan: {planned.describe()}", highlight=False)
-    total = sum(study.trials + confirmations(study) for study in suite.studies)
+    total = sum(study.trials + study.confirmations for study in suite.studies)
     with StudyProgress(console, total=total) as progress:
         pool = Pool(planned, storage=folder / "ray")
         listener = Listener(pool, progress, tracker, folder / "records")
