@@ -24,7 +24,7 @@ def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
             f"{rows} row{'s' * (rows > 1)} x {len(study.seeds)} seeds = {study.confirmations} confirmations"
         )
         if study.trials < rows:
-            yield f"           (trials = {study.trials} is less than one a row: only the first {study.trials} rows are tried)"
+            yield f"           (trials = {study.trials} is less than one a row: only so many rows are tried)"
         for name, space in study.search.items():
             yield f"             {name}: {_space(space)}"
         yield from (f"             {line}" for line in _rows(study, benchmark))
