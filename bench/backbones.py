@@ -60,17 +60,32 @@ def create(name: str, *, num_classes: int) -> Any:
         SpecError: there is no such backbone.
     """
     from safetensors.torch import load_file
-    from timm.models.vision_transformer import VisionTransformer
 
-    if name != "tiny":
-        raise unknown("backbone", name, _PREPROCESS)
-    vit = VisionTransformer(**TINY_ARCHITECTURE, num_classes=num_classes)
+    vit = plain(name, TINY_ARCHITECTURE["depth"], num_classes)
     weights = {key: value.float() for key, value in load_file(ASSETS / "tiny.safetensors").items()}
     result = vit.load_state_dict(weights, strict=False)
     left = [key for key in result.missing_keys if not key.startswith("head.")]
     if left or result.unexpected_keys:
         raise ValueError(f"weights of {name!r} do not fit: missing {left}, unexpected {result.unexpected_keys}")
     return vit
+
+
+def plain(name: str, depth: int, num_classes: int) -> Any:
+    """The untrained architecture of a backbone, ``depth`` blocks deep."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    if name != "tiny":
+        raise unknown("backbone", name, _PREPROCESS)
+    return VisionTransformer(**{**TINY_ARCHITECTURE, "depth": depth}, num_classes=num_classes)
+
+
+def constructor(name: str, depth: int, num_classes: int) -> str:
+    """A Python expression that builds :func:`plain` with timm alone."""
+    if name != "tiny":
+        raise unknown("backbone", name, _PREPROCESS)
+    values = {**TINY_ARCHITECTURE, "depth": depth, "num_classes": num_classes}
+    arguments = ", ".join(f"{key}={value}" for key, value in values.items())
+    return f"timm.models.vision_transformer.VisionTransformer({arguments})"
 
 
 def features(vit: Any, images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench import data, evaluation, probes, records
+from bench import backbones, data, evaluation, probes, records
 from bench.backbones import TINY_ARCHITECTURE, TINY_PREPROCESS
 from bench.data import Images, shapes
 
@@ -72,9 +72,7 @@ def pretrain(recipe: Recipe, *, track: Iterable[int] | None = None) -> nn.Module
 
 def tiny_vit() -> Any:
     """The untrained architecture."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    return VisionTransformer(**TINY_ARCHITECTURE, num_classes=0)
+    return backbones.plain("tiny", TINY_ARCHITECTURE["depth"], num_classes=0)
 
 
 def info_nce(projections: Tensor, *, temperature: float) -> Tensor:

@@ -86,7 +86,6 @@ class Record(BaseModel):
 
     def write(self, folder: Path) -> Path:
         """Write ``<folder>/<trial>.json`` so that a reader sees either all of it or nothing; returns the path."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.trial}.json"
         write_atomically(path, self.model_dump_json(indent=2) + "\n")
         return path
@@ -132,10 +131,11 @@ def failed(trial: Trial, error: BaseException) -> Record:
     return of(trial, status="failed", error=f"{type(error).__name__}: {error}", details={"traceback": text})
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content in one step, through a temporary file in the same folder."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(text)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file's content in one step, through a temporary file in the same folder, which is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     Path(file.name).chmod(0o644)
     Path(file.name).replace(path)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from bench import leaderboard, tracking
 from bench.progress import StudyProgress, settings
-from bench.records import Record
+from bench.records import Record, write_atomically
 from bench.resources import Plan, plan
 from bench.search import search
 from bench.spec import OBJECTIVES, Benchmark, Study, Suite, Trial, make_trial
@@ -97,7 +97,7 @@ def _trials(
     total = sum(study.trials + study.confirmations for study in suite.studies)
     with StudyProgress(console, total=total) as progress:
         pool = Pool(planned, storage=folder / "ray")
-        listener = Listener(pool, progress, tracker, folder / "records")
+        listener = Listener(pool, progress, tracker, folder)
         expected = 0
         for study in suite.studies:
             search(study, benchmark, pool, launch=suite.name, storage=folder / "ray")
@@ -169,7 +169,10 @@ class Listener:
             self._tracker.trial_reported(event.trial.id, values, int(event.metrics["step"]))
         else:
             assert event.record is not None
-            event.record.write(self._folder)
+            event.record.write(self._folder / "records")
+            for reference in event.weights:
+                checkpoint = self._folder / "checkpoints" / f"{event.record.trial}.safetensors"
+                write_atomically(checkpoint, ray.get(reference))
             self._progress.finished(event.record)
             self._tracker.trial_finished(event.record)
             with self._news:
@@ -264,7 +267,8 @@ def _conclude(records: Sequence[Record], folder: Path, console: Console, tracker
 
 def put_aside(folder: Path) -> None:
     """Move an earlier launch's records and tables to ``previous/``, so that a leaderboard never mixes two launches."""
-    old = [folder / name for name in ("records", "leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png")]
+    tables = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png")
+    old = [folder / name for name in ("records", "checkpoints", "evaluation", *tables)]
     old = [path for path in old if path.exists()]
     if not old:
         return

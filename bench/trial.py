@@ -6,13 +6,13 @@ import functools
 import gc
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import backbones, data, evaluation, methods, parallel, records, training
@@ -26,11 +26,17 @@ class TrialStopped(Exception):
     """Raised by a ``report`` callable to end the training early; every rank must raise it at the same report."""
 
 
+Keep = Callable[[Mapping[str, Tensor]], None]
+"""Receives a finished trial's trained tensors by name, see :func:`trained_tensors`; called on rank 0 only."""
+
+
 def ignore(metrics: Mapping[str, float]) -> None:
     """The report of a trial that nobody watches."""
 
 
-def run(trial: Trial, report: Report = ignore, *, device: torch.device | None = None) -> Record:
+def run(
+    trial: Trial, report: Report = ignore, *, device: torch.device | None = None, keep: Keep | None = None
+) -> Record:
     """Train and measure one trial.
 
     A trial that diverges or is stopped ends in a record that says so. Every other exception is raised: whether the
@@ -40,6 +46,7 @@ def run(trial: Trial, report: Report = ignore, *, device: torch.device | None = 
         trial: everything the result depends on.
         report: receives the curves, see :func:`bench.training.train`.
         device: where to train; the CPU by default.
+        keep: receives what was trained, if the trial succeeds.
 
     Returns:
         The record, with equal metrics on every rank.
@@ -48,7 +55,7 @@ def run(trial: Trial, report: Report = ignore, *, device: torch.device | None = 
     seed_everything(trial.seed)
     progress = _Progress()
     try:
-        return _run(trial, report, device, progress)
+        return _run(trial, report, device, progress, keep)
     except DivergedError as error:
         return _record(trial, "failed", device, error=str(error), trainable_parameters=progress.trainable)
     except TrialStopped:
@@ -81,6 +88,28 @@ def build(trial: Trial, device: torch.device) -> Any:
     return methods.load(trial.method, **trial.fields).apply(vit).to(device)
 
 
+def trained_tensors(vit: nn.Module) -> dict[str, Tensor]:
+    """What training may have changed, by name, on the CPU: trainable parameters, and all buffers (the head norm's)."""
+    names = {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
+    names |= {name for name, _ in vit.named_buffers()}
+    return {name: value.detach().cpu() for name, value in vit.state_dict().items() if name in names}
+
+
+def restore(trial: Trial, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
+    """The trained model of a trial, from its specification and its trained tensors.
+
+    Raises:
+        ValueError: the tensors are not those of this trial.
+    """
+    vit = build(trial, device)
+    expected = set(trained_tensors(vit))
+    if set(tensors) != expected:
+        missing, surplus = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
+        raise ValueError(f"the checkpoint does not fit trial {trial.id}: missing {missing}, unexpected {surplus}")
+    vit.load_state_dict(tensors, strict=False)
+    return vit.eval()
+
+
 class _Progress:
     """How far a trial has come, for the record of one that ends early."""
 
@@ -90,7 +119,7 @@ class _Progress:
         self.scores: dict[str, float] = {}
 
 
-def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress) -> Record:
+def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress, keep: Keep | None) -> Record:
     target = data.target(trial.benchmark.target)
     preprocess = backbones.preprocess(trial.benchmark.backbone)
     vit = build(trial, device)
@@ -99,7 +128,7 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
     def validate() -> dict[str, float]:
         if trial.phase == "confirm":  # its curve shows the training alone: test data is read once, at the end
             return {}
-        return _measure(trial, vit, device).scores
+        return measure(trial, vit, device).scores
 
     def watch(metrics: Mapping[str, float]) -> None:
         progress.steps = int(metrics["step"])
@@ -117,7 +146,9 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
         validate=validate,
     )
     start = time.perf_counter()
-    measured = _measure(trial, vit, device)
+    measured = measure(trial, vit, device)
+    if keep is not None and parallel.rank() == 0:
+        keep(trained_tensors(vit))
     return _finished(trial, device, trained, measured, progress.trainable, time.perf_counter() - start)
 
 
@@ -125,7 +156,7 @@ def _finished(
     trial: Trial,
     device: torch.device,
     trained: Trained,
-    measured: _Measured,
+    measured: Measured,
     trainable: int,
     eval_seconds: float,
 ) -> Record:
@@ -151,12 +182,14 @@ def _distribute(vit: nn.Module, device: torch.device) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
+    """Scores by the names of :class:`~bench.records.Record`, and further details, all in percent."""
+
     scores: dict[str, float]
     details: dict[str, Any]
 
 
-def _measure(trial: Trial, vit: Any, device: torch.device) -> _Measured:
+def measure(trial: Trial, vit: Any, device: torch.device) -> Measured:
     """Scores of the trained model: on validation data while searching, on test data when confirming."""
     split: Literal["val", "test"] = "val" if trial.phase == "search" else "test"
     benchmark = trial.benchmark
@@ -174,7 +207,7 @@ def _measure(trial: Trial, vit: Any, device: torch.device) -> _Measured:
         "mean": (top1 + after.accuracy) / 2,
     }
     details = {"target_top5": top5, "knn": _by_k(after), "knn_before": _by_k(before)}
-    return _Measured({prefix + name: value for name, value in scores.items()}, details)
+    return Measured({prefix + name: value for name, value in scores.items()}, details)
 
 
 def _by_k(score: evaluation.SourceScore) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +44,11 @@ POLL_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a trial. ``metrics`` comes with ``report``, ``record`` with ``finished``."""
+    """What happened to a trial. ``metrics`` comes with ``report``, ``record`` with ``finished``.
+
+    ``weights`` holds a reference to the trained tensors of a finished trial, as the bytes of a safetensors file; it
+    stays in the worker's memory until it is fetched.
+    """
 
     kind: Literal["started", "report", "finished"]
     ticket: int
@@ -52,6 +56,7 @@ class Event:
     slot: int | None = None
     metrics: Mapping[str, float] | None = None
     record: Record | None = None
+    weights: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -107,9 +112,13 @@ class Board:
         await self._notify()
         return state.stop
 
-    async def finish(self, ticket: int, record: Record) -> None:
-        """Post a trial's record; the first one counts."""
-        self._finish(ticket, record)
+    async def finish(self, ticket: int, record: Record, weights: Sequence[Any] = ()) -> None:
+        """Post a trial's record; the first one counts.
+
+        Args:
+            weights: a reference to its trained tensors, in a sequence so that it is passed on and not fetched.
+        """
+        self._finish(ticket, record, weights)
         await self._notify()
 
     async def stop(self, ticket: int) -> None:
@@ -159,7 +168,7 @@ class Board:
     def _fail(self, ticket: int, error: BaseException) -> None:
         self._finish(ticket, records.failed(self._tickets[ticket].trial, error))
 
-    def _finish(self, ticket: int, record: Record) -> None:
+    def _finish(self, ticket: int, record: Record, weights: Sequence[Any] = ()) -> None:
         state = self._tickets[ticket]
         if state.record is not None:
             return
@@ -167,7 +176,7 @@ class Board:
         self._running = {slot: other for slot, other in self._running.items() if other != ticket}
         if ticket in self._waiting:
             self._waiting.remove(ticket)
-        self._events.append(Event("finished", ticket, state.trial, record=record))
+        self._events.append(Event("finished", ticket, state.trial, record=record, weights=tuple(weights)))
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -280,6 +289,7 @@ def serve(config: Mapping[str, Any]) -> None:
     import torch
     from ray.train import get_context
     from ray.train.torch import get_device
+    from safetensors.torch import save
 
     from bench import trial as trials
 
@@ -299,15 +309,20 @@ def serve(config: Mapping[str, Any]) -> None:
             if _share(ray.get(board.report.remote(ticket, dict(metrics))) if first else None):
                 raise trials.TrialStopped
 
+        weights: list[Any] = []
+
+        def keep(tensors: Mapping[str, Any], weights: list[Any] = weights) -> None:
+            weights.append(ray.put(save(dict(tensors))))
+
         try:
-            record = trials.run(trial, report, device=device)
+            record = trials.run(trial, report, device=device, keep=keep if trial.phase == "confirm" else None)
         except Exception as error:
             ray.get(board.finish.remote(ticket, records.failed(trial, error)))
             if world > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
                 raise
             continue
         if first:
-            ray.get(board.finish.remote(ticket, record))
+            ray.get(board.finish.remote(ticket, record, weights))
 
 
 def _share(value: Any) -> Any:

@@ -35,6 +35,7 @@ FLOORS = {
     "plans": 3,
     "pretrain": 3,
     "workers": 4,
+    "checkpoints": 4,
     "tracking": 4,
     "leaderboard": 4,
     "progress": 4,
