@@ -65,6 +65,9 @@ def arguments() -> Parser:
         default="tiny",
         help="backbone, source and target (default: tiny, embedded)",
     )
+    add("--backbone", metavar="NAME", help="another backbone: a timm ViT, such as vit_base_patch16_224.dino")
+    add("--weights", metavar="FILE", help="its weights from a local file (safetensors, timm, DINO), or random")
+    add("--image-size", type=int, metavar="PIXELS", help="input size, if not the backbone's own")
     add("--source", metavar="NAME", help="another source than the benchmark's")
     add("--target", metavar="NAME", help="another target than the benchmark's")
     add("--trials", type=int, metavar="N", help="search trials of each method")
@@ -116,6 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         launch = preflight.prepare(
             study=args.study,
             benchmark=args.benchmark,
+            backbone=args.backbone,
+            weights=args.weights,
+            image_size=args.image_size,
             source=args.source,
             target=args.target,
             trials=args.trials,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import parallel
-from bench.spec import unknown
+from bench.spec import Backbone, SpecError, unknown
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_ARCHITECTURE: dict[str, Any] = {
@@ -22,70 +24,218 @@ TINY_ARCHITECTURE: dict[str, Any] = {
     "num_heads": 2,
 }
 
+ALIASES: Mapping[str, str] = {
+    "vit-s16-224-dino": "vit_small_patch16_224.dino",
+    "vit-s8-224-dino": "vit_small_patch8_224.dino",
+    "vit-b16-224-dino": "vit_base_patch16_224.dino",
+    "vit-b8-224-dino": "vit_base_patch8_224.dino",
+    "vit-b16-224-in21k": "vit_base_patch16_224.augreg_in21k",
+    "vit-b32-224-in21k": "vit_base_patch32_224.augreg_in21k",
+    "vit-l16-224-in21k": "vit_large_patch16_224.augreg_in21k",
+    "vit-b16-224-beit": "beit_base_patch16_224.in22k_ft_in22k",
+    "vit-l16-224-beit": "beit_large_patch16_224.in22k_ft_in22k",
+    "vit-s14-dinov2": "vit_small_patch14_dinov2.lvd142m",
+    "vit-b14-dinov2": "vit_base_patch14_dinov2.lvd142m",
+    "vit-l14-dinov2": "vit_large_patch14_dinov2.lvd142m",
+    "vit-g14-dinov2": "vit_giant_patch14_dinov2.lvd142m",
+}
+"""Short names for timm's."""
+
+HEADS = ("head.", "head_dist.", "fc.", "mask_token")
+"""What a checkpoint may hold, or lack, beside the backbone."""
+
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a backbone expects of its input: pixels in 0..1, minus ``mean``, over ``std`` (one value a channel)."""
+    """What a backbone expects: ``size`` x ``size`` pixels in 0..1, minus ``mean``, over ``std`` (a value a channel)."""
 
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``[n, 3, h, w]`` to normalised float32 of the same shape, on the same device."""
+        """uint8 ``[n, 3, h, w]`` to normalised float32 ``[n, 3, size, size]`` on the same device."""
+        pixels = images.float()
+        if pixels.shape[-2:] != (self.size, self.size):
+            size = (self.size, self.size)
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1) * 255
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1) * 255
-        return (images.float() - mean) / std
+        return (pixels - mean) / std
 
 
+TINY = Backbone(name="tiny")
 TINY_PREPROCESS = Preprocess(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-_PREPROCESS: Mapping[str, Preprocess] = {"tiny": TINY_PREPROCESS}
 
 
-def preprocess(name: str) -> Preprocess:
-    """The preprocessing of the backbone ``name``."""
-    if name not in _PREPROCESS:
-        raise unknown("backbone", name, _PREPROCESS)
-    return _PREPROCESS[name]
+@functools.cache
+def preprocess(backbone: Backbone) -> Preprocess:
+    """The preprocessing that a backbone was trained with, from timm's data configuration."""
+    if backbone.name == "tiny":
+        return TINY_PREPROCESS
+    from timm.data.config import resolve_model_data_config
+
+    with torch.device("meta"):
+        config = resolve_model_data_config(plain(backbone, num_classes=0))
+    return Preprocess(backbone.image_size or config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
 
 
-def create(name: str, *, num_classes: int) -> Any:
-    """A pre-trained timm vision transformer with a fresh head, on the CPU.
+@functools.cache
+def depth(backbone: Backbone) -> int:
+    """Number of transformer blocks."""
+    with torch.device("meta"):
+        return len(plain(backbone, num_classes=0).blocks)
 
-    Args:
-        name: ``tiny``, the embedded backbone.
-        num_classes: outputs of the head.
+
+def plain(backbone: Backbone, *, num_classes: int, depth: int | None = None) -> Any:
+    """The untrained architecture of a backbone, made deeper if ``depth`` says so.
 
     Raises:
-        SpecError: there is no such backbone.
+        SpecError: timm has no such model, or it is no vision transformer.
     """
-    from safetensors.torch import load_file
+    import timm
 
-    vit = plain(name, TINY_ARCHITECTURE["depth"], num_classes)
-    weights = {key: value.float() for key, value in load_file(ASSETS / "tiny.safetensors").items()}
-    result = vit.load_state_dict(weights, strict=False)
-    left = [key for key in result.missing_keys if not key.startswith("head.")]
-    if left or result.unexpected_keys:
-        raise ValueError(f"weights of {name!r} do not fit: missing {left}, unexpected {result.unexpected_keys}")
+    if backbone.name == "tiny":
+        architecture = TINY_ARCHITECTURE | ({"depth": depth} if depth else {})
+        return timm.models.vision_transformer.VisionTransformer(**architecture, num_classes=num_classes)
+    name = timm_name(backbone.name)
+    try:
+        vit = timm.create_model(name, num_classes=num_classes, **_options(backbone, depth))
+    except TypeError as error:
+        raise SpecError(f"backbone {name!r} does not take these options: {error}") from None
+    missing = [part for part in ("blocks", "patch_embed", "norm", "head") if not hasattr(vit, part)]
+    if missing or not isinstance(vit.blocks, nn.Sequential | nn.ModuleList) or not vit.num_prefix_tokens:
+        raise SpecError(f"backbone {name!r} is no vision transformer with a class token: choose one with such a token")
     return vit
 
 
-def plain(name: str, depth: int, num_classes: int) -> Any:
-    """The untrained architecture of a backbone, ``depth`` blocks deep."""
-    from timm.models.vision_transformer import VisionTransformer
+def timm_name(name: str) -> str:
+    """timm's name for a backbone, looked up and checked.
 
-    if name != "tiny":
-        raise unknown("backbone", name, _PREPROCESS)
-    return VisionTransformer(**{**TINY_ARCHITECTURE, "depth": depth}, num_classes=num_classes)
+    Raises:
+        SpecError: timm has none of that name.
+    """
+    import timm
+
+    name = ALIASES.get(name, name)
+    if not timm.is_model(name.split(".")[0]):
+        raise unknown("backbone", name, ["tiny", *ALIASES, *timm.list_models("*vit*"), *timm.list_models("beit*")])
+    return name
 
 
-def constructor(name: str, depth: int, num_classes: int) -> str:
+def _options(backbone: Backbone, depth: int | None) -> dict[str, Any]:
+    sizes = {"img_size": backbone.image_size} if backbone.image_size else {}
+    return sizes | ({"depth": depth} if depth else {})
+
+
+def constructor(backbone: Backbone, *, num_classes: int, depth: int) -> str:
     """A Python expression that builds :func:`plain` with timm alone."""
-    if name != "tiny":
-        raise unknown("backbone", name, _PREPROCESS)
-    values = {**TINY_ARCHITECTURE, "depth": depth, "num_classes": num_classes}
-    arguments = ", ".join(f"{key}={value}" for key, value in values.items())
-    return f"timm.models.vision_transformer.VisionTransformer({arguments})"
+    if backbone.name == "tiny":
+        values = {**TINY_ARCHITECTURE, "depth": depth, "num_classes": num_classes}
+        return f"timm.models.vision_transformer.VisionTransformer({_arguments(values)})"
+    values = {"num_classes": num_classes, **_options(backbone, depth)}
+    return f"timm.create_model({timm_name(backbone.name)!r}, {_arguments(values)})"
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in values.items())
+
+
+def create(backbone: Backbone, *, num_classes: int) -> Any:
+    """A pre-trained timm vision transformer with a fresh head, on the CPU.
+
+    Its weights are the embedded ones for ``tiny``; else those of the file ``backbone.weights``, none if that is
+    ``random``, or timm's own, which are downloaded once.
+
+    Raises:
+        SpecError: there is no such backbone, its weights cannot be had, or they do not fit.
+    """
+    if backbone.weights == "random":
+        return plain(backbone, num_classes=num_classes)
+    if backbone.weights is not None:
+        return _load(plain(backbone, num_classes=num_classes), Path(backbone.weights))
+    if backbone.name == "tiny":
+        return _load(plain(backbone, num_classes=num_classes), ASSETS / "tiny.safetensors")
+    return _download(backbone, num_classes)
+
+
+def _download(backbone: Backbone, num_classes: int) -> Any:
+    import timm
+
+    plain(backbone, num_classes=num_classes)  # says what is wrong with the name before anything is downloaded
+    name = timm_name(backbone.name)
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=num_classes, **_options(backbone, None))
+    except (OSError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError(
+            f"the weights of {name!r} cannot be downloaded ({first}); fetch them on another machine and name the file "
+            f"with --weights, or use --weights random"
+        ) from None
+
+
+def _load(vit: Any, path: Path) -> Any:
+    """Load a local file into the architecture; the head may be missing."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    state = checkpoint_filter_fn(_backbone_part(read_weights(path)), vit)
+    state = {key: value.float() for key, value in state.items() if not key.startswith(HEADS)}
+    try:
+        result = vit.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise SpecError(f"the weights in {path} do not fit: {' '.join(str(error).split())[:300]}") from None
+    missing = [key for key in result.missing_keys if not key.startswith(HEADS)]
+    if missing or result.unexpected_keys:
+        raise SpecError(
+            f"the weights in {path} do not fit: {_some('missing', missing)}, "
+            f"{_some('unexpected', result.unexpected_keys)}"
+        )
+    return vit
+
+
+def _some(what: str, keys: list[str]) -> str:
+    shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+    return f"{len(keys)} {what} keys" + (f" ({shown})" if keys else "")
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """The content of a safetensors or a torch file, without running any code that is pickled in it.
+
+    Raises:
+        SpecError: the file is missing, damaged, or holds more than weights.
+    """
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise SpecError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError(f"{path} cannot be read as weights: {first}") from None
+    if not isinstance(found, dict):
+        raise SpecError(f"{path} holds no state dict but a {type(found).__name__}")
+    return found
+
+
+def _backbone_part(state: dict[str, Any]) -> dict[str, Any]:
+    """Unwrap the layouts in which backbones are published.
+
+    DINO's full checkpoints (facebookresearch/dino, main_dino.py) hold ``student`` and ``teacher``; the teacher is the
+    backbone that is evaluated. Its keys start with ``module.`` and ``backbone.``.
+    """
+    for wrapper in ("teacher", "state_dict", "model"):
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    for prefix in ("module.", "backbone."):
+        if any(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
 
 
 def features(vit: Any, images: Tensor) -> Tensor:
@@ -124,7 +274,15 @@ class HeadNorm(nn.Module):
 
 
 def add_head_norm(vit: Any) -> Any:
-    """Put a :class:`HeadNorm` before the head; returns the model."""
+    """Put a :class:`HeadNorm` before the head; returns the model.
+
+    Raises:
+        SpecError: the architecture has a norm of its own there.
+    """
+    if not isinstance(vit.fc_norm, nn.Identity):
+        raise SpecError(
+            f"this backbone has a {type(vit.fc_norm).__name__} before its head already: use head_norm: false"
+        )
     vit.fc_norm = HeadNorm(vit.head.in_features).to(vit.head.weight.device)
     return vit
 

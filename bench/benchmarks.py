@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.spec import Benchmark, TrainConfig, unknown
+from bench.spec import Backbone, Benchmark, TrainConfig, unknown
 
 BENCHMARKS = {
     benchmark.name: benchmark
@@ -10,8 +10,7 @@ BENCHMARKS = {
         Benchmark(
             name="tiny",
             summary="embedded: a micro ViT that knows 21 classes of drawn shapes learns handwritten digits",
-            backbone="tiny",
-            depth=12,
+            backbone=Backbone(name="tiny"),
             source="shapes",
             target="digits",
             # A feature of this micro ViT varies far less than the features of a large one; without this a linear

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench import backbones, data, evaluation, methods, records, trial
 from bench.records import Record
-from bench.spec import Trial
+from bench.spec import Backbone, Trial
 
 CPU = torch.device("cpu")
 
@@ -124,14 +124,19 @@ def export(path: Path, out: Path) -> Sequence[str]:
     method = methods.load(spec.method, **spec.fields)
     merged = backbones.fold_head_norm(method.merge(vit))
     weights = {name: value.contiguous() for name, value in merged.state_dict().items()}
-    name, depth = spec.benchmark.backbone, len(merged.blocks)
+    backbone, depth = spec.benchmark.backbone, len(merged.blocks)
     classes = data.target(spec.benchmark.target).num_classes
-    facts = {"backbone": name, "depth": depth, "num_classes": classes, "target": spec.benchmark.target}
+    facts = {
+        "backbone": backbone.model_dump_json(),
+        "depth": depth,
+        "num_classes": classes,
+        "target": spec.benchmark.target,
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, out, metadata={key: str(value) for key, value in {**facts, "record": record.trial}.items()})
     return [
         "import timm, safetensors.torch",
-        f"model = {backbones.constructor(name, depth, classes)}",
+        f"model = {backbones.constructor(backbone, num_classes=classes, depth=depth)}",
         f"model.load_state_dict(safetensors.torch.load_file({str(out)!r}))",
     ]
 
@@ -163,17 +168,18 @@ def predict(model: Path, images: Sequence[Path], *, top: int = 5) -> list[Predic
     ]
 
 
-def _load_export(model: Path) -> tuple[Any, str]:
+def _load_export(model: Path) -> tuple[Any, Backbone]:
     if not model.is_file():
         raise ValueError(f"there is no model {model}; python -m bench export makes one")
     try:
         with safe_open(model, framework="pt") as file:
             facts = file.metadata() or {}
-            vit = backbones.plain(facts["backbone"], int(facts["depth"]), int(facts["num_classes"]))
+        backbone = Backbone.model_validate_json(facts["backbone"])
+        vit = backbones.plain(backbone, num_classes=int(facts["num_classes"]), depth=int(facts["depth"]))
         vit.load_state_dict(load_file(model))
     except (KeyError, OSError, RuntimeError) as error:
         raise ValueError(f"{model} was not written by python -m bench export ({error})") from None
-    return vit.eval(), facts["backbone"]
+    return vit.eval(), backbone
 
 
 def read_image(path: Path, size: int) -> Tensor:

@@ -14,7 +14,8 @@ def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
     """The plan, line by line."""
     train = benchmark.train
     yield f"Benchmark: {benchmark.name} ({benchmark.summary})"
-    yield f"           {benchmark.backbone} of depth {benchmark.depth}: {benchmark.source} -> {benchmark.target}"
+    blocks = backbones.depth(benchmark.backbone)
+    yield f"           {benchmark.backbone}, {blocks} blocks: {benchmark.source} -> {benchmark.target}"
     total = 0
     for study in suite.studies:
         rows = study.row_count

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import benchmarks, data, methods, resources, studies, tracking
 from bench.resources import Plan
-from bench.spec import Benchmark, SpecError, Suite, TrainConfig
+from bench.spec import Backbone, Benchmark, SpecError, Suite, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ def prepare(
     study: str | None,
     benchmark: str,
     results: Path,
+    backbone: str | None = None,
+    weights: str | None = None,
+    image_size: int | None = None,
     source: str | None = None,
     target: str | None = None,
     workers: int = 1,
@@ -87,9 +90,11 @@ def prepare(
             raise SpecError(f"{name} must be at least 1, not {value}")
     settings = {name: value for name, value in (("trials", trials), ("seeds", seeds)) if value is not None}
     chosen = _with_data(benchmarks.get(benchmark), source=source, target=target)
+    chosen = _with_backbone(chosen, name=backbone, weights=weights, image_size=image_size)
     suite = studies.load(study, overrides=overrides, settings=settings)
+    depth = _depth(chosen.backbone)
     for member in suite.studies:
-        studies.check(member, chosen, workers=workers)
+        studies.check(member, chosen, depth=depth, workers=workers)
     plan = None
     if address is None:
         plan = resources.plan(cores=resources.cores(), gpus=resources.gpus(), workers=workers, slots=slots)
@@ -97,6 +102,35 @@ def prepare(
     uri = tracking_uri or tracking.default_uri(results)
     _trackable(uri)
     return Launch(suite, chosen, results, uri, workers, slots, address, plan)
+
+
+TINY_DEPTH = 12
+"""Of the embedded backbone, known without importing torch and timm, so that most mistakes are answered at once."""
+
+
+def _depth(backbone: Backbone) -> int:
+    """Transformer blocks of a backbone; one that is not embedded is built, so that its weights are known to fit."""
+    if backbone == Backbone(name="tiny"):
+        return TINY_DEPTH
+    from bench import backbones
+
+    if backbone.weights not in (None, "random"):
+        backbones.create(backbone, num_classes=0)
+    return backbones.depth(backbone)
+
+
+def _with_backbone(benchmark: Benchmark, *, name: str | None, weights: str | None, image_size: int | None) -> Benchmark:
+    """The benchmark with another backbone, under a name that says so."""
+    if name is None and weights is None and image_size is None:
+        return benchmark
+    if weights is not None and weights != "random":
+        weights = str(Path(weights).absolute())
+    own = benchmark.backbone
+    kept = own.weights if name is None else None
+    other = Backbone(name=name or own.name, weights=weights or kept, image_size=image_size or own.image_size)
+    parts = [benchmark.name, f"backbone-{other.name}", *([Path(other.weights).stem] if other.weights else [])]
+    changed = {"backbone": other, "name": "-".join(parts), "head_norm": benchmark.head_norm and name is None}
+    return benchmark.model_copy(update=changed)
 
 
 def _with_data(benchmark: Benchmark, *, source: str | None, target: str | None) -> Benchmark:

@@ -72,7 +72,7 @@ def pretrain(recipe: Recipe, *, track: Iterable[int] | None = None) -> nn.Module
 
 def tiny_vit() -> Any:
     """The untrained architecture."""
-    return backbones.plain("tiny", TINY_ARCHITECTURE["depth"], num_classes=0)
+    return backbones.plain(backbones.TINY, num_classes=0)
 
 
 def info_nce(projections: Tensor, *, temperature: float) -> Tensor:

@@ -19,6 +19,10 @@ OBJECTIVES = {"mean": "max", "target_accuracy": "max", "source_accuracy": "max",
 """What a search may optimise (measured on validation data only), and in which direction."""
 
 
+LISTED = 30
+"""Names that a message lists at most."""
+
+
 class SpecError(ValueError):
     """A request that cannot be carried out; the message is one sentence a user can act on."""
 
@@ -28,7 +32,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SpecError:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return SpecError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")
+    listing = f" (known: {', '.join(known)})" if len(known) <= LISTED else ""
+    return SpecError(f"unknown {kind} {name!r}{hint}{listing}")
 
 
 class Frozen(BaseModel):
@@ -108,13 +113,23 @@ class TrainConfig(Frozen):
         return self
 
 
+class Backbone(Frozen):
+    """A vision transformer and its weights."""
+
+    name: Annotated[str, Field(description="tiny, a name of timm's, or an alias")]
+    weights: Annotated[str | None, Field(description="a local file; random; timm's own if empty")] = None
+    image_size: Annotated[int | None, Field(ge=1, description="pixels a side; the backbone's own if empty")] = None
+
+    def __str__(self) -> str:
+        return self.name + (f" ({self.weights})" if self.weights else "")
+
+
 class Benchmark(Frozen):
     """Backbone, source, target and training budget under one name."""
 
     name: str
     summary: str
-    backbone: Annotated[str, Field(description="name of the pre-trained vision transformer")]
-    depth: Annotated[int, Field(ge=1, description="its transformer blocks")]
+    backbone: Backbone
     source: Annotated[str, Field(description="domain it was pre-trained on, whose loss is measured")]
     target: Annotated[str, Field(description="data set it is fine-tuned on")]
     head_norm: Annotated[bool, Field(description="batch norm without parameters between the features and the head")] = (

@@ -165,10 +165,11 @@ def _check_names(values: Mapping[str, Any], where: str) -> None:
                 raise SpecError(f"{where}: {unknown(f'field of {method}', f'{part}.{field}', names)}")
 
 
-def check(study: Study, benchmark: Benchmark, *, workers: int = 1) -> None:
+def check(study: Study, benchmark: Benchmark, *, depth: int, workers: int = 1) -> None:
     """Try every corner of a study's space on a benchmark, without building anything.
 
     Args:
+        depth: transformer blocks of the benchmark's backbone.
         workers: processes that share each batch.
 
     Raises:
@@ -177,7 +178,7 @@ def check(study: Study, benchmark: Benchmark, *, workers: int = 1) -> None:
     where = f"study {study.name!r} on benchmark {benchmark.name!r}"
     for trial in corners(study, benchmark):
         try:
-            methods.load(trial.method, **trial.fields).check(benchmark.depth)
+            methods.load(trial.method, **trial.fields).check(depth)
         except ValueError as error:
             raise SpecError(f"{where}: {error}") from None
         if trial.train.batch_size % workers:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench import backbones, data, evaluation, methods, parallel, records, training
 from bench.data import Images
 from bench.records import Record
-from bench.spec import Trial
+from bench.spec import Backbone, Trial
 from bench.training import DivergedError, Report, Trained
 
 
@@ -215,7 +215,9 @@ def _by_k(score: evaluation.SourceScore) -> dict[str, dict[str, float]]:
 
 
 @functools.cache
-def _before(backbone: str, source: str, split: Literal["val", "test"], device: torch.device) -> evaluation.SourceScore:
+def _before(
+    backbone: Backbone, source: str, split: Literal["val", "test"], device: torch.device
+) -> evaluation.SourceScore:
     """Source score of the untouched backbone; the same for all trials, so it is measured once a process."""
     domain = data.source(source)
     queries: Images = getattr(domain, split)

@@ -93,6 +93,12 @@ class Lora(Method):
             for target in self.targets:
                 path = where.get(target, f"mlp.{target}")
                 needed = "attn.qkv" if path.startswith("attn.qkv") else path
+                if needed == "attn.qkv" and getattr(block.attn, "q_bias", None) is not None:
+                    raise ValueError(
+                        f"lora: the {type(block.attn).__name__} of this backbone reads the weights of its qkv layer "
+                        f"past the layer itself, so an update of {target!r} would have no effect; "
+                        f"choose proj, fc1 or fc2"
+                    )
                 if not hasattr(_find(block, needed), "weight"):
                     raise ValueError(
                         f"lora: blocks.{index}, a {type(block).__name__}, has no linear layer {needed!r} for "

@@ -74,7 +74,7 @@ def test_the_exported_model_equals_the_trained_one(method: str, tmp_path: Path) 
     checkpoints.export(path, tmp_path / "model.safetensors")
     exported, _ = checkpoints._load_export(tmp_path / "model.safetensors")
     trained = trial.restore(Trial.model_validate_json(json.dumps(record.config)), kept[0], torch.device("cpu"))
-    images = backbones.preprocess("tiny")(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
+    images = backbones.preprocess(backbones.TINY)(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
     with torch.inference_mode():
         assert (exported(images) - trained(images)).abs().max() < 1e-4 * trained(images).abs().max()
 

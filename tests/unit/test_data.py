@@ -88,7 +88,7 @@ def test_the_backbone_file_is_the_described_one() -> None:
 def test_the_backbone_knows_its_source_as_well_as_described(split: str) -> None:
     torch.set_num_threads(1)
     domain = data.source("shapes")
-    vit = backbones.create("tiny", num_classes=10)
+    vit = backbones.create(backbones.TINY, num_classes=10)
     score = evaluation.source_score(vit, domain, getattr(domain, split), TINY_PREPROCESS, torch.device("cpu"))
     assert score.accuracy == pytest.approx(FACTS["knn"][split], abs=0.5)
     assert score.accuracy >= 85

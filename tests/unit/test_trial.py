@@ -156,9 +156,9 @@ def features_of(count: int) -> torch.Tensor:
     from bench import backbones
 
     bank = source("shapes").bank
-    vit = backbones.create("tiny", num_classes=0)
+    vit = backbones.create(backbones.TINY, num_classes=0)
     part = Images(bank.images[:count], bank.labels[:count])
-    return evaluation.extract(vit, part, backbones.preprocess("tiny"), torch.device("cpu"))
+    return evaluation.extract(vit, part, backbones.preprocess(backbones.TINY), torch.device("cpu"))
 
 
 @pytest.mark.slow
