@@ -307,7 +307,8 @@ def draw(board: Leaderboard, path: Path) -> None:
     axes.set_title(f"{board.study} on {board.benchmark}: what is learned, what is kept", fontsize=11)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9)
+    if rows:
+        axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png", metadata={"Software": None})
     pyplot.close(figure)
@@ -325,6 +326,8 @@ def _style(method: str, board: Leaderboard) -> int:
 
 
 def _draw_method(axes: Any, method: str, rows: Sequence[Row], style: int) -> None:
+    from matplotlib import patheffects
+
     colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
     points = [(row.target_accuracy, row.source_accuracy) for row in rows if row.target_accuracy and row.source_accuracy]
     x, y = ([spread.mean for spread in axis] for axis in zip(*points, strict=True))
@@ -344,10 +347,22 @@ def _draw_method(axes: Any, method: str, rows: Sequence[Row], style: int) -> Non
         label=method.replace("_", " "),
         zorder=3,
     )
-    for row, place in zip(rows, zip(x, y, strict=True), strict=True):
+    axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35, zorder=2)  # shows the order of a method's rows
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    for index, (row, place) in enumerate(zip(rows, zip(x, y, strict=True), strict=True)):
         text = ", ".join(f"{name}={value}" for name, value in row.row.items())
-        if text:
-            axes.annotate(text, place, xytext=(6, 6), textcoords="offset points", fontsize=8, color=colour, zorder=4)
+        above = index % 2 == 0
+        axes.annotate(
+            text,
+            place,
+            xytext=(6, 6) if above else (6, -6),
+            verticalalignment="bottom" if above else "top",
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+            path_effects=halo,
+            zorder=4,
+        )
 
 
 def _draw_front(axes: Any, rows: Sequence[Row]) -> None:

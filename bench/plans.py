@@ -12,24 +12,33 @@ from bench.spec import Benchmark, Space, Study, Suite, Trial, Value
 
 def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
     """The plan, line by line."""
-    train = benchmark.train
     yield f"Benchmark: {benchmark.name} ({benchmark.summary})"
     blocks = backbones.depth(benchmark.backbone)
     yield f"           {benchmark.backbone}, {blocks} blocks: {benchmark.source} -> {benchmark.target}"
-    total = 0
     for study in suite.studies:
-        rows = study.row_count
-        total += study.trials + study.confirmations
-        yield (
-            f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then "
-            f"{rows} row{'s' * (rows > 1)} x {len(study.seeds)} seeds = {study.confirmations} confirmations"
-        )
-        if study.trials < rows:
-            yield f"           (trials = {study.trials} is less than one a row: only so many rows are tried)"
-        for name, space in study.search.items():
-            yield f"             {name}: {_space(space)}"
-        yield from (f"             {line}" for line in _rows(study, benchmark))
-    yield f"In all:    {total} trials of {train.steps} steps x {train.batch_size} images"
+        yield from _study(study, benchmark)
+    count = sum(study.trials + study.confirmations for study in suite.studies)
+    yield f"In all:    {count} trials of {_sizes(suite, benchmark)}"
+
+
+def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
+    rows = study.row_count
+    yield (
+        f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then "
+        f"{rows} row{'s' * (rows > 1)} x {len(study.seeds)} seeds = {study.confirmations} confirmations"
+    )
+    if study.trials < rows:
+        yield f"           (trials = {study.trials} is less than one a row: only so many rows are tried)"
+    for name, space in study.search.items():
+        yield f"             {name}: {_space(space)}"
+    yield from (f"             {line}" for line in _rows(study, benchmark))
+
+
+def _sizes(suite: Suite, benchmark: Benchmark) -> str:
+    """Steps and batch of a trial, with overrides; several of them where studies or their spaces differ."""
+    trials = [trial for study in suite.studies for trial in studies.corners(study, benchmark)]
+    found = dict.fromkeys(f"{trial.train.steps:,} steps x {trial.train.batch_size} images" for trial in trials)
+    return " or ".join(found)
 
 
 def _space(space: Space) -> str:

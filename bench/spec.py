@@ -19,6 +19,9 @@ OBJECTIVES = {"mean": "max", "target_accuracy": "max", "source_accuracy": "max",
 """What a search may optimise (measured on validation data only), and in which direction."""
 
 
+MANY = 100
+"""Integers of a space that are each checked; of more than these only the ends are."""
+
 LISTED = 30
 """Names that a message lists at most."""
 
@@ -74,6 +77,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not path:
         return message
+    if path[-1] in ("bool", "int", "float", "str"):  # pydantic names each member of Value that did not fit
+        path.pop()
+        message = "must be a finite number, a text, true, false or empty"
     return f"{'.'.join(path)} = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
@@ -164,8 +170,12 @@ class Space(Frozen):
 
     @property
     def corners(self) -> tuple[Value, ...]:
-        """Values that stand for the whole space when it is checked: the choices, or both ends."""
-        return self.choices if self.choices is not None else (self.low, self.high)
+        """Values that stand for the whole space when it is checked: the choices, every integer, or both ends."""
+        if self.choices is not None:
+            return self.choices
+        if isinstance(self.low, int) and isinstance(self.high, int) and self.high - self.low < MANY:
+            return tuple(range(self.low, self.high + 1))
+        return (self.low, self.high)
 
 
 class Study(Frozen):

@@ -107,11 +107,12 @@ def _read(name: str, folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise unknown("study", name, names(folder))
     try:
-        values = yaml.load(path.read_text(), Loader=_Loader)
-    except yaml.YAMLError as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or an impossible date
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}{line}: this is not YAML: {getattr(error, 'problem', error)}") from None
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise SpecError(f"{path}{line}: this is not YAML: {reason}") from None
     if not isinstance(values, dict):
         raise SpecError(f"{path}: a study is a mapping of fields, not {type(values).__name__}")
     return values
@@ -123,22 +124,26 @@ def _assignment(text: str) -> tuple[list[str], Any]:
         raise SpecError(f"--set {text!r} must have the form name=value, such as train.steps=100")
     try:
         return path.split("."), yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise SpecError(f"--set {text!r}: {value!r} is not a YAML value") from None
 
 
 def _fits(document: Mapping[str, Any], path: Sequence[str]) -> bool:
     """Whether a study has the place that a dotted name leads to: fields of one method need not exist in another's."""
     if path[0] == "search" and len(path) > 1:
-        return path[1] in document.get("search", {})
+        return path[1] in (document.get("search") or {})
     if path[0] == "fixed" and len(path) > 1:
         return path[1] in TrainConfig.model_fields or path[1] in methods.fields(document["method"])
     return True
 
 
 def _assign(document: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for part in path[:-1]:
-        document[part] = dict(document.get(part) or {})
+    for depth, part in enumerate(path[:-1], start=1):
+        inner = document.get(part) or {}
+        if not isinstance(inner, dict):
+            name = ".".join(path[:depth])
+            raise SpecError(f"--set {'.'.join(path)}: {name} is a value, not a group of fields")
+        document[part] = dict(inner)
         document = document[part]
     document[path[-1]] = value
 

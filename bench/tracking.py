@@ -6,6 +6,7 @@ database. What cannot be written is kept as :attr:`Tracker.problem`: a study is 
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bench.records import Record
 
 log = logging.getLogger(__name__)
+
+SQLITE_HEADER = b"SQLite format 3\x00"
 
 BATCH_SECONDS = 1.0
 """Longest time that a metric waits before it is written."""
@@ -68,18 +71,28 @@ def check(uri: str, *, timeout: float = 3.0) -> None:
     if parts.scheme in ("http", "https"):
         _check_server(uri, timeout)
     elif parts.scheme.startswith("sqlite"):
-        folder = Path(uri.partition(":///")[2]).absolute().parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ValueError(f"the folder of {uri} does not exist or cannot be written to")
+        _check_file(uri, Path(uri.partition(":///")[2]).absolute())
     elif not parts.scheme.startswith(("postgresql", "mysql", "mssql", "file", "databricks")):
         raise ValueError(f"{uri!r} is no MLflow store; write sqlite:///file.db or http://host:port")
+
+
+def _check_file(uri: str, file: Path) -> None:
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise ValueError(f"the folder of {uri} does not exist or cannot be written to")
+    if file.is_dir():
+        raise ValueError(f"{uri} is a folder, not a database")
+    if file.is_file():
+        with file.open("rb") as start:
+            header = start.read(len(SQLITE_HEADER))
+        if header not in (b"", SQLITE_HEADER):
+            raise ValueError(f"{uri} is a file, but no SQLite database")
 
 
 def _check_server(uri: str, timeout: float) -> None:
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout):
             return
-    except (OSError, ValueError) as error:  # URLError is an OSError
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
         raise ValueError(f"there is no MLflow server at {uri} ({reason}); start one, or leave the option out") from None
 

@@ -1,0 +1,224 @@
+"""Records: what is written comes back, what is no result is refused, and every number says where it comes from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bench import records, studies
+from bench.benchmarks import get
+from bench.records import Record
+from bench.spec import Trial, make_trial
+
+SCORES = ("target_accuracy", "source_accuracy", "source_accuracy_before", "forgetting", "mean")
+
+Make = Callable[..., Record]
+
+
+@pytest.fixture(scope="module")
+def trial() -> Trial:
+    (study,) = studies.load("block_expansion").studies
+    values = {"p": 3, "lr": 0.1}
+    return make_trial(study, get("tiny"), values, launch="paper", label="search-03", seed=5, phase="search")
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path, record: Make) -> None:
+    mine = record(target_accuracy=95.49999999999999, details={"knn": {"20": {"top1": 1 / 3}}}, row={"p": 3, "q": None})
+    path = mine.write(tmp_path / "some" / "records")
+    assert path == tmp_path / "some" / "records" / f"{mine.trial}.json"
+    assert records.read(path) == mine
+    assert path.read_text().endswith("}\n")
+    assert json.loads(path.read_text())["target_accuracy"] == 95.49999999999999
+
+
+def test_types_survive_the_round_trip(tmp_path: Path, record: Make) -> None:
+    values = {"a": 1, "b": 1.0, "c": True, "d": "1", "e": None}
+    back = records.read(record(hyperparameters=values).write(tmp_path)).hyperparameters
+    assert {name: type(value) for name, value in back.items()} == {name: type(v) for name, v in values.items()}
+
+
+def test_writing_leaves_no_other_file_and_a_readable_one(tmp_path: Path, record: Make) -> None:
+    for seed in (1, 2, 2):
+        path = record(seed=seed).write(tmp_path)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert records.read(path).seed == 2
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_write_that_is_cut_off_leaves_the_old_file(
+    tmp_path: Path, record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(seed=1).write(tmp_path)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        record(seed=2).write(tmp_path)
+    assert records.read(path).seed == 1
+    assert [found.seed for found in records.read_all(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "95", True])
+def test_a_score_is_a_finite_number(record: Make, name: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=name):
+        record(**{name: value})
+
+
+@pytest.mark.parametrize("value", [-0.1, 100.1])
+@pytest.mark.parametrize("name", ["target_accuracy", "source_accuracy", "source_accuracy_before", "mean"])
+@pytest.mark.parametrize("prefix", ["", "val_"])
+def test_an_accuracy_lies_within_0_and_100(record: Make, prefix: str, name: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=prefix + name):
+        record(**{prefix + name: value})
+
+
+def test_forgetting_may_be_negative_but_not_without_end(record: Make) -> None:
+    assert record(forgetting=-0.3).forgetting == -0.3
+    with pytest.raises(ValidationError, match="forgetting"):
+        record(forgetting=-100.5)
+
+
+def test_a_nan_in_hyperparameters_is_refused(record: Make) -> None:
+    with pytest.raises(ValidationError, match="hyperparameters"):
+        record(hyperparameters={"lr": math.nan})
+
+
+@pytest.mark.parametrize("error", [None, ""])
+def test_a_failed_record_needs_its_error(record: Make, error: str | None) -> None:
+    with pytest.raises(ValidationError, match="a failed record says why in error"):
+        record(status="failed", error=error)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_successful_record_needs_every_score(record: Make, name: str) -> None:
+    with pytest.raises(ValidationError, match=f"a successful confirm record needs {name}"):
+        record(**{name: None})
+
+
+def test_a_successful_search_record_needs_validation_scores(record: Make) -> None:
+    with pytest.raises(ValidationError, match="a successful search record needs val_target_accuracy"):
+        record(phase="search")
+    blank = dict.fromkeys(SCORES)
+    given = {f"val_{name}": 50.0 for name in SCORES}
+    assert record(phase="search", **blank, **given).val_mean == 50.0
+
+
+def test_a_stopped_record_needs_no_scores(record: Make) -> None:
+    assert record(status="stopped", **dict.fromkeys(SCORES)).status == "stopped"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"status": "fine"}, {"phase": "test"}, {"schema_version": 2}, {"accuracy": 3.0}, {"steps": 1.5}]
+)
+def test_what_the_schema_does_not_know_is_refused(record: Make, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(changes))):
+        record(**changes)
+
+
+def test_records_are_frozen(record: Make) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        record().mean = 100.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "file: "),
+        ("{", "file: "),
+        ("[]", "file: "),
+        ('{"trial": "x"}', "study: "),
+        ('{"trial": 3}', "trial: "),
+    ],
+)
+def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is not a record: {said}") as caught:
+        records.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_nan_in_a_file_is_refused(tmp_path: Path, record: Make) -> None:
+    path = record(mean=50.0).write(tmp_path)
+    path.write_text(path.read_text().replace('"mean": 50.0', '"mean": NaN'))
+    with pytest.raises(ValueError, match="is not a record: mean: "):
+        records.read(path)
+
+
+def test_a_folder_is_read_by_file_name(tmp_path: Path, record: Make) -> None:
+    for name in ("b", "a", "c"):
+        record(trial=name).write(tmp_path)
+    (tmp_path / ".a.json.x7").write_text("{")  # what a process that was killed leaves behind
+    assert [found.trial for found in records.read_all(tmp_path)] == ["a", "b", "c"]
+
+
+def test_an_empty_folder_has_no_records(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"there are no records in {re.escape(str(tmp_path))}"):
+        records.read_all(tmp_path)
+    with pytest.raises(ValueError, match="there are no records"):
+        records.read_all(tmp_path / "missing")
+
+
+def test_one_unreadable_file_is_named(tmp_path: Path, record: Make) -> None:
+    record().write(tmp_path)
+    (tmp_path / "zz.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"zz\.json is not a record: "):
+        records.read_all(tmp_path)
+
+
+def test_provenance_says_where_a_number_comes_from() -> None:
+    found = records.provenance(devices=["NVIDIA H200"])
+    assert set(records.PACKAGES) | {"python"} == set(found["versions"])
+    assert all(re.match(r"\d+\.\d+", version) for version in found["versions"].values())
+    assert found["hardware"]["devices"] == ["NVIDIA H200"]
+    assert found["hardware"]["cores"] == os.cpu_count()
+    assert found["hardware"]["cpu"]
+    assert found["pid"] == os.getpid()
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(found["time"])) < timedelta(minutes=1)
+    if found["commit"] is None:  # an unpacked archive
+        assert found["dirty"] is None
+    else:
+        assert re.fullmatch(r"[0-9a-f]{40}", found["commit"])
+        assert isinstance(found["dirty"], bool)
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    records._commit.cache_clear()
+    try:
+        assert records._commit() == {"commit": None, "dirty": None}
+    finally:
+        records._commit.cache_clear()
+
+
+def test_a_record_of_a_trial_carries_its_configuration(tmp_path: Path, trial: Trial) -> None:
+    made = records.of(trial, status="stopped", workers=2, devices=["a", "b"], steps=40, val_mean=50.0)
+    assert (made.trial, made.study, made.benchmark) == ("block_expansion-search-03", "paper", "tiny")
+    assert (made.method, made.phase, made.seed, made.steps) == ("block_expansion", "search", 5, 40)
+    assert (made.hyperparameters, made.row) == ({"p": 3, "lr": 0.1}, {"p": 3})
+    assert made.provenance["workers"] == 2
+    assert made.provenance["hardware"]["devices"] == ["a", "b"]
+    assert Trial.model_validate(made.config, strict=False) == trial
+    assert records.read(made.write(tmp_path)) == made
+
+
+def test_a_record_of_a_failure_says_why(tmp_path: Path, trial: Trial) -> None:
+    try:
+        raise FloatingPointError("the loss is NaN")
+    except FloatingPointError as error:
+        made = records.failed(trial, error)
+    assert (made.status, made.error) == ("failed", "FloatingPointError: the loss is NaN")
+    assert "test_a_record_of_a_failure_says_why" in made.details["traceback"]
+    assert records.read(made.write(tmp_path)) == made

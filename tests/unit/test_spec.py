@@ -1,0 +1,205 @@
+"""Specifications: strict types, sentences that say what to write instead, and no silent surprises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bench.benchmarks import get
+from bench.spec import OBJECTIVES, Benchmark, Space, SpecError, Study, Suite, TrainConfig, make_trial, parse, unknown
+
+LORA: dict[str, Any] = {
+    "name": "mine",
+    "method": "lora",
+    "search": {"rank": {"choices": [4, 8]}, "lr": {"low": 0.01, "high": 0.3, "log": True}},
+    "rows": ["rank"],
+}
+
+
+def study(**changes: Any) -> Study:
+    return parse(Study, {**LORA, **changes}, where="here")
+
+
+def refused(values: Mapping[str, Any], model: Any = TrainConfig) -> str:
+    with pytest.raises(SpecError) as caught:
+        parse(model, values, where="here")
+    message = str(caught.value)
+    assert message.startswith("here: ")
+    assert "\n" not in message
+    return message.removeprefix("here: ")
+
+
+def test_the_nearest_known_name_is_offered() -> None:
+    assert str(unknown("study", "blok_expansion", ["lora", "block_expansion"])) == (
+        "unknown study 'blok_expansion'; did you mean 'block_expansion'? (known: block_expansion, lora)"
+    )
+    assert str(unknown("study", "zzz", ["lora", "full"])) == "unknown study 'zzz' (known: full, lora)"
+
+
+def test_a_mistake_is_a_value_error() -> None:
+    assert issubclass(SpecError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"steps": "100"}, "steps = '100': "),
+        ({"steps": 1.5}, "steps = 1.5: "),
+        ({"steps": True}, "steps = True: "),
+        ({"steps": 0}, "steps = 0: "),
+        ({"batch_size": 0}, "batch_size = 0: "),
+        ({"lr": 0}, "lr = 0: "),
+        ({"lr": -0.1}, "lr = -0.1: "),
+        ({"lr": math.nan}, "lr = nan: "),
+        ({"lr": math.inf}, "lr = inf: "),
+        ({"lr": "1e-3"}, "lr = '1e-3': "),
+        ({"momentum": 1.0}, "momentum = 1.0: "),
+        ({"weight_decay": -1e-4}, "weight_decay = -0.0001: "),
+        ({"label_smoothing": 1}, "label_smoothing = 1: "),
+        ({"clip_norm": 0}, "clip_norm = 0: "),
+        ({"optimizer": "sdg"}, "optimizer = 'sdg': "),
+        ({"schedule": None}, "schedule = None: "),
+        ({"val_every": -1}, "val_every = -1: "),
+    ],
+)
+def test_a_wrong_type_or_range_names_field_and_value(values: dict[str, Any], said: str) -> None:
+    assert refused(values).startswith(said)
+
+
+def test_an_unknown_field_names_the_nearest() -> None:
+    assert refused({"step": 100}).startswith("unknown field 'step'; did you mean 'steps'? (known: batch_size, ")
+    assert refused({**LORA, "trails": 4}, Study).startswith("unknown field 'trails'; did you mean 'trials'?")
+
+
+def test_an_unknown_field_of_a_space_is_named_with_its_place() -> None:
+    values = {**LORA, "search": {"lr": {"lo": 0.01, "high": 0.3}}, "rows": []}
+    assert refused(values, Study).startswith("unknown field 'search.lr.lo'; did you mean 'search.lr.low'?")
+
+
+def test_a_missing_field_is_named() -> None:
+    assert refused({"name": "mine"}, Study) == "field 'method' is missing"
+
+
+def test_an_integer_is_a_float_where_one_is_asked_for() -> None:
+    assert parse(TrainConfig, {"lr": 1, "clip_norm": 2}, where="here").lr == 1.0
+
+
+def test_warm_up_must_leave_steps() -> None:
+    assert refused({"steps": 10, "warmup_steps": 10}) == "warmup_steps = 10 leaves nothing of steps = 10"
+    assert parse(TrainConfig, {"steps": 10, "warmup_steps": 9}, where="here").warmup_steps == 9
+
+
+def test_specifications_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainConfig().steps = 5  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        study().trials = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "a space needs choices, or low and high"),
+        ({"low": 1}, "a space needs choices, or low and high"),
+        ({"high": 1}, "a space needs choices, or low and high"),
+        ({"choices": [1], "low": 1, "high": 2}, "write either choices or low and high, not both"),
+        ({"choices": [1], "high": 2}, "write either choices or low and high, not both"),
+        ({"choices": [1, 2], "log": True}, "write either choices or low and high, not both"),
+        ({"choices": []}, "choices must name at least one value, each once"),
+        ({"choices": [1, 2, 1]}, "choices must name at least one value, each once"),
+        ({"low": 2, "high": 2}, "low = 2 must be below high = 2"),
+        ({"low": 0.3, "high": 0.1}, "low = 0.3 must be below high = 0.1"),
+        ({"low": 0, "high": 1, "log": True}, "a log space needs low above 0, not 0"),
+        ({"low": -1.0, "high": 1.0, "log": True}, "a log space needs low above 0, not -1.0"),
+    ],
+)
+def test_a_space_is_either_choices_or_an_interval(values: dict[str, Any], said: str) -> None:
+    assert refused(values, Space) == said
+
+
+@pytest.mark.parametrize("values", [{"low": "1", "high": 2}, {"choices": 4}, {"choices": "abc"}, {"choices": [[1]]}])
+def test_a_space_of_the_wrong_type_is_refused(values: dict[str, Any]) -> None:
+    assert next(iter(values)) in refused(values, Space)
+
+
+def test_corners_of_a_space() -> None:
+    assert Space(choices=(1, 2, 4)).corners == (1, 2, 4)
+    assert Space(low=0.1, high=0.3).corners == (0.1, 0.3)
+    assert parse(Space, {"choices": [1, 2]}, where="here").choices == (1, 2)
+
+
+def test_a_study_reads_lists_and_has_the_documented_defaults() -> None:
+    read = study()
+    assert read.rows == ("rank",)
+    assert read.seeds == (0, 1, 2)
+    assert (read.trials, read.objective, read.scheduler) == (12, "mean", "none")
+    assert read.row_count == 2
+    assert study(rows=[]).row_count == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": [0, 1, 0]}, "seeds must differ, not [0, 1, 0]"),
+        ({"seeds": []}, "seeds = []: "),
+        ({"seeds": [-1]}, "seeds.0 = -1: "),
+        ({"seeds": 3}, "seeds = 3: "),
+        ({"trials": 0}, "trials = 0: "),
+        ({"rows": ["lr"]}, "rows names 'lr', which is not a searched field with choices"),
+        ({"rows": ["p"]}, "rows names 'p', which is not a searched field with choices"),
+        ({"fixed": {"rank": 4}}, "'rank' is both searched and fixed"),
+        ({"objective": "accuracy"}, "objective = 'accuracy': "),
+        ({"scheduler": "hyperband"}, "scheduler = 'hyperband': "),
+        ({"search": {"lr": 0.1}, "rows": []}, "search.lr = 0.1: "),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused(changes: dict[str, Any], said: str) -> None:
+    assert refused({**LORA, **changes}, Study).startswith(said)
+
+
+@pytest.mark.parametrize(("trials", "ranks"), [(1, [4]), (2, [4, 8]), (5, [4, 8, 4, 8, 4])])
+def test_trials_are_dealt_to_the_rows_in_turn(trials: int, ranks: list[int]) -> None:
+    mine = study(trials=trials)
+    assert mine.row_values == [{"rank": 4}, {"rank": 8}]
+    assert mine.dealt_rows == [{"rank": rank} for rank in ranks]
+    assert mine.confirmations == min(trials, 2) * 3
+
+
+def test_every_objective_has_a_direction_and_is_accepted() -> None:
+    assert OBJECTIVES == {"mean": "max", "target_accuracy": "max", "source_accuracy": "max", "forgetting": "min"}
+    assert [study(objective=name).objective for name in OBJECTIVES] == list(OBJECTIVES)
+
+
+def test_a_suite_names_every_method_once() -> None:
+    with pytest.raises(ValidationError, match="two studies of one suite use the method 'lora'"):
+        Suite(name="both", studies=(study(), study(name="other")))
+
+
+def test_a_trial_takes_values_over_study_over_benchmark() -> None:
+    benchmark: Benchmark = get("tiny")
+    mine = study(train={"steps": 20, "warmup_steps": 5}, fixed={"alpha": 16, "momentum": 0.5})
+    trial = make_trial(
+        mine, benchmark, {"rank": 8, "lr": 0.2}, launch="paper", label="search-03", seed=7, phase="search"
+    )
+    assert trial.id == "lora-search-03"
+    assert (trial.study, trial.seed, trial.phase) == ("paper", 7, "search")
+    assert trial.fields == {"rank": 8, "alpha": 16}
+    assert trial.hyperparameters == {"rank": 8, "alpha": 16, "momentum": 0.5, "lr": 0.2}
+    assert trial.row == {"rank": 8}
+    assert (trial.train.steps, trial.train.warmup_steps, trial.train.lr, trial.train.momentum) == (20, 5, 0.2, 0.5)
+    assert trial.train.batch_size == benchmark.train.batch_size
+
+
+def test_a_trial_refuses_a_training_field_that_does_not_exist() -> None:
+    mine = study(train={"stepz": 20})
+    with pytest.raises(SpecError, match=r"study 'mine', train: unknown field 'stepz'; did you mean 'steps'\?"):
+        make_trial(mine, get("tiny"), {"rank": 8}, launch="x", label="y", seed=0, phase="search")
+
+
+def test_an_unknown_benchmark_names_the_nearest() -> None:
+    with pytest.raises(SpecError, match="unknown benchmark 'tinny'; did you mean 'tiny'"):
+        get("tinny")

@@ -1,0 +1,347 @@
+"""Study files: what ships, what is read, what `--set` changes, and what is refused before anything is built."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import methods, studies
+from bench.benchmarks import get
+from bench.spec import SpecError, Study
+
+TINY = get("tiny")
+DEPTH = 12
+NAMES = studies.names()
+
+LORA = """\
+method: lora
+search:
+  rank: {choices: [4, 8]}
+  lr: {low: 1e-3, high: 3E-1, log: true}
+rows: [rank]
+trials: 4
+"""
+LINEAR = "method: linear\nsearch:\n  lr: {low: 0.01, high: 1, log: true}\n"
+
+
+def file(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+def one(folder: Path, text: str, *overrides: str) -> Study:
+    (study,) = studies.load(str(file(folder, "mine", text)), overrides=overrides).studies
+    return study
+
+
+def refused(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        studies.check(one(folder, text, *overrides), TINY, depth=DEPTH)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_studies_of_the_issue_ship() -> None:
+    assert {"block_expansion", "lora", "linear", "top_k", "full", "paper"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_ships_passes_on_tiny(name: str) -> None:
+    suite = studies.load(name)
+    assert suite.name == name
+    for study in suite.studies:
+        studies.check(study, TINY, depth=DEPTH)
+        assert study.trials >= study.row_count
+        assert len(study.seeds) >= 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_ships_says_command_cost_and_expectation(name: str) -> None:
+    lines = (studies.FOLDER / f"{name}.yaml").read_text().splitlines()
+    header = lines[: next(index for index, line in enumerate(lines) if not line.startswith("#"))]
+    text = "\n".join(line.removeprefix("#").strip() for line in header)
+    assert f"python launch.py --study {name}" in text
+    assert re.search(r"^Cost on benchmark tiny: .*\d+ minutes", text, re.MULTILINE)
+    assert re.search(r"^Expected there: \w+", text, re.MULTILINE)
+    assert studies.headline(name) == text.splitlines()[0] != ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cost_in_the_header_counts_what_would_run(name: str) -> None:
+    members = studies.load(name).studies
+    trials, rows = sum(s.trials for s in members), sum(s.row_count for s in members)
+    text = (studies.FOLDER / f"{name}.yaml").read_text()
+    found = re.search(r"Cost on benchmark tiny: (\d+) search trials \+ (\d+) rows? x (\d+) seeds", text)
+    assert found is not None
+    assert [int(number) for number in found.groups()] == [trials, rows, len(members[0].seeds)]
+
+
+def test_paper_gives_five_methods_the_same_budget() -> None:
+    members = studies.load("paper").studies
+    assert [study.method for study in members] == ["full", "top_k", "linear", "lora", "block_expansion"]
+    assert len({(study.trials, study.seeds, study.objective, study.scheduler) for study in members}) == 1
+    assert all(study.train == {} and study.fixed == {} for study in members)
+    assert sum(study.row_count for study in members) == 10
+
+
+def test_paper_searches_what_the_single_studies_search() -> None:
+    for member in studies.load("paper").studies:
+        (alone,) = studies.load(member.name).studies
+        assert (member.search, member.rows) == (alone.search, alone.rows)
+
+
+def test_floats_are_read_as_yaml_1_2_writes_them(tmp_path: Path) -> None:
+    space = one(tmp_path, LORA).search["lr"]
+    assert (space.low, space.high) == (0.001, 0.3)
+    study = one(tmp_path, LORA + "fixed: {weight_decay: 1e-4, momentum: .5, warmup_steps: 1, optimizer: '1e-3'}\n")
+    assert study.fixed == {"weight_decay": 1e-4, "momentum": 0.5, "warmup_steps": 1, "optimizer": "1e-3"}
+    assert all(isinstance(study.fixed[name], float) for name in ("weight_decay", "momentum"))
+    assert type(study.fixed["warmup_steps"]) is int
+
+
+def test_a_study_outside_the_folder_is_named_after_its_file(tmp_path: Path) -> None:
+    suite = studies.load(str(file(tmp_path, "mine", LINEAR)))
+    assert suite.name == "mine"
+    assert [study.name for study in suite.studies] == ["mine"]
+
+
+def test_settings_replace_whole_fields() -> None:
+    suite = studies.load("paper", settings={"trials": 4, "seeds": [7]})
+    assert {(study.trials, study.seeds) for study in suite.studies} == {(4, (7,))}
+
+
+@pytest.mark.parametrize("name", ["lorra", "missing.yaml"])
+def test_an_unknown_study_lists_what_there_is(name: str) -> None:
+    with pytest.raises(SpecError, match=f"unknown study '{name}'.*known: block_expansion, full"):
+        studies.load(name)
+
+
+def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
+    path = file(tmp_path, "mine", "method: lora\nsearch:\n  lr: {low: 0.1, high: 1\nrows: []\n")
+    with pytest.raises(SpecError) as caught:
+        studies.load(str(path))
+    assert str(caught.value).startswith(f"{path}, line 4: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"method: lora\n\x00", id="zero byte"),
+        pytest.param("# \xe9\nmethod: lora\n".encode("latin-1"), id="latin-1"),
+        pytest.param(b"method: lora\ntrials: 2020-13-45\n", id="impossible date"),
+        pytest.param(b"method: lora\nsearch:\n\tlr: 1\n", id="tab"),
+        pytest.param(b"method: lora\n---\nmethod: full\n", id="two documents"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text)
+    with pytest.raises(SpecError) as caught:
+        studies.load(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- lora\n", "lora\n"])
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None:
+    path = file(tmp_path, "mine", text)
+    with pytest.raises(SpecError, match=f"{re.escape(str(path))}: a study is a mapping of fields"):
+        studies.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("method: lora", "method: lorra", "unknown method 'lorra'; did you mean 'lora'?"),
+        ("method: lora", "method: 3", "method = 3: "),
+        ("method: lora\n", "", "field 'method' is missing"),
+        ("trials:", "trails:", "unknown field 'trails'; did you mean 'trials'?"),
+        ("rank:", "ranck:", "unknown field of lora 'search.ranck'; did you mean 'search.rank'?"),
+        ("  lr:", "  learn:", "unknown field of lora 'search.learn'"),
+        ("low:", "lo:", "unknown field 'search.lr.lo'; did you mean 'search.lr.low'?"),
+        ("[4, 8]", "[4, '8']", "lora: rank = '8': "),
+        ("[4, 8]", "[4, 8.0]", "lora: rank = 8.0: "),
+        ("[4, 8]", "[0, 8]", "lora: rank = 0: "),
+        ("[4, 8]", "[4, 4]", "choices must name at least one value, each once"),
+        ("1e-3", "0", "a log space needs low above 0"),
+        ("1e-3", "0.5", "low = 0.5 must be below high = 0.3"),
+        ("trials: 4", "trials: four", "trials = 'four': "),
+        ("rows: [rank]", "rows: [lr]", "rows names 'lr'"),
+        ("rows: [rank]", "fixed: {dropout: 1.0}", "lora: dropout = 1.0: "),
+        ("rows: [rank]", "fixed: {rank: 4}", "'rank' is both searched and fixed"),
+        ("rows: [rank]", "fixed: {lr_: 4}", "unknown field of lora 'fixed.lr_'; did you mean 'fixed.lr'?"),
+        ("rows: [rank]", "train: {step: 4}", "unknown field 'step'; did you mean 'steps'?"),
+        ("rows: [rank]", "train: {steps: 1e3}", "steps = 1000.0: "),
+        ("rows: [rank]", "train: {steps: 0}", "steps = 0: "),
+        ("rows: [rank]", "scheduler: asha", "scheduler asha needs readings to compare; set train.val_every"),
+        ("rows: [rank]", "name: other\nname2: x", "unknown field 'name2'"),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in LORA
+    assert said in refused(tmp_path, LORA.replace(old, new))
+
+
+@pytest.mark.parametrize("part", ["search", "fixed", "train"])
+def test_a_part_that_is_no_mapping_is_named(tmp_path: Path, part: str) -> None:
+    text = LINEAR if part != "search" else "method: linear\n"
+    assert f"{part} = 5: " in refused(tmp_path, f"{text}{part}: 5\n")
+
+
+def test_p_must_divide_the_depth(tmp_path: Path) -> None:
+    text = "method: block_expansion\nsearch:\n  p: {choices: [1, 5]}\n"
+    assert "p = 5 does not divide the backbone's 12 blocks" in refused(tmp_path, text)
+
+
+def test_every_integer_of_an_interval_is_checked(tmp_path: Path) -> None:
+    text = "method: block_expansion\nsearch:\n  p: {low: 1, high: 6}\n"
+    assert "p = 5 does not divide the backbone's 12 blocks" in refused(tmp_path, text)
+
+
+def test_the_end_of_an_interval_is_checked_too(tmp_path: Path) -> None:
+    text = LINEAR + "  momentum: {low: 0.5, high: 1.5}\n"
+    assert "momentum = 1.5: " in refused(tmp_path, text)
+
+
+def test_the_batch_must_divide_among_the_workers() -> None:
+    (study,) = studies.load("linear").studies
+    studies.check(study, TINY, depth=DEPTH, workers=2)
+    with pytest.raises(SpecError, match="batch_size = 64 does not divide among --num-workers 3"):
+        studies.check(study, TINY, depth=DEPTH, workers=3)
+
+
+def test_corners_are_all_combinations() -> None:
+    (study,) = studies.load("block_expansion").studies
+    corners = studies.corners(study, TINY)
+    assert [(t.fields["p"], t.train.lr) for t in corners] == [(p, lr) for p in (1, 2, 3, 4) for lr in (0.01, 0.3)]
+    assert len({trial.id for trial in corners}) == 8
+
+
+def test_overrides_reach_every_place_of_a_single_study(tmp_path: Path) -> None:
+    study = one(
+        tmp_path,
+        LORA,
+        "train.steps=100",
+        "search.lr.high=1e-1",
+        "search.rank.choices=[16, 32]",
+        "fixed.dropout=0.1",
+        "trials=6",
+        "objective=forgetting",
+        "seeds=[5]",
+        "train.clip_norm=null",
+    )
+    assert study.train == {"steps": 100, "clip_norm": None}
+    assert study.search["lr"].high == 0.1
+    assert study.search["lr"].low == 0.001
+    assert study.search["rank"].choices == (16, 32)
+    assert study.fixed == {"dropout": 0.1}
+    assert (study.trials, study.objective, study.seeds) == (6, "forgetting", (5,))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.steps", "must have the form name=value"),
+        ("=3", "must have the form name=value"),
+        ("train.steps=[1", "is not a YAML value"),
+        ("train.steps=2020-13-45", "is not a YAML value"),
+        ("train.step=3", "did you mean 'steps'?"),
+        ("trails=3", "did you mean 'trials'?"),
+        ("search.lr.hi=3", "did you mean 'search.lr.high'?"),
+        ("search.ranck.low=3", "did you mean 'search.rank'?"),
+        ("fixed.dropot=0.1", "did you mean 'fixed.dropout'?"),
+        ("trials=many", "trials = 'many': "),
+        ("train.steps=1.5", "steps = 1.5: "),
+        ("search.lr.low=9", "low = 9 must be below high = 0.3"),
+        ("method=lorra", "did you mean 'lora'?"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_refused(tmp_path: Path, override: str, said: str) -> None:
+    assert said in refused(tmp_path, LORA, override)
+
+
+@pytest.mark.parametrize("override", ["trials.x=3", "rows.x=3", "search.lr.high.x=3", "train.steps.x=3", "a..b=3"])
+def test_an_override_below_a_value_is_refused(tmp_path: Path, override: str) -> None:
+    refused(tmp_path, LORA + "train: {steps: 5}\n", override)
+
+
+def test_overrides_of_a_suite_go_where_they_fit() -> None:
+    suite = studies.load("paper", overrides=["search.p.choices=[1, 2]", "search.lr.high=0.2", "train.steps=9"])
+    found = {study.method: study for study in suite.studies}
+    assert found["block_expansion"].search["p"].choices == (1, 2)
+    assert all("p" not in study.search for name, study in found.items() if name != "block_expansion")
+    assert {study.search["lr"].high for study in suite.studies} == {0.2}
+    assert all(study.train == {"steps": 9} for study in suite.studies)
+
+
+def test_a_fixed_field_of_one_method_leaves_the_others_alone() -> None:
+    suite = studies.load("paper", overrides=["fixed.dropout=0.1", "fixed.momentum=0.5"])
+    assert {study.method: study.fixed for study in suite.studies} == {
+        name: {"momentum": 0.5, **({"dropout": 0.1} if name == "lora" else {})}
+        for name in ("full", "top_k", "linear", "lora", "block_expansion")
+    }
+
+
+@pytest.mark.parametrize("override", ["search.ranck.choices=[1]", "fixed.dropot=0.1", "search.dropout.low=0"])
+def test_an_override_that_no_member_has_is_refused(override: str) -> None:
+    with pytest.raises(SpecError, match=r"--set .*: no study of the suite 'paper' has this field"):
+        studies.load("paper", overrides=[override])
+
+
+@pytest.mark.parametrize("override", ["trails=3", "train.step=3", "trials=0", "search.lr.hihg=1"])
+def test_an_override_of_a_suite_is_checked_like_a_file(override: str) -> None:
+    with pytest.raises(SpecError, match=r"did you mean|trials = 0"):
+        for study in studies.load("paper", overrides=[override]).studies:
+            studies.check(study, TINY, depth=DEPTH)
+
+
+def test_an_empty_part_of_a_suite_is_refused_with_overrides_too(tmp_path: Path) -> None:
+    with pytest.raises(SpecError):
+        studies.load(str(file(tmp_path, "two", "suite: [lora]\nsearch:\n")), overrides=["search.p.low=1"])
+
+
+def test_loading_twice_is_not_changed_by_overrides() -> None:
+    studies.load("paper", overrides=["search.lr.high=0.2"])
+    assert studies.load("full").studies[0].search["lr"].high == 0.3
+
+
+def test_a_suite_takes_members_from_its_folder(tmp_path: Path) -> None:
+    file(tmp_path, "lora", LORA)
+    file(tmp_path, "linear", LINEAR)
+    file(tmp_path, "all", "suite: [lora, linear]\ntrials: 5\n")
+    suite = studies.load("all", folder=tmp_path)
+    assert [(study.name, study.trials) for study in suite.studies] == [("lora", 5), ("linear", 5)]
+    assert studies.names(tmp_path) == ["all", "linear", "lora"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("suite: []\n", "suite must be a list of study names"),
+        ("suite: lora\n", "suite must be a list of study names"),
+        ("suite: [3]\n", "suite must be a list of study names"),
+        ("suite: [lorra]\n", "unknown study 'lorra'; did you mean 'lora'?"),
+        ("suite: [lora, again]\n", "two studies of one suite use the method 'lora'"),
+        ("suite: [lora]\ntrails: 3\n", "did you mean 'trials'?"),
+        ("suite: [all]\n", "study 'all'"),
+    ],
+)
+def test_a_suite_that_cannot_be_run_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file(tmp_path, "lora", LORA)
+    file(tmp_path, "again", LORA)
+    file(tmp_path, "all", text)
+    with pytest.raises(SpecError, match=re.escape(said)):
+        studies.load("all", folder=tmp_path)
+
+
+def test_a_suite_outside_the_folder_finds_its_members_in_it(tmp_path: Path) -> None:
+    suite = studies.load(str(file(tmp_path, "two", "suite: [full, linear]\n")))
+    assert [study.name for study in suite.studies] == ["full", "linear"]
+
+
+def test_every_method_has_a_study() -> None:
+    assert {study.method for name in NAMES for study in studies.load(name).studies} == set(methods.names())
