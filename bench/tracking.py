@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's pages open with runs and curves, not with its views for language models."""
+
 SQLITE_HEADER = b"SQLite format 3\x00"
 
 BATCH_SECONDS = 1.0
@@ -219,7 +222,7 @@ class _Writer:
         if launch.uri.startswith("sqlite:///"):  # otherwise MLflow puts the files under the current folder
             place = (Path(launch.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
             place = f"{place}/{launch.experiment}"
-        return str(self._client.create_experiment(launch.experiment, artifact_location=place))
+        return str(self._client.create_experiment(launch.experiment, artifact_location=place, tags=TRAINING_VIEW))
 
     def _log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -280,6 +283,7 @@ class _Writer:
             self._client.log_table(self._parent, _columns(board), "leaderboard.json")
             for name in ("leaderboard.md", "leaderboard.csv", "pareto.png"):
                 self._client.log_artifact(self._parent, str(folder / name))
+            self._client.set_tag(self._parent, "mlflow.note.content", (folder / "leaderboard.md").read_text())
             self._log_headline(board)
         self._client.set_tag(self._parent, "status", "ok" if status == "FINISHED" else status.lower())
         self._client.set_terminated(self._parent, status)

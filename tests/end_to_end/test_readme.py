@@ -1,0 +1,115 @@
+"""Every command of the README is run here, on a small study where it would take long."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .conftest import ROOT, Run
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S)
+COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+
+
+def succeed(command: list[str], folder: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def run_make(target: str) -> None:
+    """What the target would do; that it does it is what the checks of this project run."""
+    done = succeed(["make", "--dry-run", "--always-make", target])
+    assert {"study": "launch.py --study block_expansion", "test": "-m pytest"}[target] in done
+
+
+def run_launch(arguments: list[str]) -> None:
+    extra = [] if "--list" in arguments or "--dry-run" in arguments else ["--dry-run"]
+    assert succeed([sys.executable, "launch.py", *arguments, *extra])
+
+
+def run_bench(arguments: list[str], small: Run, folder: Path) -> None:
+    """The same command on the small study's results, in an empty folder."""
+    results = folder / "results/paper/tiny"
+    shutil.copytree(small.folder, results)
+    record = small.folder / "records" / "block_expansion-confirm-p1-seed0.json"
+    weights = small.folder / "checkpoints" / "block_expansion-confirm-p1-seed0.safetensors"
+    shutil.copy(record, results / "records" / "lora-confirm-rank8-seed0.json")
+    shutil.copy(weights, results / "checkpoints" / "lora-confirm-rank8-seed0.safetensors")
+    if arguments[0] == "leaderboard":
+        (results / "records" / "lora-confirm-rank8-seed0.json").unlink()
+    if arguments[0] == "predict":
+        Image.new("L", (50, 70), 128).save(folder / "picture.png")
+        command = [sys.executable, "-m", "bench", "export", str(record), "--out", str(folder / "model.safetensors")]
+        succeed(command)
+    extra = ["--steps", "2"] if arguments[0] == "pretrain" else []
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.__main__ import main; sys.exit(main())"
+    assert succeed([sys.executable, "-c", code, *arguments, *extra], folder)
+
+
+def run_mlflow(arguments: list[str], small: Run) -> None:
+    """The interface starts on the study's database."""
+    assert arguments == ["ui", "--backend-store-uri", "sqlite:///results/mlflow.db"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = f"sqlite:///{small.folder.parents[1] / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(60):
+            time.sleep(1)
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+                    assert answer.read() == b"OK"
+                    return
+            except urllib.error.URLError:
+                assert server.poll() is None
+        pytest.fail("mlflow ui did not answer within a minute")
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def run_ray(arguments: list[str]) -> None:
+    """No cloud here: Ray's own check of the file stands for the start (tests/unit/test_cluster_yaml.py has more)."""
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    assert arguments == ["up", "cluster.yaml"]
+    validate_config(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, small: Run, tmp_path: Path) -> None:
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        run_make(*arguments)
+    elif program == "mlflow":
+        run_mlflow(arguments, small)
+    elif program == "ray":
+        run_ray(arguments)
+    elif arguments[0] == "launch.py":
+        run_launch(arguments[1:])
+    else:
+        assert (program, *arguments[:2]) == ("python", "-m", "bench")
+        run_bench(arguments[2:], small, tmp_path)
+
+
+def test_pictures_exist() -> None:
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).is_file() for picture in pictures)
