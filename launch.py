@@ -68,8 +68,9 @@ def arguments() -> Parser:
     add("--backbone", metavar="NAME", help="another backbone: a timm ViT, such as vit_base_patch16_224.dino")
     add("--weights", metavar="FILE", help="its weights from a local file (safetensors, timm, DINO), or random")
     add("--image-size", type=int, metavar="PIXELS", help="input size, if not the backbone's own")
-    add("--source", metavar="NAME", help="another source than the benchmark's")
-    add("--target", metavar="NAME", help="another target than the benchmark's")
+    add("--source", metavar="NAME", help="another source, such as imagenet1k:/data/imagenet or folder:/data/birds")
+    add("--source-per-class", type=int, metavar="N", help="images of each class in the source's bank (default: all)")
+    add("--target", metavar="NAME", help="another target, such as folder:/data/birds")
     add("--trials", type=int, metavar="N", help="search trials of each method")
     add("--seeds", type=seeds, nargs="+", metavar="SEED", help="seeds of the confirmation, such as 0 1 2 or 0,1,2")
     add("--num-workers", type=int, default=1, metavar="N", help="DDP processes of one trial (default: 1)")
@@ -123,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             weights=args.weights,
             image_size=args.image_size,
             source=args.source,
+            source_per_class=args.source_per_class,
             target=args.target,
             trials=args.trials,
             seeds=[seed for word in args.seeds for seed in word] if args.seeds else None,

@@ -19,7 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench import backbones, data, evaluation, methods, records, trial
+from bench import backbones, evaluation, methods, records, trial
+from bench.data._files import decode
 from bench.records import Record
 from bench.spec import Backbone, Trial
 
@@ -82,9 +83,9 @@ def evaluate(path: Path, device: torch.device = CPU) -> Evaluation:
     record, spec, vit = load(path, device)
     benchmark = spec.benchmark
     measured = trial.measure(spec, vit, device)
-    test = data.target(benchmark.target).test
+    test = trial.target_of(benchmark).test
     predicted = evaluation.map_images(vit, test, backbones.preprocess(benchmark.backbone), device).argmax(1).cpu()
-    classes = data.target(benchmark.target).num_classes
+    classes = trial.target_of(benchmark).num_classes
     confusion = torch.bincount(test.labels * classes + predicted, minlength=classes**2).view(classes, classes)
     return Evaluation(record, measured.scores, measured.details["target_top5"], confusion)
 
@@ -125,7 +126,7 @@ def export(path: Path, out: Path) -> Sequence[str]:
     merged = backbones.fold_head_norm(method.merge(vit))
     weights = {name: value.contiguous() for name, value in merged.state_dict().items()}
     backbone, depth = spec.benchmark.backbone, len(merged.blocks)
-    classes = data.target(spec.benchmark.target).num_classes
+    classes = trial.target_of(spec.benchmark).num_classes
     facts = {
         "backbone": backbone.model_dump_json(),
         "depth": depth,
@@ -158,7 +159,7 @@ def predict(model: Path, images: Sequence[Path], *, top: int = 5) -> list[Predic
     """
     vit, backbone = _load_export(model)
     preprocess = backbones.preprocess(backbone)
-    pixels = torch.stack([read_image(path, preprocess.size) for path in images])
+    pixels = torch.stack([decode(path, preprocess.size) for path in images])
     with torch.inference_mode():
         probabilities = vit(preprocess(pixels)).softmax(1)
     best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
@@ -180,20 +181,3 @@ def _load_export(model: Path) -> tuple[Any, Backbone]:
     except (KeyError, OSError, RuntimeError) as error:
         raise ValueError(f"{model} was not written by python -m bench export ({error})") from None
     return vit.eval(), backbone
-
-
-def read_image(path: Path, size: int) -> Tensor:
-    """A picture of any mode as uint8 ``[3, size, size]``: shorter side resized, centre cropped.
-
-    Raises:
-        ValueError: naming the file, if it is missing or no picture.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.fit(file.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()

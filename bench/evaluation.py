@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench import backbones, parallel, probes
 from bench.backbones import Preprocess
-from bench.data import Images, Source
+from bench.data import Source, Split
 
 BATCH = 256
 
@@ -29,7 +29,7 @@ class SourceScore:
 
 
 def map_images(
-    function: Callable[[Tensor], Tensor], images: Images, preprocess: Preprocess, device: torch.device
+    function: Callable[[Tensor], Tensor], images: Split, preprocess: Preprocess, device: torch.device
 ) -> Tensor:
     """Apply a function of normalised image batches to every image.
 
@@ -41,16 +41,16 @@ def map_images(
     """
     indices = parallel.mine(len(images))
     with torch.inference_mode():
-        rows = [function(preprocess(images.images[part].to(device))) for part in indices.split(BATCH)]
+        rows = [function(preprocess(images.take(part).to(device))) for part in indices.split(BATCH)]
     return parallel.gather(torch.cat(rows), len(images))
 
 
-def extract(vit: Any, images: Images, preprocess: Preprocess, device: torch.device) -> Tensor:
+def extract(vit: Any, images: Split, preprocess: Preprocess, device: torch.device) -> Tensor:
     """Features ``[n, d]`` of all images, in evaluation mode; the model's mode is left as it was."""
     return _evaluating(vit, lambda: map_images(lambda x: backbones.features(vit, x), images, preprocess, device))
 
 
-def target_accuracy(vit: Any, images: Images, preprocess: Preprocess, device: torch.device) -> tuple[float, float]:
+def target_accuracy(vit: Any, images: Split, preprocess: Preprocess, device: torch.device) -> tuple[float, float]:
     """Top-1 and top-5 of the model's own head, in percent."""
     logits = _evaluating(vit, lambda: map_images(vit, images, preprocess, device))
     if not torch.isfinite(logits).all():
@@ -62,7 +62,7 @@ def target_accuracy(vit: Any, images: Images, preprocess: Preprocess, device: to
 def source_score(
     vit: Any,
     source: Source,
-    queries: Images,
+    queries: Split,
     preprocess: Preprocess,
     device: torch.device,
     *,

@@ -69,6 +69,7 @@ def prepare(
     weights: str | None = None,
     image_size: int | None = None,
     source: str | None = None,
+    source_per_class: int | None = None,
     target: str | None = None,
     workers: int = 1,
     trials: int | None = None,
@@ -89,7 +90,7 @@ def prepare(
         if value is not None and value < 1:
             raise SpecError(f"{name} must be at least 1, not {value}")
     settings = {name: value for name, value in (("trials", trials), ("seeds", seeds)) if value is not None}
-    chosen = _with_data(benchmarks.get(benchmark), source=source, target=target)
+    chosen = _with_data(benchmarks.get(benchmark), source, target, source_per_class)
     chosen = _with_backbone(chosen, name=backbone, weights=weights, image_size=image_size)
     suite = studies.load(study, overrides=overrides, settings=settings)
     depth = _depth(chosen.backbone)
@@ -133,14 +134,27 @@ def _with_backbone(benchmark: Benchmark, *, name: str | None, weights: str | Non
     return benchmark.model_copy(update=changed)
 
 
-def _with_data(benchmark: Benchmark, *, source: str | None, target: str | None) -> Benchmark:
+def _with_data(benchmark: Benchmark, source: str | None, target: str | None, per_class: int | None) -> Benchmark:
     """The benchmark with another source or target, under a name that says so."""
     parts = [benchmark.name]
-    parts += [f"{role}-{name}" for role, name in (("source", source), ("target", target)) if name is not None]
-    changed = {"source": source or benchmark.source, "target": target or benchmark.target, "name": "-".join(parts)}
+    parts += [f"{role}-{_slug(name)}" for role, name in (("source", source), ("target", target)) if name is not None]
+    changed = {"source": _absolute(source or benchmark.source), "target": _absolute(target or benchmark.target)}
     data.check(changed["source"], "source")
     data.check(changed["target"], "target")
-    return benchmark.model_copy(update=changed)
+    more = {"name": "-".join(parts), "source_per_class": per_class or benchmark.source_per_class}
+    return benchmark.model_copy(update={**changed, **more})
+
+
+def _absolute(name: str) -> str:
+    """A data set's name with an absolute path: workers may run in another folder."""
+    kind, colon, argument = name.partition(":")
+    return f"{kind}:{Path(argument).absolute()}" if colon and argument else name
+
+
+def _slug(name: str) -> str:
+    """A data set's name as part of a folder's name: of a path its last part."""
+    kind, _, argument = name.partition(":")
+    return "-".join(filter(None, [kind, Path(argument).name]))
 
 
 def _writable(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bench import backbones, data, evaluation, probes, records
 from bench.backbones import TINY_ARCHITECTURE, TINY_PREPROCESS
-from bench.data import Images, shapes
+from bench.data import Split, shapes
 
 CPU = torch.device("cpu")
 
@@ -151,8 +151,8 @@ def _accuracies(vit: nn.Module) -> Iterator[tuple[str, float]]:
     yield "test_raw_pixels", _raw_pixels(source.bank, source.test)
 
 
-def _raw_pixels(bank: Images, queries: Images) -> float:
-    flat, found = TINY_PREPROCESS(bank.images).flatten(1), TINY_PREPROCESS(queries.images).flatten(1)
+def _raw_pixels(bank: Split, queries: Split) -> float:
+    flat, found = (TINY_PREPROCESS(part.take(torch.arange(len(part)))).flatten(1) for part in (bank, queries))
     score: Mapping[int, tuple[float, float]] = probes.knn_accuracy(flat, bank.labels, found, queries.labels)
     return score[probes.HEADLINE_K][0]
 

@@ -137,6 +137,9 @@ class Benchmark(Frozen):
     summary: str
     backbone: Backbone
     source: Annotated[str, Field(description="domain it was pre-trained on, whose loss is measured")]
+    source_per_class: Annotated[
+        int | None, Field(ge=1, description="images of each class in the source's bank; all if empty")
+    ] = None
     target: Annotated[str, Field(description="data set it is fine-tuned on")]
     head_norm: Annotated[bool, Field(description="batch norm without parameters between the features and the head")] = (
         False

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench import parallel
 from bench.backbones import Preprocess
-from bench.data import Images
+from bench.data import Split
 from bench.spec import TrainConfig
 
 Report = Callable[[Mapping[str, float]], None]
@@ -82,7 +82,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def train(
     model: nn.Module,
-    images: Images,
+    images: Split,
     preprocess: Preprocess,
     config: TrainConfig,
     *,
@@ -110,7 +110,7 @@ def train(
     start = time.perf_counter()
     for step, batch in enumerate(batches(len(images), config, seed=seed), start=1):
         lr = _set_lr(optimizer, learning_rate(step - 1, config))
-        inputs, labels = preprocess(images.images[batch].to(device)), images.labels[batch].to(device)
+        inputs, labels = preprocess(images.take(batch).to(device)), images.labels[batch].to(device)
         loss = F.cross_entropy(model(inputs), labels, label_smoothing=config.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import backbones, data, evaluation, methods, parallel, records, training
-from bench.data import Images
+from bench.data import Source, Split, Target
 from bench.records import Record
-from bench.spec import Backbone, Trial
+from bench.spec import Benchmark, TrainConfig, Trial
 from bench.training import DivergedError, Report, Trained
 
 
@@ -81,7 +81,7 @@ def seed_everything(seed: int) -> None:
 def build(trial: Trial, device: torch.device) -> Any:
     """The model of a trial as it is before the first step: backbone, head norm, method."""
     benchmark = trial.benchmark
-    target = data.target(benchmark.target)
+    target = target_of(benchmark)
     vit = backbones.create(benchmark.backbone, num_classes=target.num_classes).to(device)
     if benchmark.head_norm:
         backbones.add_head_norm(vit)
@@ -120,7 +120,7 @@ class _Progress:
 
 
 def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress, keep: Keep | None) -> Record:
-    target = data.target(trial.benchmark.target)
+    target = target_of(trial.benchmark)
     preprocess = backbones.preprocess(trial.benchmark.backbone)
     vit = build(trial, device)
     progress.trainable = methods.trainable_parameters(vit)
@@ -194,10 +194,10 @@ def measure(trial: Trial, vit: Any, device: torch.device) -> Measured:
     split: Literal["val", "test"] = "val" if trial.phase == "search" else "test"
     benchmark = trial.benchmark
     preprocess = backbones.preprocess(benchmark.backbone)
-    target, source = data.target(benchmark.target), data.source(benchmark.source)
+    target, source = target_of(benchmark), source_of(benchmark)
     top1, top5 = evaluation.target_accuracy(vit, getattr(target, split), preprocess, device)
     after = evaluation.source_score(vit, source, getattr(source, split), preprocess, device)
-    before = _before(benchmark.backbone, benchmark.source, split, device)
+    before = _before(_without_training(benchmark), split, device)
     prefix = "val_" if trial.phase == "search" else ""
     scores = {
         "target_accuracy": top1,
@@ -214,13 +214,27 @@ def _by_k(score: evaluation.SourceScore) -> dict[str, dict[str, float]]:
     return {str(k): {"top1": top1, "top5": top5} for k, (top1, top5) in score.by_k.items()}
 
 
+def target_of(benchmark: Benchmark) -> Target:
+    """A benchmark's target, at its backbone's resolution."""
+    return data.target(benchmark.target, size=backbones.preprocess(benchmark.backbone).size)
+
+
+def source_of(benchmark: Benchmark) -> Source:
+    """A benchmark's source, at its backbone's resolution."""
+    size = backbones.preprocess(benchmark.backbone).size
+    return data.source(benchmark.source, size=size, per_class=benchmark.source_per_class)
+
+
+def _without_training(benchmark: Benchmark) -> Benchmark:
+    """What the untouched backbone's score depends on."""
+    return benchmark.model_copy(update={"train": TrainConfig(), "target": "", "name": "", "summary": ""})
+
+
 @functools.cache
-def _before(
-    backbone: Backbone, source: str, split: Literal["val", "test"], device: torch.device
-) -> evaluation.SourceScore:
+def _before(benchmark: Benchmark, split: Literal["val", "test"], device: torch.device) -> evaluation.SourceScore:
     """Source score of the untouched backbone; the same for all trials, so it is measured once a process."""
-    domain = data.source(source)
-    queries: Images = getattr(domain, split)
+    domain, backbone = source_of(benchmark), benchmark.backbone
+    queries: Split = getattr(domain, split)
     with torch.random.fork_rng(devices=[]):  # the fresh head that is thrown away must not shift the trial's draws
         vit = backbones.create(backbone, num_classes=0).to(device)
     return evaluation.source_score(vit, domain, queries, backbones.preprocess(backbone), device)

@@ -53,7 +53,7 @@ def test_an_export_is_loaded_by_timm_alone_and_predicts(small: Run, tmp_path: Pa
     assert loaded.stdout.strip() == "14", loaded.stderr
     picture = tmp_path / "ein Bild mit Ümlaut.png"
     test = data.target("digits").test
-    Image.fromarray(test.images[0].permute(1, 2, 0).numpy()).save(picture)
+    Image.fromarray(test.take(torch.arange(1))[0].permute(1, 2, 0).numpy()).save(picture)
     found = bench("predict", model, picture)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("class") == 5

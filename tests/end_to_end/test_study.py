@@ -167,3 +167,29 @@ def test_an_earlier_launch_is_put_aside(tmp_path: Path) -> None:
     put_aside(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["previous"]
     assert sorted(path.name for path in tmp_path.glob("previous/*/*")) == ["leaderboard.md", "records"]
+
+
+@pytest.mark.slow
+def test_own_pictures_and_an_own_backbone(launch: Launch, tmp_path: Path) -> None:
+    """A folder of pictures as target and source, and weights in the layout of DINO's checkpoints."""
+    import torch
+
+    from bench import backbones
+    from bench.spec import Backbone
+    from tests.contract.test_folders import classes
+
+    classes(tmp_path / "train")
+    torch.manual_seed(0)
+    vit = backbones.plain(Backbone(name="vit_tiny_patch16_224", image_size=32), num_classes=0)
+    teacher = {f"backbone.{name}": value for name, value in vit.state_dict().items()}
+    torch.save({"student": {}, "teacher": teacher}, tmp_path / "dino.pth")
+    own = ["--target", f"folder:{tmp_path}", "--source", f"folder:{tmp_path}", "--source-per-class", "10"]
+    own += ["--backbone", "vit_tiny_patch16_224", "--weights", str(tmp_path / "dino.pth"), "--image-size", "32"]
+    small = ["--trials", "1", "--seeds", "0", "--set", "train.steps=3", "--set", "train.batch_size=8"]
+    done = launch("paper", tmp_path / "results", *own, *small)
+    assert done.code == 0, done.err + done.out
+    (folder,) = (tmp_path / "results" / "paper").iterdir()
+    found = records.read_all(folder / "records")
+    assert {record.method for record in found} == {"full", "top_k", "linear", "lora", "block_expansion"}
+    assert {record.status for record in found} == {"ok"}
+    assert (folder / "pareto.png").is_file()

@@ -29,9 +29,10 @@ def _small_source(monkeypatch: pytest.MonkeyPatch) -> None:
     trial._before.cache_clear()
 
 
-def small_source(name: str) -> Source:
+def small_source(name: str, **_: Any) -> Source:
     whole = source(name)
-    return Source(*(Images(part.images[:400], part.labels[:400]) for part in (whole.bank, whole.val, whole.test)))
+    few = torch.arange(400)
+    return Source(*(Images(part.take(few), part.labels[:400]) for part in (whole.bank, whole.val, whole.test)))
 
 
 def make(method: str, *, steps: int = 4, phase: str = "search", seed: int = 0, **values: Any) -> Trial:
@@ -157,7 +158,7 @@ def features_of(count: int) -> torch.Tensor:
 
     bank = source("shapes").bank
     vit = backbones.create(backbones.TINY, num_classes=0)
-    part = Images(bank.images[:count], bank.labels[:count])
+    part = Images(bank.take(torch.arange(count)), bank.labels[:count])
     return evaluation.extract(vit, part, backbones.preprocess(backbones.TINY), torch.device("cpu"))
 
 

@@ -1,0 +1,139 @@
+"""Image folders as sources and targets: splits, odd pictures, and folders that cannot be used."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench import data
+from bench.data._files import FileImages, decode
+from bench.spec import SpecError
+
+
+def paint(path: Path, *, seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def classes(root: Path, *, names: tuple[str, ...] = ("cat", "dog", "emu bird é"), count: int = 20) -> Path:
+    for label, name in enumerate(names):
+        for index in range(count):
+            paint(root / name / f"{index:02d}.png", seed=1000 * label + index)
+    return root
+
+
+def fingerprints(split: data.Split) -> list[bytes]:
+    return [image.numpy().tobytes() for image in split.take(torch.arange(len(split)))]
+
+
+def test_a_flat_folder_is_split_by_class(tmp_path: Path) -> None:
+    target = data.target(f"folder:{classes(tmp_path)}", size=16)
+    assert target.num_classes == 3
+    parts = [target.train, target.val, target.test]
+    assert [len(part) for part in parts] == [42, 9, 9]
+    assert all(set(part.labels.tolist()) == {0, 1, 2} for part in parts)
+    prints = [fingerprint for part in parts for fingerprint in fingerprints(part)]
+    assert len(set(prints)) == len(prints) == 60
+    assert target.train.take(torch.tensor([3, 1])).shape == (2, 3, 16, 16)
+
+
+def test_given_splits_are_used_and_missing_ones_are_split_off_train(tmp_path: Path) -> None:
+    classes(tmp_path / "train")
+    classes(tmp_path / "test", count=4)
+    target = data.target(f"folder:{tmp_path}", size=16)
+    assert [len(part) for part in (target.train, target.val, target.test)] == [51, 9, 12]
+    assert isinstance(target.test, FileImages)
+    assert all("test" in path.parts for path in target.test.paths)
+
+
+def test_a_folder_as_a_source(tmp_path: Path) -> None:
+    source = data.source(f"folder:{classes(tmp_path)}", size=16, per_class=5)
+    assert (len(source.bank), len(source.val), len(source.test)) == (15, 9, 9)
+    assert torch.bincount(source.bank.labels).tolist() == [5, 5, 5]
+
+
+def test_imagenet_layout(tmp_path: Path) -> None:
+    classes(tmp_path / "train", names=("n01", "n02"), count=6)
+    classes(tmp_path / "val", names=("n01", "n02"), count=4)
+    source = data.source(f"imagenet1k:{tmp_path}", size=16, per_class=3)
+    assert (len(source.bank), len(source.val), len(source.test)) == (6, 4, 4)
+    assert isinstance(source.val, FileImages)
+    assert isinstance(source.test, FileImages)
+    assert not set(source.val.paths) & set(source.test.paths)
+    for split in (source.val, source.test):
+        assert torch.bincount(split.labels).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1", "LA"])
+def test_pictures_of_every_mode(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    paint(path, mode=mode)
+    assert decode(path, 16).shape == (3, 16, 16)
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((20, 20), 32896, dtype=np.uint16)).save(path)
+    assert decode(path, 16).float().mean().item() == pytest.approx(128, abs=1)
+
+
+def test_damaged_pictures_are_named(tmp_path: Path) -> None:
+    paint(tmp_path / "good.jpg", size=(200, 200))
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes((tmp_path / "good.jpg").read_bytes()[:3000])
+    nonsense = tmp_path / "nonsense.png"
+    nonsense.write_bytes(b"no picture")
+    for path in (cut, nonsense, tmp_path / "missing.png"):
+        with pytest.raises(ValueError, match=re.escape(path.name) + " cannot be read as a picture"):
+            decode(path, 16)
+
+
+def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(tmp_path / "large.png", size=(100, 100))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"large\.png cannot be read"):
+        decode(tmp_path / "large.png", 16)
+
+
+def test_loops_of_links_end(tmp_path: Path) -> None:
+    classes(tmp_path)
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path)
+    assert data.target(f"folder:{tmp_path}", size=16).num_classes == 3
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    def target(name: str) -> None:
+        data.target(f"folder:{tmp_path / name}", size=16)
+
+    with pytest.raises(SpecError, match="there is no folder"):
+        target("nowhere")
+    classes(tmp_path / "one", names=("cat",))
+    with pytest.raises(SpecError, match="at least two classes"):
+        target("one")
+    classes(tmp_path / "empty")
+    (tmp_path / "empty" / "zebra").mkdir()
+    with pytest.raises(SpecError, match="class 'zebra' has no images"):
+        target("empty")
+    classes(tmp_path / "few", count=1)
+    with pytest.raises(SpecError, match="too few for training, validation and test"):
+        target("few")
+    classes(tmp_path / "odd" / "train")
+    classes(tmp_path / "odd" / "test", names=("cat", "dog", "emu bird é", "gnu"), count=2)
+    with pytest.raises(SpecError, match="class 'gnu', which the training images do not have"):
+        target("odd")
+    classes(tmp_path / "gap" / "train")
+    classes(tmp_path / "gap" / "val", names=("cat", "dog"), count=2)
+    with pytest.raises(SpecError, match=r"class 'emu bird é' has no images in .*val"):
+        target("gap")
+    with pytest.raises(SpecError, match="no train and no val"):
+        data.source(f"imagenet1k:{tmp_path}", size=16)
+    with pytest.raises(SpecError, match="takes no path"):
+        data.target("digits:/x", size=16)
+    with pytest.raises(SpecError, match="say which folder"):
+        data.target("folder", size=16)
