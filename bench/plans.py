@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from bench import backbones, methods, studies
-from bench import trial as trials
+from bench import backbones, data, methods, studies
 from bench.spec import Benchmark, Space, Study, Suite, Trial, Value
 
 
@@ -66,5 +65,5 @@ def parameters(trial: Trial) -> int:
     """Trainable parameters of a trial's model, counted on the real one."""
     benchmark = trial.benchmark
     with torch.random.fork_rng(devices=[]):
-        vit = backbones.create(benchmark.backbone, num_classes=trials.target_of(benchmark).num_classes)
+        vit = backbones.create(benchmark.backbone, num_classes=data.num_classes(benchmark.target))
     return methods.trainable_parameters(methods.load(trial.method, **trial.fields).apply(vit))

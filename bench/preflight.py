@@ -30,6 +30,10 @@ class Launch:
         """Carry it out; returns the exit code."""
         from bench import study
 
+        if self.address is None:  # on a cluster every node fetches for itself, when its first trial needs the data
+            for name in (self.benchmark.source, self.benchmark.target):
+                data.fetch(name)
+
         return study.run(
             self.suite,
             self.benchmark,

@@ -85,7 +85,27 @@ class Source:
 
 def names() -> list[str]:
     """Names of all data sets."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    return sorted([*files, *_torchvision_sets()])
+
+
+def num_classes(name: str) -> int:
+    """Classes of a target; for torchvision's data sets known without their files."""
+    known = _torchvision_sets().get(name)
+    return known.classes if known else target(name).num_classes
+
+
+def fetch(name: str) -> None:
+    """Download a data set if it is one of those that can be; SpecError if it cannot be had."""
+    known = _torchvision_sets().get(name)
+    if known is not None:
+        known.fetch()
+
+
+def _torchvision_sets() -> Any:
+    from bench.data._torchvision import SETS
+
+    return SETS
 
 
 def check(name: str, role: Literal["source", "target"]) -> None:
@@ -106,6 +126,10 @@ def check(name: str, role: Literal["source", "target"]) -> None:
 
 
 def _module(kind: str) -> Any:
+    """What offers ``source`` and ``target``: a file of this folder, or an entry of torchvision's."""
+    found = _torchvision_sets().get(kind)
+    if found is not None:
+        return found
     return importlib.import_module(f"{__name__}.{kind}")
 
 
