@@ -141,7 +141,9 @@ def _with_backbone(benchmark: Benchmark, *, name: str | None, weights: str | Non
 def _with_data(benchmark: Benchmark, source: str | None, target: str | None, per_class: int | None) -> Benchmark:
     """The benchmark with another source or target, under a name that says so."""
     parts = [benchmark.name]
-    parts += [f"{role}-{_slug(name)}" for role, name in (("source", source), ("target", target)) if name is not None]
+    completed = source is not None and source.startswith(f"{benchmark.source}:")  # only says where the source lies
+    others = (("source", None if completed else source), ("target", target))
+    parts += [f"{role}-{_slug(name)}" for role, name in others if name is not None]
     changed = {"source": _absolute(source or benchmark.source), "target": _absolute(target or benchmark.target)}
     data.check(changed["source"], "source")
     data.check(changed["target"], "target")

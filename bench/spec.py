@@ -108,6 +108,11 @@ class TrainConfig(Frozen):
     warmup_steps: Annotated[int, Field(ge=0, description="steps of linear warm-up")] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="of the cross-entropy")] = 0.0
     clip_norm: Annotated[float | None, Field(gt=0, description="gradient norm limit, none if empty")] = None
+    crop_min: Annotated[
+        float, Field(gt=0, le=1, description="least share of an image that a random crop keeps; 1: no crop")
+    ] = 1.0
+    flip: Annotated[bool, Field(description="mirror every second image")] = False
+    precision: Annotated[Literal["fp32", "bf16"], Field(description="of the forward pass while training")] = "fp32"
     val_every: Annotated[
         int, Field(ge=0, description="steps between validation readings; 0: only after the last step")
     ] = 0

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import parallel
+from bench.augment import augment
 from bench.backbones import Preprocess
 from bench.data import Split
 from bench.spec import TrainConfig
@@ -110,8 +111,10 @@ def train(
     start = time.perf_counter()
     for step, batch in enumerate(batches(len(images), config, seed=seed), start=1):
         lr = _set_lr(optimizer, learning_rate(step - 1, config))
-        inputs, labels = preprocess(images.take(batch).to(device)), images.labels[batch].to(device)
-        loss = F.cross_entropy(model(inputs), labels, label_smoothing=config.label_smoothing)
+        inputs, labels = images.take(batch).to(device), images.labels[batch].to(device)
+        inputs = preprocess(augment(inputs, config, seed=seed, step=step))
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = F.cross_entropy(model(inputs), labels, label_smoothing=config.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.clip_norm is not None:

@@ -28,6 +28,7 @@ FLOORS = {
     "data": 1,
     "backbones": 1,
     "methods": 1,
+    "augment": 1,
     "studies": 2,
     "training": 2,
     "evaluation": 2,
