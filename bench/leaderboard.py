@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 METHOD_ORDER = ("full", "top_k", "linear", "lora", "block_expansion")
 QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
+REFERENCES = Path(__file__).parent.parent / "results" / "reference"
 UNTOUCHED = "untouched backbone"
 LEGEND = (
     "Accuracies in percent, ± the standard deviation over seeds. Target: test accuracy of the fine-tuned head. "
@@ -189,6 +190,7 @@ def markdown(board: Leaderboard) -> str:
             "",
             LEGEND,
             *_failures(board),
+            *_published(board),
             "",
         ]
     )
@@ -214,6 +216,37 @@ def _untouched(board: Leaderboard) -> list[str]:
 def _failures(board: Leaderboard) -> list[str]:
     failed = [f"{row.label}: {row.failed} of {len(row.trials)}" for row in board.rows if row.failed]
     return ["", f"Failed confirmations: {'; '.join(failed)}."] if failed else []
+
+
+def reference(benchmark: str) -> Mapping[str, Any] | None:
+    """Published numbers for a benchmark (``results/reference/<benchmark>.json``), if there are any."""
+    path = REFERENCES / f"{benchmark}.json"
+    found: Mapping[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return found
+
+
+def _published(board: Leaderboard) -> list[str]:
+    """What others have published on this benchmark, beside our rows of the same method."""
+    found = reference(board.benchmark)
+    if found is None:
+        return []
+    header = ["Published", "Trainable", "Target acc.", "Source acc.", "MEAN", "our target", "our source", "our MEAN"]
+    lines = [header, ["---", *["---:"] * 7], *(_published_cells(entry, board) for entry in found["rows"])]
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    return ["", "## Published", "", *table, "", f"{found['source']}. {found['note']}"]
+
+
+def _published_cells(entry: Mapping[str, Any], board: Leaderboard) -> list[str]:
+    label = " ".join([entry["method"], *(f"{name}={value}" for name, value in entry["row"].items())])
+    numbers = [f"{entry[name]:.2f}" for name in ("target_accuracy", "source_accuracy", "mean")]
+    own = next((row for row in board.rows if _is_published(row, entry)), None)
+    ours = [str((own and getattr(own, name)) or "–") for name in ("target_accuracy", "source_accuracy", "mean")]
+    return [label, f"{entry['trainable_parameters']:,}", *numbers, *ours]
+
+
+def _is_published(row: Row, entry: Mapping[str, Any]) -> bool:
+    """Whether a row has the published method and all of its published settings."""
+    return row.method == entry["method"] and all(row.hyperparameters.get(k) == v for k, v in entry["row"].items())
 
 
 def as_csv(board: Leaderboard) -> str:

@@ -340,3 +340,19 @@ def test_every_board_can_be_drawn(tmp_path: Path, paper_records: MakeAll, method
 def test_an_unknown_method_can_be_drawn(tmp_path: Path, paper_records: MakeAll, record: Make) -> None:
     names = [f"new_{index}" for index in range(9)]
     assert drawn(tmp_path, [*paper_records(), *(record(trial=name, method=name) for name in names)])
+
+
+def test_published_numbers_stand_beside_ours(paper_records: MakeAll) -> None:
+    published = leaderboard.reference("cifar100")
+    assert published is not None
+    for entry in published["rows"]:
+        mean = (entry["target_accuracy"] + entry["source_accuracy"]) / 2
+        assert entry["mean"] == pytest.approx(mean, abs=0.011), entry
+    assert leaderboard.reference("tiny") is None
+    records = [record.model_copy(update={"benchmark": "cifar100"}) for record in paper_records()]
+    text = leaderboard.markdown(leaderboard.build(records)).split("## Published")[1]
+    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+    assert len(lines) == 12
+    assert "88.13 | 25.24 | 56.69 | 95.5" in lines["full"]
+    assert "88.58 | 74.61 | 81.60 | 91.0" in lines["block_expansion p=3"]
+    assert "2404.17245" in text
