@@ -270,7 +270,7 @@ def table(board: Leaderboard) -> Table:
     from rich.table import Table
 
     found = Table(
-        title=f"{board.study} on {board.benchmark}, {len(board.seeds)} seeds",
+        title=f"{board.study} on {board.benchmark}, {len(board.seeds)} seed{'s' * (len(board.seeds) != 1)}",
         caption="percent ± std over seeds · MEAN = (target + source) / 2 · ★ Pareto front",
         box=None,
         padding=(0, 1, 0, 0),

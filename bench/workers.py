@@ -275,7 +275,8 @@ def start_ray(address: str | None, *, folder: Path) -> None:
     if address is None:
         paths = [str(folder), os.environ.get("PYTHONPATH", "")]
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        ray.init(include_dashboard=False, runtime_env={"env_vars": environment}, **quiet)
+        # "local" by name: a RAY_ADDRESS in the environment must not take the launch to a cluster nobody asked for.
+        ray.init("local", include_dashboard=False, runtime_env={"env_vars": environment}, **quiet)
         return
     try:
         excludes = [".git", ".venv", "results", "**/__pycache__"]

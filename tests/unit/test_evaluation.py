@@ -1,0 +1,174 @@
+"""Evaluation: every image counted once and in order, on one process or two, and the model left as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from bench import backbones, data, evaluation, parallel
+from bench.backbones import ASSETS, TINY_PREPROCESS, Preprocess
+from bench.data import Images, Source, shapes
+from bench.evaluation import SourceScore
+
+CPU = torch.device("cpu")
+FACTS = json.loads((ASSETS / "tiny.json").read_text())
+RAW = Preprocess(size=2, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
+"""Leaves pixel values as they are, so that an image can carry its own number."""
+ODD = (1, 255, 256, 257, 511, 513)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def numbered(count: int) -> Images:
+    """Images that hold their own index, in two channels."""
+    index = torch.arange(count)
+    pixels = torch.stack([index // 256, index % 256, torch.zeros_like(index)], 1).to(torch.uint8)
+    return Images(pixels[:, :, None, None].expand(-1, -1, 2, 2).contiguous(), index % 3)
+
+
+def number(images: Tensor) -> Tensor:
+    return (256 * images[:, 0, 0, 0] + images[:, 1, 0, 0]).round().long()
+
+
+def drawn(count: int, seed: int) -> Images:
+    images, labels = shapes.generate(count=count, seed=seed)
+    return Images(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def tiny() -> Any:
+    """The shipped backbone with a head that is the same in every process."""
+    torch.manual_seed(0)
+    return backbones.create(backbones.TINY, num_classes=21)
+
+
+@pytest.mark.parametrize("count", ODD)
+def test_every_image_is_mapped_once_and_in_order(count: int) -> None:
+    seen: list[Tensor] = []
+
+    def function(images: Tensor) -> Tensor:
+        assert len(images) <= evaluation.BATCH
+        seen.append(number(images))
+        return number(images)
+
+    assert torch.equal(evaluation.map_images(function, numbered(count), RAW, CPU), torch.arange(count))
+    assert torch.equal(torch.cat(seen), torch.arange(count))
+
+
+@pytest.mark.parametrize("count", ODD)
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_share_out_every_image(count: int, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "world", lambda: world)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        shares.append(parallel.mine(count))
+    assert torch.equal(torch.cat(shares).sort().values, torch.arange(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+class Recorder(torch.nn.Module):
+    """A model whose logits are right for all but every tenth image; it notes the mode it is called in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        index = number(images)
+        said = torch.where(index % 10 == 0, index + 1, index) % 3
+        return torch.nn.functional.one_hot(said, 3).float()
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return self(images)[:, None]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored(training: bool) -> None:
+    vit = Recorder().train(training)
+    evaluation.extract(vit, numbered(300), RAW, CPU)
+    evaluation.target_accuracy(vit, numbered(300), RAW, CPU)
+    assert vit.modes == [False] * 4
+    assert vit.training is training
+
+
+def test_the_mode_is_restored_after_an_error() -> None:
+    vit = Recorder().train()
+    vit.forward_features = lambda images: 1 / 0  # type: ignore[assignment]
+    with pytest.raises(ZeroDivisionError):
+        evaluation.extract(vit, numbered(3), RAW, CPU)
+    assert vit.training
+
+
+def test_accuracy_counts_every_image_once() -> None:
+    top1, top5 = evaluation.target_accuracy(Recorder(), numbered(257), RAW, CPU)
+    assert top1 == pytest.approx(100 * (257 - 26) / 257, abs=1e-9)
+    assert top5 == 100
+
+
+def test_logits_of_a_diverged_model_are_refused() -> None:
+    vit = Recorder()
+    vit.forward = lambda images: torch.full((len(images), 3), torch.nan)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="diverged"):
+        evaluation.target_accuracy(vit, numbered(3), RAW, CPU)
+
+
+def test_the_headline_is_top_1_at_k_20_or_at_the_largest_k() -> None:
+    assert SourceScore({10: (1.0, 2.0), 20: (3.0, 4.0), 100: (5.0, 6.0)}).accuracy == 3.0
+    assert SourceScore({5: (1.0, 2.0), 10: (3.0, 4.0)}).accuracy == 3.0
+    domain = Source(bank=drawn(50, 1), val=drawn(21, 2), test=drawn(21, 3))
+    score = evaluation.source_score(tiny(), domain, domain.val, TINY_PREPROCESS, CPU)
+    assert sorted(score.by_k) == [10, 20]  # not more neighbours than the bank has images
+
+
+def readings() -> tuple[list[Tensor], dict[str, Any]]:
+    """Features and scores at sizes that neither batches nor two ranks divide."""
+    vit = tiny()
+    domain = Source(bank=drawn(513, 1), val=drawn(257, 2), test=drawn(3, 3))
+    features = [evaluation.extract(vit, part, TINY_PREPROCESS, CPU) for part in (domain.bank, domain.val, domain.test)]
+    accuracies = [evaluation.target_accuracy(vit, part, TINY_PREPROCESS, CPU) for part in (domain.val, domain.test)]
+    scores = {k: list(both) for k, both in scored(vit, domain).by_k.items()}
+    return features, {"accuracies": accuracies, "scores": scores}
+
+
+def scored(vit: Any, domain: Source) -> SourceScore:
+    return evaluation.source_score(vit, domain, domain.val, TINY_PREPROCESS, CPU)
+
+
+def read_on_rank(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    order = [evaluation.map_images(number, numbered(count), RAW, CPU) for count in ODD]
+    torch.save((order, *readings()), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_read_what_one_reads(tmp_path: Path) -> None:
+    mp.spawn(read_on_rank, args=(2, str(tmp_path)), nprocs=2)
+    features, figures = readings()
+    for rank in range(2):
+        order, found, its_figures = torch.load(tmp_path / f"{rank}.pt")
+        for count, indices in zip(ODD, order, strict=True):
+            assert torch.equal(indices, torch.arange(count))
+        for its, ours in zip(found, features, strict=True):
+            assert torch.equal(its, ours), (its - ours).abs().max()
+        assert its_figures == figures
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_the_shipped_backbone_knows_its_source_as_well_as_described(split: str) -> None:
+    domain = data.source("shapes")
+    score = evaluation.source_score(tiny(), domain, getattr(domain, split), TINY_PREPROCESS, CPU)
+    assert score.accuracy == pytest.approx(FACTS["knn"][split], abs=0.5)
+    assert score.accuracy >= 85

@@ -1,0 +1,94 @@
+"""The embedded backbone's making, and its file read with nothing but timm (its checksum: test_data.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from bench import pretrain, probes
+from bench.backbones import ASSETS, TINY_ARCHITECTURE
+from bench.data import shapes
+
+FACTS = json.loads((ASSETS / "tiny.json").read_text())
+WEIGHTS = load_file(ASSETS / "tiny.safetensors")
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pre-training on 64 images: drawing all 8,000 takes seconds."""
+    monkeypatch.setattr(shapes, "SPLITS", {**shapes.SPLITS, "pretrain": (64, 0)})
+
+
+def plain_vit() -> VisionTransformer:
+    return VisionTransformer(num_classes=0, **TINY_ARCHITECTURE)
+
+
+def test_the_file_holds_a_plain_timm_model_in_half_precision() -> None:
+    expected = {key: value.shape for key, value in plain_vit().state_dict().items()}
+    assert {key: value.shape for key, value in WEIGHTS.items()} == expected
+    assert {value.dtype for value in WEIGHTS.values()} == {torch.float16}
+    assert FACTS["architecture"] == TINY_ARCHITECTURE
+
+
+def test_the_description_is_that_of_the_default_recipe() -> None:
+    assert pretrain.Recipe(**FACTS["recipe"]) == pretrain.Recipe()
+    assert set(FACTS["knn"]) == {"val", "test", "test_untrained", "test_raw_pixels"}
+    assert {"torch", "timm", "numpy"} <= set(FACTS["provenance"]["versions"])
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_plain_timm_reads_the_described_accuracy(split: str) -> None:
+    """The published protocol written out, without the harness's own model building and evaluation."""
+    torch.set_num_threads(1)
+    vit = plain_vit()
+    vit.load_state_dict({key: value.float() for key, value in WEIGHTS.items()})
+    vit.eval()
+
+    def read(name: str) -> tuple[Tensor, Tensor]:
+        images, labels = shapes.split(name)
+        pixels = (torch.from_numpy(images).float() / 255 - 0.5) / 0.5
+        with torch.inference_mode():
+            features = torch.cat([vit.forward_features(part)[:, 0] for part in pixels.split(500)])
+        return features, torch.from_numpy(labels)
+
+    top1 = probes.knn_accuracy(*read("bank"), *read(split))[20][0]
+    assert top1 == pytest.approx(FACTS["knn"][split], abs=0.5)
+    assert top1 >= 85
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_seed_gives_the_same_weights_again() -> None:
+    def trained(seed: int) -> Tensor:
+        vit = pretrain.pretrain(pretrain.Recipe(steps=2, batch_size=8, seed=seed))
+        return torch.cat([value.flatten() for value in vit.state_dict().values()])
+
+    assert torch.equal(trained(0), trained(0))
+    assert not torch.equal(trained(0), trained(1))
+
+
+@pytest.mark.usefixtures("few_images")
+def test_every_step_passes_the_progress_bar() -> None:
+    seen: list[int] = []
+
+    def track() -> Iterator[int]:
+        for step in range(3):
+            seen.append(step)
+            yield step
+
+    pretrain.pretrain(pretrain.Recipe(steps=3, batch_size=8), track=track())
+    assert seen == [0, 1, 2]
+
+
+def test_views_differ_and_keep_their_shape() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
+    first, second = pretrain.view(images), pretrain.view(images)
+    assert first.shape == images.shape
+    assert torch.isfinite(first).all()
+    assert not torch.equal(first, second)
