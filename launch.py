@@ -63,14 +63,15 @@ def arguments() -> Parser:
         "--benchmark",
         metavar="NAME",
         default="tiny",
-        help="backbone, source and target (default: tiny, embedded)",
+        help="backbone, source and target, or folder:<path> for a target of yours (default: tiny, embedded)",
     )
     add("--backbone", metavar="NAME", help="another backbone: a timm ViT, such as vit_base_patch16_224.dino")
     add("--weights", metavar="FILE", help="its weights from a local file (safetensors, timm, DINO), or random")
     add("--image-size", type=int, metavar="PIXELS", help="input size, if not the backbone's own")
     add("--source", metavar="NAME", help="another source, such as imagenet1k:/data/imagenet or folder:/data/birds")
-    add("--source-per-class", type=int, metavar="N", help="images of each class in the source's bank (default: all)")
+    add("--source-per-class", type=int, metavar="N", help="bank images of each class while searching (default: all)")
     add("--target", metavar="NAME", help="another target, such as folder:/data/birds")
+    add("--bad-images", choices=["error", "skip"], help="what an image file that cannot be read does (default: error)")
     add("--trials", type=int, metavar="N", help="search trials of each method")
     add("--seeds", type=seeds, nargs="+", metavar="SEED", help="seeds of the confirmation, such as 0 1 2 or 0,1,2")
     add("--num-workers", type=int, default=1, metavar="N", help="DDP processes of one trial (default: 1)")
@@ -99,7 +100,7 @@ def arguments() -> Parser:
         default=[],
         metavar="NAME=VALUE",
         dest="overrides",
-        help="override a field of the study, such as train.steps=100 or search.lr.high=0.1; repeatable",
+        help="override any field, such as train.steps=100, search.lr.high=0.1 or source.per_class=50; repeatable",
     )
     add("--dry-run", action="store_true", help="check everything and print the plan; start nothing")
     add("--list", action="store_true", help="list studies, benchmarks and methods")
@@ -125,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             image_size=args.image_size,
             source=args.source,
             source_per_class=args.source_per_class,
+            bad_images=args.bad_images,
             target=args.target,
             trials=args.trials,
             seeds=[seed for word in args.seeds for seed in word] if args.seeds else None,

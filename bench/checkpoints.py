@@ -131,7 +131,7 @@ def export(path: Path, out: Path) -> Sequence[str]:
         "backbone": backbone.model_dump_json(),
         "depth": depth,
         "num_classes": classes,
-        "target": spec.benchmark.target,
+        "target": spec.benchmark.target.name,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, out, metadata={key: str(value) for key, value in {**facts, "record": record.trial}.items()})

@@ -14,7 +14,7 @@ def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
     """The plan, line by line."""
     yield f"Benchmark: {benchmark.name} ({benchmark.summary})"
     blocks = backbones.depth(benchmark.backbone)
-    yield f"           {benchmark.backbone}, {blocks} blocks: {benchmark.source} -> {benchmark.target}"
+    yield f"           {benchmark.backbone}, {blocks} blocks: {benchmark.source.name} -> {benchmark.target.name}"
     for study in suite.studies:
         yield from _study(study, benchmark)
     count = sum(study.trials + study.confirmations for study in suite.studies)
@@ -65,5 +65,5 @@ def parameters(trial: Trial) -> int:
     """Trainable parameters of a trial's model, counted on the real one."""
     benchmark = trial.benchmark
     with torch.random.fork_rng(devices=[]):
-        vit = backbones.create(benchmark.backbone, num_classes=data.num_classes(benchmark.target))
+        vit = backbones.create(benchmark.backbone, num_classes=data.num_classes(benchmark.target.name))
     return methods.trainable_parameters(methods.load(trial.method, **trial.fields).apply(vit))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import benchmarks, data, methods, resources, studies, tracking
 from bench.resources import Plan
-from bench.spec import Backbone, Benchmark, SpecError, Suite, TrainConfig
+from bench.spec import Backbone, Benchmark, SourceData, SpecError, Suite, TargetData, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,11 @@ class Launch:
         from bench import study
 
         if self.address is None:  # on a cluster every node fetches for itself, when its first trial needs the data
-            for name in (self.benchmark.source, self.benchmark.target):
-                data.fetch(name)
+            for own in (self.benchmark.source, self.benchmark.target):
+                data.fetch(own.name)
+            if self.benchmark != benchmarks.get("tiny"):
+                for reason in _read_data(self.benchmark, files_only=False):
+                    print(f"skipped: {reason}")
 
         return study.run(
             self.suite,
@@ -74,6 +77,7 @@ def prepare(
     image_size: int | None = None,
     source: str | None = None,
     source_per_class: int | None = None,
+    bad_images: str | None = None,
     target: str | None = None,
     workers: int = 1,
     trials: int | None = None,
@@ -94,12 +98,26 @@ def prepare(
         if value is not None and value < 1:
             raise SpecError(f"{name} must be at least 1, not {value}")
     settings = {name: value for name, value in (("trials", trials), ("seeds", seeds)) if value is not None}
-    chosen = _with_data(benchmarks.get(benchmark), source, target, source_per_class)
-    chosen = _with_backbone(chosen, name=backbone, weights=weights, image_size=image_size)
+    flags = {
+        "backbone.name": backbone,
+        "backbone.weights": weights,
+        "backbone.image_size": image_size,
+        "source.name": source,
+        "source.per_class": source_per_class,
+        "source.bad_images": bad_images,
+        "target.name": target,
+        "target.bad_images": bad_images,
+    }
+    changes, overrides = _changes(flags, overrides)
+    chosen = benchmarks.adapted(benchmarks.get(benchmark), changes)
+    data.check(chosen.source.name, "source")
+    data.check(chosen.target.name, "target")
     suite = studies.load(study, overrides=overrides, settings=settings)
     depth = _depth(chosen.backbone)
     for member in suite.studies:
         studies.check(member, chosen, depth=depth, workers=workers)
+    if ":" in chosen.source.name + chosen.target.name:  # they lie in folders
+        _read_data(chosen, files_only=True)
     plan = None
     if address is None:
         plan = resources.plan(cores=resources.cores(), gpus=resources.gpus(), workers=workers, slots=slots)
@@ -124,43 +142,36 @@ def _depth(backbone: Backbone) -> int:
     return backbones.depth(backbone)
 
 
-def _with_backbone(benchmark: Benchmark, *, name: str | None, weights: str | None, image_size: int | None) -> Benchmark:
-    """The benchmark with another backbone, under a name that says so."""
-    if name is None and weights is None and image_size is None:
-        return benchmark
-    if weights is not None and weights != "random":
-        weights = str(Path(weights).absolute())
-    own = benchmark.backbone
-    kept = own.weights if name is None else None
-    other = Backbone(name=name or own.name, weights=weights or kept, image_size=image_size or own.image_size)
-    parts = [benchmark.name, f"backbone-{other.name}", *([Path(other.weights).stem] if other.weights else [])]
-    changed = {"backbone": other, "name": "-".join(parts), "head_norm": benchmark.head_norm and name is None}
-    return benchmark.model_copy(update=changed)
+def _changes(flags: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What is asked of the benchmark, by dotted name, and the overrides that are for the study."""
+    changes = {name: value for name, value in flags.items() if value is not None}
+    rest = []
+    for text in overrides:
+        path, value = studies.assignment(text)
+        if path[0] in benchmarks.PARTS:
+            changes[".".join(path)] = value
+        else:
+            rest.append(text)
+    return changes, rest
 
 
-def _with_data(benchmark: Benchmark, source: str | None, target: str | None, per_class: int | None) -> Benchmark:
-    """The benchmark with another source or target, under a name that says so."""
-    parts = [benchmark.name]
-    completed = source is not None and source.startswith(f"{benchmark.source}:")  # only says where the source lies
-    others = (("source", None if completed else source), ("target", target))
-    parts += [f"{role}-{_slug(name)}" for role, name in others if name is not None]
-    changed = {"source": _absolute(source or benchmark.source), "target": _absolute(target or benchmark.target)}
-    data.check(changed["source"], "source")
-    data.check(changed["target"], "target")
-    more = {"name": "-".join(parts), "source_per_class": per_class or benchmark.source_per_class}
-    return benchmark.model_copy(update={**changed, **more})
+def _read_data(benchmark: Benchmark, *, files_only: bool) -> list[str]:
+    """Build the data sets of a benchmark, or those of them that lie in folders; returns what is skipped.
 
+    Files are read through here, so that a bad image is found before anything expensive starts.
+    """
+    from bench import backbones
 
-def _absolute(name: str) -> str:
-    """A data set's name with an absolute path: workers may run in another folder."""
-    kind, colon, argument = name.partition(":")
-    return f"{kind}:{Path(argument).absolute()}" if colon and argument else name
-
-
-def _slug(name: str) -> str:
-    """A data set's name as part of a folder's name: of a path its last part."""
-    kind, _, argument = name.partition(":")
-    return "-".join(filter(None, [kind, Path(argument).name]))
+    size = backbones.preprocess(benchmark.backbone).size
+    source, target = benchmark.source, benchmark.target
+    skipped: dict[str, None] = {}
+    if ":" in target.name or not files_only:
+        found = data.target(target.name, size=size, samples=target.samples, bad_images=target.bad_images)
+        skipped |= dict.fromkeys(data.skipped(found.train, found.val, found.test))
+    if ":" in source.name or not files_only:
+        domain = data.source(source.name, size=size, bad_images=source.bad_images)
+        skipped |= dict.fromkeys(data.skipped(domain.bank, domain.val, domain.test))
+    return list(skipped)
 
 
 def _writable(folder: Path) -> Path:
@@ -194,6 +205,11 @@ def listing() -> str:
     lines += ["", "training fields (train.<field>, or searched under their own name):"]
     for field, about in TrainConfig.model_fields.items():
         lines.append(f"    {field:<16} {about.description} (default: {about.default})")
+    lines += ["", "benchmark fields (<part>.<field>):"]
+    for part, fields in (("backbone", Backbone), ("source", SourceData), ("target", TargetData)):
+        for field, about in fields.model_fields.items():
+            default = "" if about.is_required() else f" (default: {about.default})"
+            lines.append(f"    {f'{part}.{field}':<26} {about.description}{default}")
     return "\n".join(lines)
 
 

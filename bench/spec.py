@@ -135,17 +135,49 @@ class Backbone(Frozen):
         return self.name + (f" ({self.weights})" if self.weights else "")
 
 
+Count = Annotated[int | None, Field(ge=1)]
+BadImages = Annotated[Literal["error", "skip"], Field(description="what an image file that cannot be read does")]
+
+
+class SourceData(Frozen):
+    """What a backbone was pre-trained on, and how much of it a retention reading looks at.
+
+    A reading while searching may look at less than one at the confirmation; each is compared with the untouched
+    backbone on the same images.
+    """
+
+    name: Annotated[str, Field(description="data set, such as imagenet1k:/data/imagenet")]
+    per_class: Annotated[Count, Field(description="bank images of each class while searching; all if empty")] = None
+    queries: Annotated[Count, Field(description="query images of each class while searching; all if empty")] = None
+    confirm_per_class: Annotated[Count, Field(description="bank images of each class at the confirmation")] = None
+    confirm_queries: Annotated[Count, Field(description="query images of each class at the confirmation")] = None
+    bad_images: BadImages = "error"
+
+    def size(self, phase: Literal["search", "confirm"]) -> tuple[int | None, int | None]:
+        """Bank and query images of each class in a phase; None: all of them."""
+        searching = phase == "search"
+        return (self.per_class, self.queries) if searching else (self.confirm_per_class, self.confirm_queries)
+
+
+class TargetData(Frozen):
+    """What a backbone is fine-tuned on."""
+
+    name: Annotated[str, Field(description="data set, such as cifar100 or folder:/data/birds")]
+    samples: Annotated[
+        int | None,
+        Field(ge=5, description="images to learn from: 4/5 for training, 1/5 for validation; all if empty"),
+    ] = None
+    bad_images: BadImages = "error"
+
+
 class Benchmark(Frozen):
     """Backbone, source, target and training budget under one name."""
 
     name: str
     summary: str
     backbone: Backbone
-    source: Annotated[str, Field(description="domain it was pre-trained on, whose loss is measured")]
-    source_per_class: Annotated[
-        int | None, Field(ge=1, description="images of each class in the source's bank; all if empty")
-    ] = None
-    target: Annotated[str, Field(description="data set it is fine-tuned on")]
+    source: Annotated[SourceData, Field(description="domain it was pre-trained on, whose loss is measured")]
+    target: Annotated[TargetData, Field(description="data set it is fine-tuned on")]
     head_norm: Annotated[bool, Field(description="batch norm without parameters between the features and the head")] = (
         False
     )

@@ -71,7 +71,7 @@ def load(
     """
     values = _read(name, folder)
     settings = dict(settings or {})
-    changes = [_assignment(text) for text in overrides]
+    changes = [assignment(text) for text in overrides]
     title = Path(name).stem
     if "suite" not in values:
         for path, value in changes:
@@ -118,7 +118,8 @@ def _read(name: str, folder: Path) -> dict[str, Any]:
     return values
 
 
-def _assignment(text: str) -> tuple[list[str], Any]:
+def assignment(text: str) -> tuple[list[str], Any]:
+    """The dotted name and the value of ``--set name=value``; the value is YAML."""
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise SpecError(f"--set {text!r} must have the form name=value, such as train.steps=100")

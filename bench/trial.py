@@ -18,13 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 from bench import backbones, data, evaluation, methods, parallel, records, training
 from bench.data import Source, Split, Target
 from bench.records import Record
-from bench.spec import Benchmark, TrainConfig, Trial
+from bench.spec import Backbone, Benchmark, SourceData, Trial
 from bench.training import DivergedError, Report, Trained
 
 
 class TrialStopped(Exception):
     """Raised by a ``report`` callable to end the training early; every rank must raise it at the same report."""
 
+
+Phase = Literal["search", "confirm"]
 
 Keep = Callable[[Mapping[str, Tensor]], None]
 """Receives a finished trial's trained tensors by name, see :func:`trained_tensors`; called on rank 0 only."""
@@ -194,10 +196,10 @@ def measure(trial: Trial, vit: Any, device: torch.device) -> Measured:
     split: Literal["val", "test"] = "val" if trial.phase == "search" else "test"
     benchmark = trial.benchmark
     preprocess = backbones.preprocess(benchmark.backbone)
-    target, source = target_of(benchmark), source_of(benchmark)
+    target, source = target_of(benchmark), source_of(benchmark, trial.phase)
     top1, top5 = evaluation.target_accuracy(vit, getattr(target, split), preprocess, device)
     after = evaluation.source_score(vit, source, getattr(source, split), preprocess, device)
-    before = _before(_without_training(benchmark), split, device)
+    before = _before(benchmark.backbone, benchmark.source, trial.phase, split, device)
     prefix = "val_" if trial.phase == "search" else ""
     scores = {
         "target_accuracy": top1,
@@ -206,7 +208,12 @@ def measure(trial: Trial, vit: Any, device: torch.device) -> Measured:
         "forgetting": before.accuracy - after.accuracy,
         "mean": (top1 + after.accuracy) / 2,
     }
-    details = {"target_top5": top5, "knn": _by_k(after), "knn_before": _by_k(before)}
+    details = {
+        "target_top5": top5,
+        "knn": _by_k(after),
+        "knn_before": _by_k(before),
+        "images": _images(target, source, split),
+    }
     return Measured({prefix + name: value for name, value in scores.items()}, details)
 
 
@@ -214,26 +221,43 @@ def _by_k(score: evaluation.SourceScore) -> dict[str, dict[str, float]]:
     return {str(k): {"top1": top1, "top5": top5} for k, (top1, top5) in score.by_k.items()}
 
 
+def _images(target: Target, source: Source, split: Literal["val", "test"]) -> dict[str, int]:
+    """How many images a trial's numbers come from, and how many were left out because they cannot be read."""
+    target_split, queries = getattr(target, split), getattr(source, split)
+    read = (target.train, target_split, source.bank, queries)
+    return {
+        "target_train": len(target.train),
+        f"target_{split}": len(target_split),
+        "source_bank": len(source.bank),
+        "source_queries": len(queries),
+        "skipped": len(data.skipped(*read)),
+    }
+
+
 def target_of(benchmark: Benchmark) -> Target:
     """A benchmark's target, at its backbone's resolution."""
-    return data.target(benchmark.target, size=backbones.preprocess(benchmark.backbone).size)
-
-
-def source_of(benchmark: Benchmark) -> Source:
-    """A benchmark's source, at its backbone's resolution."""
+    own = benchmark.target
     size = backbones.preprocess(benchmark.backbone).size
-    return data.source(benchmark.source, size=size, per_class=benchmark.source_per_class)
+    return data.target(own.name, size=size, samples=own.samples, bad_images=own.bad_images)
 
 
-def _without_training(benchmark: Benchmark) -> Benchmark:
-    """What the untouched backbone's score depends on."""
-    return benchmark.model_copy(update={"train": TrainConfig(), "target": "", "name": "", "summary": ""})
+def source_of(benchmark: Benchmark, phase: Phase) -> Source:
+    """A benchmark's source, at its backbone's resolution, in the size that a phase reads."""
+    return _source_of(benchmark.backbone, benchmark.source, phase)
+
+
+def _source_of(backbone: Backbone, own: SourceData, phase: Phase) -> Source:
+    per_class, queries = own.size(phase)
+    size = backbones.preprocess(backbone).size
+    return data.source(own.name, size=size, per_class=per_class, queries=queries, bad_images=own.bad_images)
 
 
 @functools.cache
-def _before(benchmark: Benchmark, split: Literal["val", "test"], device: torch.device) -> evaluation.SourceScore:
+def _before(
+    backbone: Backbone, own: SourceData, phase: Phase, split: Literal["val", "test"], device: torch.device
+) -> evaluation.SourceScore:
     """Source score of the untouched backbone; the same for all trials, so it is measured once a process."""
-    domain, backbone = source_of(benchmark), benchmark.backbone
+    domain = _source_of(backbone, own, phase)
     queries: Split = getattr(domain, split)
     with torch.random.fork_rng(devices=[]):  # the fresh head that is thrown away must not shift the trial's draws
         vit = backbones.create(backbone, num_classes=0).to(device)

@@ -1,8 +1,9 @@
 """Data sets by name, each with disjoint splits: the folder is the registry.
 
 A data set is one file that defines ``target() -> Target`` (it can be fine-tuned on), ``source() -> Source`` (its
-retention can be measured), or both; they may take a :class:`Request`. A name may carry an argument after a colon, as in
-``folder:/data/birds``. What is built stays in the process, so that the trials of a warm worker share it.
+retention can be measured), or both; they may take a :class:`Request`. Every target can be a source as well: its
+training images are the bank. A name may carry an argument after a colon, as in ``folder:/data/birds``. What is built
+stays in the process, so that the trials of a warm worker share it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from bench.spec import SpecError, unknown
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+Role = Literal["source", "target"]
+Policy = Literal["error", "skip"]
+
+SEED = 0
+"""Of every choice of images that is made here: it belongs to the data, not to a trial."""
+
+TRAIN_SHARE = 0.8
+"""Of a limited budget of labelled images; the rest is validation (VTAB-1k, Zhai et al. 2019: 800 and 200)."""
 
 
 class Split(Protocol):
@@ -32,6 +45,9 @@ class Split(Protocol):
     def take(self, indices: Tensor) -> Tensor:
         """The images at some indices (int64 ``[b]``): uint8 ``[b, 3, h, w]``, on the CPU."""
 
+    def select(self, indices: NDArray[np.int64]) -> Self:
+        """Some of the images as a split of their own."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -41,8 +57,8 @@ class Request:
     """What stands behind the colon of its name."""
     size: int
     """Pixels a side that the backbone wants; only images that are decoded from files heed it."""
-    per_class: int | None
-    """Images of each class in a source's bank; all of them if None."""
+    bad_images: Policy
+    """What an image file that cannot be read does; only images that are decoded from files heed it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,13 @@ class Images:
         """The images at some indices: uint8 ``[b, 3, h, w]``."""
         return self.images[indices]
 
+    def select(self, indices: NDArray[np.int64]) -> Images:
+        """Some of the images as a split of their own."""
+        import torch
+
+        chosen = torch.from_numpy(indices)
+        return Images(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class Target:
@@ -72,6 +95,8 @@ class Target:
     val: Split
     test: Split
     num_classes: int
+    class_names: Sequence[str] = ()
+    """A name for every class, or none at all."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +133,7 @@ def _torchvision_sets() -> Any:
     return SETS
 
 
-def check(name: str, role: Literal["source", "target"]) -> None:
+def check(name: str, role: Role) -> None:
     """Refuse a data set that does not exist, cannot play that role, or whose files are not there.
 
     Raises:
@@ -133,32 +158,102 @@ def _module(kind: str) -> Any:
     return importlib.import_module(f"{__name__}.{kind}")
 
 
-def _builder(kind: str, role: Literal["source", "target"]) -> Any:
-    build = getattr(_module(kind), role, None)
+def _builder(kind: str, role: Role) -> Any:
+    """The function that builds a data set for a role; for a source it may be that of a target."""
+    module = _module(kind)
+    roles = ("target",) if role == "target" else ("source", "target")
+    build = next((getattr(module, name) for name in roles if hasattr(module, name)), None)
     if build is None:
         able = [name for name in names() if hasattr(_module(name), role)]
         raise SpecError(f"data set {kind!r} cannot be a {role} (these can: {', '.join(able)})")
     return build
 
 
-def _build(name: str, role: Literal["source", "target"], size: int, per_class: int | None) -> Any:
+@functools.cache
+def _build(name: str, role: Role, size: int, bad_images: Policy) -> Any:
     check(name, role)
     kind, _, argument = name.partition(":")
     build = _builder(kind, role)
     if inspect.signature(build).parameters:
-        return build(Request(argument or None, size, per_class))
+        return build(Request(argument or None, size, bad_images))
     return build()
 
 
 @functools.cache
-def source(name: str, *, size: int = 224, per_class: int | None = None) -> Source:
-    """A source domain, built once a process; SpecError if that cannot be done. For the arguments see Request."""
-    found: Source = _build(name, "source", size, per_class)
-    return found
+def source(
+    name: str,
+    *,
+    size: int = 224,
+    per_class: int | None = None,
+    queries: int | None = None,
+    bad_images: Policy = "error",
+) -> Source:
+    """A source domain, built once a process.
+
+    Args:
+        name: of the data set.
+        size: pixels a side that the backbone wants.
+        per_class: images of each class in the bank, chosen by a seed; all if None.
+        queries: images of each class in either set of queries, likewise.
+        bad_images: what an image file that cannot be read does.
+
+    Raises:
+        SpecError: it cannot be built.
+    """
+    found = _build(name, "source", size, bad_images)
+    if isinstance(found, Target):
+        found = Source(bank=found.train, val=found.val, test=found.test)
+    return Source(
+        bank=_thinned(found.bank, per_class), val=_thinned(found.val, queries), test=_thinned(found.test, queries)
+    )
+
+
+def skipped(*splits: Split) -> list[str]:
+    """What was left out of some splits because it cannot be read: one sentence an image."""
+    return list(dict.fromkeys(reason for split in splits for reason in getattr(split, "skipped", ())))
+
+
+def _thinned(images: Split, per_class: int | None) -> Split:
+    from bench.data._splits import balanced
+
+    return images if per_class is None else images.select(balanced(images.labels.numpy(), per_class, seed=SEED))
 
 
 @functools.cache
-def target(name: str, *, size: int = 224) -> Target:
-    """A target data set, built once a process; SpecError if that cannot be done. For the arguments see Request."""
-    found: Target = _build(name, "target", size, None)
-    return found
+def target(name: str, *, size: int = 224, samples: int | None = None, bad_images: Policy = "error") -> Target:
+    """A target data set, built once a process.
+
+    Args:
+        name: of the data set.
+        size: pixels a side that the backbone wants.
+        samples: images to learn from, four fifths of them in ``train`` and one in ``val``; all if None. Test images
+            are all kept.
+        bad_images: what an image file that cannot be read does.
+
+    Raises:
+        SpecError: it cannot be built.
+    """
+    found: Target = _build(name, "target", size, bad_images)
+    if samples is None:
+        return found
+    training = round(samples * TRAIN_SHARE)
+    train, val = (
+        _budgeted(getattr(found, part), count, name, part, samples)
+        for part, count in (("train", training), ("val", samples - training))
+    )
+    if missing := found.num_classes - len(set(train.labels.tolist())):
+        raise SpecError(
+            f"target.samples = {samples} leaves {missing} of {name}'s {found.num_classes} classes without a training "
+            f"image: ask for more"
+        )
+    return replace(found, train=train, val=val)
+
+
+def _budgeted(images: Split, count: int, name: str, part: str, samples: int) -> Split:
+    from bench.data._splits import stratified
+
+    if count > len(images):
+        raise SpecError(
+            f"target.samples = {samples} needs {count} {part} images, and {name} has {len(images)}: ask for fewer"
+        )
+    return images.select(stratified(images.labels.numpy(), [count], seed=SEED)[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import Images, Target
+from bench.data import Policy, Request
+from bench.data import _cache as cache
 from bench.data._splits import stratified
 from bench.spec import SpecError
 
@@ -27,6 +28,10 @@ CACHE_BYTES = 2 * 2**30
 RESIZE = 256 / 224
 """The shorter side is resized to this times the crop, as in DINO's evaluation."""
 
+VERIFIED = 20_000
+"""Folders with at most so many images are read through before anything starts; larger ones only if bad images are to be
+skipped."""
+
 
 class FileImages:
     """Labelled image files: what :class:`bench.data.Images` is for images in memory.
@@ -34,12 +39,17 @@ class FileImages:
     Every image is decoded to RGB, its shorter side resized (bicubic) and its centre cropped to ``size`` pixels.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int], *, size: int) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], *, size: int, skipped: Sequence[str] = ()) -> None:
+        """Refer to files, without opening them.
+
+        Args:
+            skipped: what was left out because it cannot be read: one sentence an image.
+        """
         import torch
 
         if not paths:
             raise SpecError("a split holds no images")
-        self.paths, self.size = list(paths), size
+        self.paths, self.size, self.skipped = list(paths), size, list(skipped)
         self.labels: Tensor = torch.tensor(labels, dtype=torch.int64)
         self._kept: dict[int, Tensor] = {}
         self._keep = len(paths) * 3 * size * size <= CACHE_BYTES
@@ -52,6 +62,11 @@ class FileImages:
         import torch
 
         return torch.stack(list(self._pool.map(self._one, indices.tolist())))
+
+    def select(self, indices: NDArray[np.int64]) -> FileImages:
+        """Some of the images as a split of their own."""
+        labels = self.labels.numpy()[indices].tolist()
+        return FileImages([self.paths[i] for i in indices], labels, size=self.size, skipped=self.skipped)
 
     def _one(self, index: int) -> Tensor:
         found = self._kept.get(index)
@@ -73,19 +88,28 @@ def decode(path: Path, size: int) -> Tensor:
         ValueError: naming the file, if it is missing, damaged, too large or no picture.
     """
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(path) as file:
-            picture = _to_rgb(file)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+    picture = _read(path)
     scale = max(round(size * RESIZE), size) / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     picture = picture.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def _read(path: Path, *, draft: bool = False) -> PIL.Image.Image:
+    """An image file as RGB; as a draft a JPEG is decoded at an eighth of its size, with every byte of it read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            if draft:
+                file.draft("RGB", (file.width // 8, file.height // 8))
+            return _to_rgb(file)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
 
 
 def _to_rgb(file: PIL.Image.Image) -> PIL.Image.Image:
@@ -98,17 +122,17 @@ def _to_rgb(file: PIL.Image.Image) -> PIL.Image.Image:
     return file.convert("RGB")
 
 
-def scan(folder: Path, classes: Sequence[str] | None = None) -> tuple[list[str], list[Path], list[int]]:
+def scan(folder: Path, request: Request, *, classes: Sequence[str] | None = None) -> tuple[list[str], FileImages]:
     """Images of a folder of class folders, sorted.
 
     Args:
         classes: names that are known from another split; others are an error.
 
     Returns:
-        Class names, image files, labels.
+        Class names and images.
 
     Raises:
-        SpecError: there are no classes, a class has no images, or a class is not known.
+        SpecError: there are no classes, a class has no images, a class is not known, or an image cannot be read.
     """
     if not folder.is_dir():
         raise SpecError(f"there is no folder {folder}")
@@ -118,15 +142,30 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> tuple[list[str],
         raise SpecError(f"{folder} holds the class {surplus[0]!r}, which the training images do not have")
     if len(names) < 2:
         raise SpecError(f"{folder} must hold a folder of images for each of at least two classes, not {len(names)}")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        own = _images(folder / name)
-        if not own:
-            raise SpecError(f"class {name!r} has no images in {folder}")
-        paths += own
-        labels += [label] * len(own)
-    return names, paths, labels
+    own = [_images(folder / name) for name in names]
+    if empty := [name for name, files in zip(names, own, strict=True) if not files]:
+        raise SpecError(f"class {empty[0]!r} has no images in {folder}")
+    labels = [label for label, files in enumerate(own) for _ in files]
+    images = readable([path for files in own for path in files], labels, request)
+    if gone := sorted(set(labels) - set(images.labels.tolist())):
+        raise SpecError(f"class {names[gone[0]]!r} has no image that can be read in {folder}")
+    return names, images
+
+
+def readable(paths: Sequence[Path], labels: Sequence[int], request: Request) -> FileImages:
+    """Image files, without those that cannot be read if they are to be skipped.
+
+    Raises:
+        SpecError: an image cannot be read and is not to be skipped.
+    """
+    bad = _unreadable(paths, request.bad_images)
+    if bad and request.bad_images == "error":
+        others = f" ({len(bad)} of {len(paths)} images are like that)" if len(bad) > 1 else ""
+        advice = "mend or remove it, or skip such images with --bad-images skip"
+        raise SpecError(f"{next(iter(bad.values()))}; {advice}{others}")
+    good = [index for index in range(len(paths)) if index not in bad]
+    chosen = [paths[index] for index in good], [labels[index] for index in good]
+    return FileImages(*chosen, size=request.size, skipped=list(bad.values()))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -140,44 +179,55 @@ def _images(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def _unreadable(paths: Sequence[Path], policy: Policy) -> dict[int, str]:
+    """Images that cannot be read: index to reason. Read through once, and again only when a file has changed."""
+    if policy == "error" and len(paths) > VERIFIED:
+        return {}  # each of them raises when it is taken
+    found = cache.remember("verified", cache.digest(_fingerprints(paths)), lambda: _read_through(paths))
+    return {int(index): reason for index, reason in found.items()}
+
+
+def _fingerprints(paths: Sequence[Path]) -> Iterator[str]:
+    from PIL import Image
+
+    yield str(Image.MAX_IMAGE_PIXELS)
+    for path in paths:
+        yield str(path.absolute())
+        yield str((path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None)
+
+
+def _read_through(paths: Sequence[Path]) -> dict[int, str]:
+    from rich.progress import track
+
+    def problem(path: Path) -> str | None:
+        try:
+            _read(path, draft=True)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        found = pool.map(problem, paths)
+        shown = track(found, description="reading images through", total=len(paths), disable=len(paths) < 1000)
+        return {index: reason for index, reason in enumerate(shown) if reason}
+
+
 def split_off(
-    paths: Sequence[Path], labels: Sequence[int], shares: Sequence[float], *, seed: int
-) -> list[tuple[list[Path], list[int]]]:
+    images: FileImages, shares: Sequence[float], *, seed: int, names: Sequence[str] | None = None
+) -> list[FileImages]:
     """Split files by class into parts of the given shares of the whole; what is left over is the first part.
 
     Raises:
         SpecError: a class is too small to be in every part.
     """
-    array: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
-    sizes = [round(share * len(array)) for share in shares]
-    parts = stratified(array, [len(array) - sum(sizes), *sizes], seed=seed)
-    classes = set(labels)
+    labels = images.labels.numpy()
+    sizes = [round(share * len(labels)) for share in shares]
+    parts = stratified(labels, [len(labels) - sum(sizes), *sizes], seed=seed)
     for part in parts:
-        if missing := sorted(classes - set(array[part].tolist())):
-            count = int((array == missing[0]).sum())
+        if missing := sorted(set(labels.tolist()) - set(labels[part].tolist())):
+            name = repr(names[missing[0]]) if names else f"number {missing[0]}"
             raise SpecError(
-                f"class number {missing[0]} has {count} images, too few for training, validation and test: "
-                f"add images, or make train, val and test folders"
+                f"class {name} has {int((labels == missing[0]).sum())} images, too few to be in every one of "
+                f"training, validation and test: add images, or make train, val and test folders"
             )
-    return [([paths[i] for i in part], array[part].tolist()) for part in parts]
-
-
-def as_target(parts: Sequence[tuple[list[Path], list[int]]], *, classes: int, size: int) -> Target:
-    """A target from the files of train, validation and test."""
-    train, val, test = (FileImages(paths, labels, size=size) for paths, labels in parts)
-    return Target(train=train, val=val, test=test, num_classes=classes)
-
-
-def balanced(
-    paths: Sequence[Path], labels: Sequence[int], per_class: int | None, *, seed: int
-) -> tuple[list[Path], list[int]]:
-    """At most ``per_class`` images of every class, chosen by the seed."""
-    if per_class is None:
-        return list(paths), list(labels)
-    array = np.asarray(labels)
-    order = np.random.default_rng(seed).permutation(len(array))
-    chosen = [i for label in np.unique(array) for i in order[array[order] == label][:per_class]]
-    return [paths[i] for i in chosen], [int(array[i]) for i in chosen]
-
-
-__all__ = ["FileImages", "Images", "as_target", "balanced", "decode", "scan", "split_off"]
+    return [images.select(part) for part in parts]

@@ -34,3 +34,10 @@ def stratified(labels: NDArray[np.int64], sizes: Sequence[int], *, seed: int) ->
     dealt = np.argsort(place, kind="stable")
     ends = np.cumsum(sizes)
     return [np.sort(dealt[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+
+
+def balanced(labels: NDArray[np.int64], per_class: int, *, seed: int) -> NDArray[np.int64]:
+    """Sorted indices of at most ``per_class`` images of every class, chosen by the seed."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    own = labels[order]
+    return np.sort(np.concatenate([order[own == label][:per_class] for label in np.unique(own)]))

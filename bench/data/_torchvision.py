@@ -6,7 +6,6 @@ seeded, stratified part of the training images. Test images are the official one
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import Images, Request, Source, Split, Target
-from bench.data._files import FileImages, balanced, split_off
+from bench.data import Images, Request, Split, Target
+from bench.data._cache import root
+from bench.data._files import FileImages, readable, split_off
 from bench.data._splits import stratified
 from bench.spec import SpecError
 
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 SEED = 0
 VAL_SHARE = 0.1
 """Part of the training images that becomes validation where there is no official one."""
-
-
-def root() -> Path:
-    """Where data sets are kept: the environment variable BENCH_DATA, else a cache folder of the user's."""
-    return Path(os.environ.get("BENCH_DATA", "~/.cache/vit-forgetting-bench")).expanduser()
 
 
 @dataclass(frozen=True)
@@ -54,16 +49,13 @@ class TorchvisionSet:
 
     def target(self, request: Request) -> Target:
         """The three splits."""
-        train, test = self._load(self.train, request.size), self._load(self.test, request.size)
+        opened = self._open(self.train)
+        train, test = _split_of(opened, request), _split_of(self._open(self.test), request)
         if self.val is not None:
-            return Target(train, self._load(self.val, request.size), test, self.classes)
-        rest, val = _split(train)
-        return Target(rest, val, test, self.classes)
-
-    def source(self, request: Request) -> Source:
-        """Bank: training images; queries: validation images for the search, test images for the confirmation."""
-        own = self.target(request)
-        return Source(bank=_thinned(own.train, request.per_class), val=own.val, test=own.test)
+            val = _split_of(self._open(self.val), request)
+        else:
+            train, val = _split(train)
+        return Target(train, val, test, self.classes, class_names=_class_names(opened))
 
     def fetch(self) -> None:
         """Download the files unless they are there; one process of a machine at a time.
@@ -72,9 +64,6 @@ class TorchvisionSet:
             SpecError: they cannot be had, with the place to put them.
         """
         self._open(self.train)
-
-    def _load(self, arguments: tuple[tuple[str, Any], ...], size: int) -> Split:
-        return _split_of(self._open(arguments), size)
 
     def _open(self, arguments: tuple[tuple[str, Any], ...]) -> Any:
         from filelock import FileLock
@@ -123,7 +112,7 @@ SETS: Mapping[str, TorchvisionSet] = {
 }
 
 
-def _split_of(found: Any, size: int) -> Split:
+def _split_of(found: Any, request: Request) -> Split:
     """A torchvision data set as a split: images in memory stay there, files stay files."""
     if hasattr(found, "data"):
         labels = found.targets if hasattr(found, "targets") else found.labels
@@ -132,7 +121,7 @@ def _split_of(found: Any, size: int) -> Split:
         paths, labels = zip(*found._samples, strict=True)
     else:
         paths, labels = (found._images if hasattr(found, "_images") else found._image_files), found._labels
-    return FileImages([Path(path) for path in paths], list(labels), size=size)
+    return readable([Path(path) for path in paths], [int(label) for label in labels], request)
 
 
 def _pixels(array: NDArray[np.uint8]) -> Tensor:
@@ -152,27 +141,13 @@ def _labels(values: Any) -> Tensor:
 def _split(train: Split) -> tuple[Split, Split]:
     """Training images without, and with nothing but, the validation part."""
     if isinstance(train, FileImages):
-        parts = split_off(train.paths, train.labels.tolist(), [VAL_SHARE], seed=SEED)
-        first, second = (FileImages(paths, labels, size=train.size) for paths, labels in parts)
+        first, second = split_off(train, [VAL_SHARE], seed=SEED)
         return first, second
     count = round(VAL_SHARE * len(train))
     rest, val = stratified(train.labels.numpy(), [len(train) - count, count], seed=SEED)
-    return _chosen(train, rest), _chosen(train, val)
+    return train.select(rest), train.select(val)
 
 
-def _chosen(images: Split, indices: NDArray[np.int64]) -> Images:
-    import torch
-
-    chosen = torch.from_numpy(np.asarray(indices))
-    return Images(images.take(chosen), images.labels[chosen])
-
-
-def _thinned(bank: Split, per_class: int | None) -> Split:
-    if per_class is None:
-        return bank
-    if isinstance(bank, FileImages):
-        paths, labels = balanced(bank.paths, bank.labels.tolist(), per_class, seed=SEED)
-        return FileImages(paths, labels, size=bank.size)
-    order = np.random.default_rng(SEED).permutation(len(bank))
-    own = bank.labels.numpy()[order]
-    return _chosen(bank, np.concatenate([order[own == label][:per_class] for label in np.unique(own)]))
+def _class_names(found: Any) -> list[str]:
+    """Names as torchvision gives them: Imagenette has several for a class."""
+    return [", ".join(name) if isinstance(name, tuple) else str(name) for name in getattr(found, "classes", ())]

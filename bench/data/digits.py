@@ -28,7 +28,7 @@ def target() -> Target:
     splits = {
         name: Images(images[part], torch.from_numpy(labels[part])) for name, part in zip(SIZES, parts, strict=True)
     }
-    return Target(**splits, num_classes=10)
+    return Target(**splits, num_classes=10, class_names=[str(digit) for digit in range(10)])
 
 
 def _resize(images: Tensor) -> Tensor:

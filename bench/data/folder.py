@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.data import Request, Source, Target
-from bench.data._files import FileImages, as_target, balanced, scan, split_off
+from bench.data import Request, Target
+from bench.data._files import FileImages, scan, split_off
 from bench.spec import SpecError
 
 SHARE = 0.15
@@ -15,7 +15,7 @@ SEED = 0
 
 
 def check(argument: str) -> None:
-    """Raise a SpecError if there is no such folder."""
+    """Raise a SpecError if there is no such folder, or none of classes in it."""
     if not argument:
         raise SpecError("say which folder, as in folder:/data/birds")
     if not Path(argument).is_dir():
@@ -24,27 +24,15 @@ def check(argument: str) -> None:
 
 def target(request: Request) -> Target:
     """Its splits: the folders ``train``, ``val`` and ``test``; a missing one is split off ``train``, stratified."""
-    root = _root(request)
-    train = root / "train" if (root / "train").is_dir() else root
-    names, paths, labels = scan(train)
-    given = {part: root / part for part in ("val", "test") if train != root and (root / part).is_dir()}
-    missing = [part for part in ("val", "test") if part not in given]
-    rest, *split = split_off(paths, labels, [SHARE] * len(missing), seed=SEED)
-    parts = dict(zip(missing, split, strict=True))
-    for part, folder in given.items():
-        _, own_paths, own_labels = scan(folder, names)
-        parts[part] = (own_paths, own_labels)
-    return as_target([rest, parts["val"], parts["test"]], classes=len(names), size=request.size)
-
-
-def source(request: Request) -> Source:
-    """Bank: training images; queries: validation images for the search, test images for the confirmation."""
-    own = target(request)
-    assert isinstance(own.train, FileImages)
-    paths, labels = balanced(own.train.paths, own.train.labels.tolist(), request.per_class, seed=SEED)
-    return Source(bank=FileImages(paths, labels, size=request.size), val=own.val, test=own.test)
-
-
-def _root(request: Request) -> Path:
     check(request.argument or "")
-    return Path(request.argument or "")
+    root = Path(request.argument or "")
+    train = root / "train" if (root / "train").is_dir() else root
+    names, images = scan(train, request)
+    parts: dict[str, FileImages] = {}
+    for part in ("val", "test"):
+        if train != root and (root / part).is_dir():
+            parts[part] = scan(root / part, request, classes=names)[1]
+    missing = [part for part in ("val", "test") if part not in parts]
+    rest, *split = split_off(images, [SHARE] * len(missing), names=names, seed=SEED)
+    parts |= dict(zip(missing, split, strict=True))
+    return Target(rest, parts["val"], parts["test"], len(names), class_names=names)

@@ -121,7 +121,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="class 'zebra' has no images"):
         target("empty")
     classes(tmp_path / "few", count=1)
-    with pytest.raises(SpecError, match="too few for training, validation and test"):
+    with pytest.raises(SpecError, match="too few to be in every one of training, validation and test"):
         target("few")
     classes(tmp_path / "odd" / "train")
     classes(tmp_path / "odd" / "test", names=("cat", "dog", "emu bird é", "gnu"), count=2)
@@ -137,3 +137,30 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         data.target("digits:/x", size=16)
     with pytest.raises(SpecError, match="say which folder"):
         data.target("folder", size=16)
+
+
+def test_unreadable_images_are_named_or_skipped_and_counted(tmp_path: Path) -> None:
+    classes(tmp_path)
+    (tmp_path / "cat" / "03.png").write_bytes(b"no picture")
+    whole = (tmp_path / "dog" / "04.png").read_bytes()
+    (tmp_path / "dog" / "04.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SpecError, match=r"03\.png cannot be read .*--bad-images skip \(2 of 60 images are like that\)"):
+        data.target(f"folder:{tmp_path}", size=16)
+    target = data.target(f"folder:{tmp_path}", size=16, bad_images="skip")
+    assert sum(len(part) for part in (target.train, target.val, target.test)) == 58
+    assert [reason.split(" cannot")[0][-6:] for reason in data.skipped(target.train)] == ["03.png", "04.png"]
+    (tmp_path / "dog" / "04.png").write_bytes(whole)  # what was found is not remembered of a file that has changed
+    with pytest.raises(SpecError, match=r"03\.png cannot be read as a picture: [^(]*skip$"):
+        data.target(f"folder:{tmp_path}", size=17)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_named(tmp_path: Path) -> None:
+    classes(tmp_path, count=10)
+    for path in (tmp_path / "dog").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(SpecError, match="class 'dog' has no image that can be read"):
+        data.target(f"folder:{tmp_path}", size=16, bad_images="skip")
+
+
+def test_class_names_are_the_folders(tmp_path: Path) -> None:
+    assert data.target(f"folder:{classes(tmp_path)}", size=16).class_names == ["cat", "dog", "emu bird é"]

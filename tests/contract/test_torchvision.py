@@ -158,6 +158,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: Path(path).exists())
     data.source.cache_clear()
     data.target.cache_clear()
+    data._build.cache_clear()
 
 
 def fingerprints(split: Split) -> set[bytes]:

@@ -14,6 +14,7 @@ from bench import backbones, data, evaluation, pretrain
 from bench.backbones import ASSETS, TINY_PREPROCESS
 from bench.data import Split, shapes
 from bench.data._splits import stratified
+from bench.spec import SpecError
 
 FACTS = json.loads((ASSETS / "tiny.json").read_text())
 
@@ -74,8 +75,26 @@ def test_unknown_data_sets_are_named() -> None:
         data.target("digit")
     with pytest.raises(ValueError, match="cannot be a target"):
         data.target("shapes")
-    with pytest.raises(ValueError, match="cannot be a source"):
-        data.source("digits")
+
+
+def test_every_target_can_be_a_source() -> None:
+    domain = data.source("digits", per_class=7, queries=3)
+    assert torch.bincount(domain.bank.labels).tolist() == [7] * 10
+    for queries in (domain.val, domain.test):
+        assert torch.bincount(queries.labels).tolist() == [3] * 10
+    assert not fingerprints(domain.bank) & fingerprints(domain.val)
+
+
+def test_a_budget_of_labelled_images_is_divided_four_to_one() -> None:
+    full, few = data.target("digits"), data.target("digits", samples=100)
+    assert [len(part) for part in (few.train, few.val, few.test)] == [80, 20, 500]
+    assert torch.bincount(few.train.labels).tolist() == [8] * 10
+    assert fingerprints(few.train) <= fingerprints(full.train)
+    assert fingerprints(few.val) <= fingerprints(full.val)
+    with pytest.raises(SpecError, match=r"needs 1600 train images, and digits has 997"):
+        data.target("digits", samples=2000)
+    with pytest.raises(SpecError, match=r"leaves 6 of digits's 10 classes without a training image"):
+        data.target("digits", samples=5)
 
 
 def test_the_backbone_file_is_the_described_one() -> None:

@@ -1,0 +1,42 @@
+"""What is kept on disk between launches: downloaded data, and measurements that are the same for many trials."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.records import write_atomically
+
+
+def root() -> Path:
+    """The folder: the environment variable BENCH_DATA, else a cache folder of the user's."""
+    return Path(os.environ.get("BENCH_DATA", "~/.cache/vit-forgetting-bench")).expanduser()
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """A key for something that depends on all of the parts and on their order."""
+    found = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        found.update(len(data).to_bytes(8, "little") + data)
+    return found.hexdigest()
+
+
+def remember(kind: str, key: str, compute: Callable[[], Any]) -> Any:
+    """A JSON value that is computed once for all processes of the machine.
+
+    Args:
+        kind: folder below :func:`root`.
+        key: of everything that the value depends on, see :func:`digest`.
+        compute: makes the value where it is not known yet.
+    """
+    path = root() / kind / f"{key}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    value = compute()
+    write_atomically(path, json.dumps(value))
+    return value
