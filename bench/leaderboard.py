@@ -21,6 +21,11 @@ METHOD_ORDER = ("full", "top_k", "linear", "lora", "block_expansion")
 QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
 REFERENCES = Path(__file__).parent.parent / "results" / "reference"
 UNTOUCHED = "untouched backbone"
+TEST_SELECTED = "†"
+TEST_LEGEND = (
+    "†: hyper-parameters and checkpoint chosen on test data, as in the paper (protocol: paper); such rows compare with "
+    "the published ones only."
+)
 LEGEND = (
     "Accuracies in percent, ± the standard deviation over seeds. Target: test accuracy of the fine-tuned head. "
     "Source: weighted k-NN accuracy (k = 20) of the backbone's features on the domain it was pre-trained on. "
@@ -57,11 +62,14 @@ class Row:
     best: bool
     failed: int
     trials: tuple[str, ...]
+    test_selected: bool = False
+    """Chosen on test data (``protocol: paper``), and so not comparable with rows that were not."""
 
     @property
     def label(self) -> str:
-        """The row's short name: its method, and the values that tell it from the method's other rows."""
-        return " ".join([self.method, *(f"{name}={value}" for name, value in self.row.items())])
+        """The row's short name: its method, and the values that tell it from the method's other rows; † if marked."""
+        mark = [TEST_SELECTED] if self.test_selected else []
+        return " ".join([self.method, *(f"{name}={value}" for name, value in self.row.items()), *mark])
 
     @property
     def settings(self) -> str:
@@ -119,15 +127,15 @@ def _before(records: Sequence[Record]) -> float | None:
     return min(values, default=None)
 
 
-def _row_of(record: Record) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    return record.method, tuple(record.row.items())
+def _row_of(record: Record) -> tuple[str, tuple[tuple[str, Any], ...], str]:
+    return record.method, tuple(record.row.items()), record.protocol
 
 
 def _order(record: Record) -> tuple[Any, ...]:
     """Methods in the order of METHOD_ORDER, their rows by value, numbers before text."""
     known = METHOD_ORDER.index(record.method) if record.method in METHOD_ORDER else len(METHOD_ORDER)
     values = [(isinstance(v, str), v) if isinstance(v, (int, float)) else (True, str(v)) for v in record.row.values()]
-    return known, record.method, values, record.seed
+    return known, record.method, values, record.protocol, record.seed
 
 
 def _row(group: Sequence[Record]) -> Row:
@@ -143,6 +151,7 @@ def _row(group: Sequence[Record]) -> Row:
         best=False,
         failed=len(group) - len(good),
         trials=tuple(record.trial for record in group),
+        test_selected=first.protocol == "paper",
     )
 
 
@@ -189,6 +198,7 @@ def markdown(board: Leaderboard) -> str:
             *("| " + " | ".join(line) + " |" for line in lines),
             "",
             LEGEND,
+            *_marked(board),
             *_failures(board),
             *_published(board),
             "",
@@ -211,6 +221,10 @@ def _untouched(board: Leaderboard) -> list[str]:
     before = board.source_accuracy_before
     known = f"{before:.2f}" if before is not None else "–"
     return [UNTOUCHED, "", "0", "–", known, "0.00", "–", ""]
+
+
+def _marked(board: Leaderboard) -> list[str]:
+    return ["", TEST_LEGEND] if any(row.test_selected for row in board.rows) else []
 
 
 def _failures(board: Leaderboard) -> list[str]:
@@ -240,7 +254,8 @@ def _published_cells(entry: Mapping[str, Any], board: Leaderboard) -> list[str]:
     label = " ".join([entry["method"], *(f"{name}={value}" for name, value in entry["row"].items())])
     numbers = [f"{entry[name]:.2f}" for name in ("target_accuracy", "source_accuracy", "mean")]
     own = next((row for row in board.rows if _is_published(row, entry)), None)
-    ours = [str((own and getattr(own, name)) or "–") for name in ("target_accuracy", "source_accuracy", "mean")]
+    mark = f" {TEST_SELECTED}" if own and own.test_selected else ""
+    ours = [str((own and getattr(own, name)) or "–") + mark for name in ("target_accuracy", "source_accuracy", "mean")]
     return [label, f"{entry['trainable_parameters']:,}", *numbers, *ours]
 
 
@@ -254,13 +269,35 @@ def as_csv(board: Leaderboard) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{name}_{part}" for name in QUANTITIES for part in ("mean", "std", "n")]
-    writer.writerow(["method", "row", "hyperparameters", "trainable_parameters", *columns, "failed", "pareto", "best"])
+    writer.writerow(
+        [
+            "method",
+            "row",
+            "hyperparameters",
+            "trainable_parameters",
+            *columns,
+            "failed",
+            "pareto",
+            "best",
+            "test_selected",
+        ]
+    )
     for row in board.rows:
         spreads = [getattr(row, name) for name in QUANTITIES]
         numbers = [getattr(s, part) if s else None for s in spreads for part in ("mean", "std", "n")]
         chosen = json.dumps(dict(row.hyperparameters))
         writer.writerow(
-            [row.method, row.label, chosen, row.trainable_parameters, *numbers, row.failed, row.pareto, row.best]
+            [
+                row.method,
+                row.label,
+                chosen,
+                row.trainable_parameters,
+                *numbers,
+                row.failed,
+                row.pareto,
+                row.best,
+                row.test_selected,
+            ]
         )
     return text.getvalue()
 
@@ -271,7 +308,8 @@ def table(board: Leaderboard) -> Table:
 
     found = Table(
         title=f"{board.study} on {board.benchmark}, {len(board.seeds)} seed{'s' * (len(board.seeds) != 1)}",
-        caption="percent ± std over seeds · MEAN = (target + source) / 2 · ★ Pareto front",
+        caption="percent ± std over seeds · MEAN = (target + source) / 2 · ★ Pareto front"
+        + (" · † chosen on test data" if _marked(board) else ""),
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -383,7 +421,7 @@ def _draw_method(axes: Any, method: str, rows: Sequence[Row], style: int) -> Non
     axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35, zorder=2)  # shows the order of a method's rows
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     for index, (row, place) in enumerate(zip(rows, zip(x, y, strict=True), strict=True)):
-        text = ", ".join(f"{name}={value}" for name, value in row.row.items())
+        text = ", ".join(f"{name}={value}" for name, value in row.row.items()) + TEST_SELECTED * row.test_selected
         above = index % 2 == 0
         axes.annotate(
             text,

@@ -19,7 +19,7 @@ def rank() -> int:
 
 def mine(count: int) -> Tensor:
     """Indices of ``0 .. count-1`` that this rank works on, int64; over all ranks each index comes exactly once."""
-    return torch.arange(rank(), count, world())
+    return torch.arange(count)[rank() :: world()]
 
 
 def gather(rows: Tensor, count: int) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-from bench import backbones, data, methods, studies
-from bench.spec import Benchmark, Space, Study, Suite, Trial, Value
+from bench import backbones, data, methods, studies, training
+from bench.spec import Benchmark, Space, SpecError, Study, Suite, Trial, Value
 
 
 def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
@@ -18,7 +19,18 @@ def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
     for study in suite.studies:
         yield from _study(study, benchmark)
     count = sum(study.trials + study.confirmations for study in suite.studies)
-    yield f"In all:    {count} trials of {_sizes(suite, benchmark)}"
+    yield f"In all:    {count} trials of {_sizes(suite, benchmark)}; {_seen(suite, benchmark):,} training images seen"
+    if torch.cuda.is_available():
+        yield from estimate(suite, benchmark, torch.device("cuda"))
+
+
+def _seen(suite: Suite, benchmark: Benchmark) -> int:
+    """Images in all optimizer steps; where a space holds several lengths, those of its last corner count."""
+    seen = 0
+    for study in suite.studies:
+        train = studies.corners(study, benchmark)[-1].train
+        seen += (study.trials + study.confirmations) * train.steps * train.batch_size
+    return seen
 
 
 def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
@@ -62,8 +74,54 @@ def _corners(study: Study, benchmark: Benchmark, row: dict[str, Value]) -> list[
 
 
 def parameters(trial: Trial) -> int:
-    """Trainable parameters of a trial's model, counted on the real one."""
+    """Trainable parameters of a trial's model, counted on one without weights and without memory."""
+    with torch.device("meta"):
+        return methods.trainable_parameters(_model(trial))
+
+
+def _model(trial: Trial) -> Any:
+    """The architecture of a trial, prepared by its method; its weights do not matter here."""
     benchmark = trial.benchmark
-    with torch.random.fork_rng(devices=[]):
-        vit = backbones.create(benchmark.backbone, num_classes=data.num_classes(benchmark.target.name))
-    return methods.trainable_parameters(methods.load(trial.method, **trial.fields).apply(vit))
+    classes = data.num_classes(benchmark.target.name, bad_images=benchmark.target.bad_images)
+    vit = backbones.plain(benchmark.backbone, num_classes=classes)
+    if benchmark.head_norm:
+        backbones.add_head_norm(vit)
+    return methods.load(trial.method, **trial.fields).apply(vit)
+
+
+def estimate(suite: Suite, benchmark: Benchmark, device: torch.device) -> Iterator[str]:
+    """What the training of a suite would take on a device, from a few steps of every row on random images."""
+    total = 0.0
+    for study in suite.studies:
+        share = (study.trials + study.confirmations) / study.row_count
+        for row in study.row_values:
+            trial = _corners(study, benchmark, row)[-1]
+            seconds, peak = time_steps(trial, device)
+            total += share * trial.train.steps * seconds
+            memory = f", {peak / 2**30:.1f} GiB at most" if peak else ""
+            name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
+            yield f"             {name:<28} {1000 * seconds:>9.1f} ms a step{memory}"
+    yield f"Estimate:  {total / 3600:.2f} hours of one {device.type} in training steps; readings come on top"
+
+
+def time_steps(trial: Trial, device: torch.device, *, steps: int = 5) -> tuple[float, int]:
+    """Seconds of one optimizer step, and the device's peak memory in bytes (0 on a CPU).
+
+    Raises:
+        SpecError: the batch does not fit into the device's memory.
+    """
+    config = trial.train.model_copy(update={"steps": steps, "warmup_steps": 0, "val_every": 0})
+    preprocess = backbones.preprocess(trial.benchmark.backbone)
+    size = (config.batch_size, 3, preprocess.size, preprocess.size)
+    images = data.Images(torch.zeros(size, dtype=torch.uint8), torch.zeros(config.batch_size, dtype=torch.int64))
+    try:
+        model = _model(trial).to(device)
+        for _ in range(2):  # the first round warms the device up
+            run = training.train(model, images, preprocess, config, seed=0, device=device, report=lambda metrics: None)
+    except torch.OutOfMemoryError:
+        raise SpecError(
+            f"{trial.method} with {config.batch_size} images a step does not fit into the memory of one {device.type}: "
+            f"lower train.batch_size, or raise --num-workers"
+        ) from None
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return run.seconds / steps, peak

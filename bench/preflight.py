@@ -28,7 +28,7 @@ class Launch:
 
     def run(self) -> int:
         """Carry it out; returns the exit code."""
-        from bench import study
+        from bench import backbones, study
 
         if self.address is None:  # on a cluster every node fetches for itself, when its first trial needs the data
             for own in (self.benchmark.source, self.benchmark.target):
@@ -36,6 +36,7 @@ class Launch:
             if self.benchmark != benchmarks.get("tiny"):
                 for reason in _read_data(self.benchmark, files_only=False):
                     print(f"skipped: {reason}")
+                backbones.create(self.benchmark.backbone, num_classes=0)  # downloaded once, before the workers start
 
         return study.run(
             self.suite,

@@ -45,6 +45,8 @@ class Record(BaseModel):
     seed: int
     phase: Literal["search", "confirm"]
     status: Literal["ok", "failed", "stopped"]
+    protocol: Literal["clean", "paper"] = "clean"
+    """``paper``: chosen on test data, as in arXiv 2404.17245; not comparable with clean results."""
     error: str | None = None
     target_accuracy: Percent | None = None
     source_accuracy: Percent | None = None
@@ -118,6 +120,7 @@ def of(
         seed=trial.seed,
         phase=trial.phase,
         status=status,
+        protocol=trial.protocol,
         steps=steps,
         config=trial.model_dump(mode="json"),
         provenance=provenance(devices=devices) | {"workers": workers},

@@ -58,13 +58,14 @@ def proposals(study: Study, metric: str, mode: str) -> OptunaSearch:
     """Optuna's tree-structured Parzen estimator over the study's space.
 
     Every leaderboard row gets the same number of trials (one more for the first ones where it does not divide): the row
-    fields are dealt out in turn, and Optuna chooses all other fields. A row that is searched less looks worse.
+    fields are dealt out in turn, and Optuna chooses all other fields. A row that is searched less looks worse. A space
+    that is no larger than the number of trials is tried completely.
     """
     return OptunaSearch(
         space=functools.partial(suggest, search=study.search),
         metric=metric,
         mode=mode,
-        points_to_evaluate=study.dealt_rows if study.rows else None,
+        points_to_evaluate=study.dealt_points or None,
         sampler=optuna.samplers.TPESampler(seed=SEED, n_startup_trials=max(2, study.trials // 3), multivariate=True),
     )
 

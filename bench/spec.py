@@ -218,6 +218,11 @@ class Space(Frozen):
         return (self.low, self.high)
 
 
+Protocol = Literal["clean", "paper"]
+"""How trials are measured: ``clean`` chooses on validation data and normalises as the backbone was trained; ``paper``
+repeats arXiv 2404.17245, which chose on test data and fine-tuned with mean and deviation 0.5."""
+
+
 class Study(Frozen):
     """A method, a search space and an objective; what one file of ``search_spaces/`` says."""
 
@@ -230,6 +235,7 @@ class Study(Frozen):
     trials: Annotated[int, Field(ge=1)] = 12
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (0, 1, 2)
     scheduler: Literal["none", "asha"] = "none"
+    protocol: Protocol = "clean"
     train: dict[str, Value] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -255,10 +261,21 @@ class Study(Frozen):
         return len(self.row_values)
 
     @property
-    def dealt_rows(self) -> list[dict[str, Value]]:
-        """The row of each trial: dealt out in turn, so that all rows are tried equally often (or once less)."""
+    def dealt_points(self) -> list[dict[str, Value]]:
+        """What of each trial's values is not left to the search.
+
+        A space that is no larger than the number of trials is tried completely. Otherwise the rows are dealt out in
+        turn, so that all of them are tried equally often (or once less), and the search chooses the other fields.
+        """
         rows = self.row_values
-        return [rows[index % len(rows)] for index in range(self.trials)]
+        others = {name: space.choices for name, space in self.search.items() if name not in self.rows}
+        complete: list[dict[str, Value]] = []
+        if all(choices is not None for choices in others.values()):
+            rests = itertools.product(*(choices or () for choices in others.values()))
+            complete = [{**row, **dict(zip(others, rest, strict=True))} for rest in rests for row in rows]
+        points = complete if len(complete) <= self.trials else []
+        dealt = (rows[index % len(rows)] for index in range(self.trials - len(points)))
+        return points + (list(dealt) if self.rows else [])
 
     @property
     def confirmations(self) -> int:
@@ -298,6 +315,7 @@ class Trial(Frozen):
     train: TrainConfig
     seed: int
     phase: Literal["search", "confirm"]
+    protocol: Protocol = "clean"
 
 
 def make_trial(
@@ -321,11 +339,8 @@ def make_trial(
         SpecError: a training field does not exist or is out of range.
     """
     chosen = {**study.fixed, **values}
-    train = {
-        **benchmark.train.model_dump(),
-        **study.train,
-        **{name: value for name, value in chosen.items() if name in TrainConfig.model_fields},
-    }
+    given = {**study.train, **{name: value for name, value in chosen.items() if name in TrainConfig.model_fields}}
+    train = {**benchmark.train.model_dump(), **_warm_up(benchmark.train, given), **given}
     return Trial(
         id=f"{study.method}-{label}",
         study=launch,
@@ -337,4 +352,13 @@ def make_trial(
         train=parse(TrainConfig, train, where=f"study {study.name!r}, train"),
         seed=seed,
         phase=phase,
+        protocol=study.protocol,
     )
+
+
+def _warm_up(recipe: TrainConfig, given: Mapping[str, Value]) -> dict[str, Value]:
+    """The benchmark's share of warm-up steps, where a study asks for another number of steps and says nothing of it."""
+    steps = given.get("steps")
+    if not isinstance(steps, int) or "warmup_steps" in given:
+        return {}
+    return {"warmup_steps": round(recipe.warmup_steps * steps / recipe.steps)}

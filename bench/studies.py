@@ -76,8 +76,15 @@ def load(
     if "suite" not in values:
         for path, value in changes:
             _assign(values, path, value)
-        return Suite(name=title, studies=(_study(title, {**values, **settings}),))
+        return Suite(name=title, studies=(_study(title, _settled(values, settings)),))
     return _suite(title, values, settings, changes, folder)
+
+
+def _settled(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A study with the command line's settings; the paper's protocol has one seed, unless they ask for more."""
+    seeds = values.get("seeds", Study.model_fields["seeds"].default)
+    single = values.get("protocol") == "paper" and isinstance(seeds, list | tuple)
+    return {**values, **({"seeds": seeds[:1]} if single else {}), **settings}
 
 
 def _suite(
@@ -87,19 +94,34 @@ def _suite(
     changes: Sequence[tuple[list[str], Any]],
     folder: Path,
 ) -> Suite:
-    members = values["suite"]
-    if not isinstance(members, list) or not members or not all(isinstance(m, str) for m in members):
-        raise SpecError(f"study {title!r}: suite must be a list of study names, not {members!r}")
     common = {key: value for key, value in values.items() if key != "suite"}
-    documents = {member: {**_read(member, folder), **common} for member in members}
+    documents = {}
+    for member, own in _members(title, values["suite"]).items():
+        documents[member] = {**_read(member, folder), **common}
+        for name, value in own.items():
+            _assign(documents[member], name.split("."), value)
     for path, value in changes:
         fitting = [document for document in documents.values() if _fits(document, path)]
         if not fitting:
             raise SpecError(f"--set {'.'.join(path)}: no study of the suite {title!r} has this field")
         for document in fitting:
             _assign(document, path, value)
-    studies = tuple(_study(name, {**document, **settings}) for name, document in documents.items())
+    studies = tuple(_study(name, _settled(doc, settings)) for name, doc in documents.items())
     return parse(Suite, {"name": title, "studies": studies}, where=f"suite {title!r}")
+
+
+def _members(title: str, suite: Any) -> dict[str, dict[str, Any]]:
+    """The studies of a suite, each with what the suite changes in it: ``name`` or ``{name: {dotted.name: value}}``."""
+    members: dict[str, dict[str, Any]] = {}
+    for entry in suite if isinstance(suite, list) else ():
+        pairs = entry.items() if isinstance(entry, dict) else [(entry, {})]
+        members.update({name: own for name, own in pairs if isinstance(name, str) and isinstance(own, dict)})
+    if not members or len(members) != len(suite):
+        raise SpecError(
+            f"study {title!r}: suite must be a list of study names, each once and each alone or with what changes in "
+            f"it (top_k: {{search.k.choices: [3]}}), not {suite!r}"
+        )
+    return members
 
 
 def _read(name: str, folder: Path) -> dict[str, Any]:

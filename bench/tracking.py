@@ -321,6 +321,7 @@ def _columns(board: Leaderboard) -> dict[str, list[Any]]:
         columns[name] = [spread.mean if spread else None for spread in spreads]
         columns[f"{name}_std"] = [spread.std if spread else None for spread in spreads]
     columns["pareto"] = [row.pareto for row in board.rows]
+    columns["test_selected"] = [row.test_selected for row in board.rows]
     return columns
 
 

@@ -7,7 +7,7 @@ import gc
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import backbones, data, evaluation, methods, parallel, records, training
+from bench.backbones import Preprocess
 from bench.data import Source, Split, Target
 from bench.records import Record
 from bench.spec import Backbone, Benchmark, SourceData, Trial
@@ -27,6 +28,9 @@ class TrialStopped(Exception):
 
 
 Phase = Literal["search", "confirm"]
+
+PAPER_NORM = (0.5, 0.5, 0.5)
+"""Mean and deviation that arXiv 2404.17245 fine-tuned with, whatever the backbone was trained with."""
 
 Keep = Callable[[Mapping[str, Tensor]], None]
 """Receives a finished trial's trained tensors by name, see :func:`trained_tensors`; called on rank 0 only."""
@@ -123,7 +127,7 @@ class _Progress:
 
 def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress, keep: Keep | None) -> Record:
     target = target_of(trial.benchmark)
-    preprocess = backbones.preprocess(trial.benchmark.backbone)
+    preprocess = target_preprocess(trial)
     vit = build(trial, device)
     progress.trainable = methods.trainable_parameters(vit)
 
@@ -194,10 +198,11 @@ class Measured:
 def measure(trial: Trial, vit: Any, device: torch.device) -> Measured:
     """Scores of the trained model: on validation data while searching, on test data when confirming."""
     split: Literal["val", "test"] = "val" if trial.phase == "search" else "test"
+    target_split = "test" if trial.protocol == "paper" else split
     benchmark = trial.benchmark
     preprocess = backbones.preprocess(benchmark.backbone)
     target, source = target_of(benchmark), source_of(benchmark, trial.phase)
-    top1, top5 = evaluation.target_accuracy(vit, getattr(target, split), preprocess, device)
+    top1, top5 = evaluation.target_accuracy(vit, getattr(target, target_split), target_preprocess(trial), device)
     after = evaluation.source_score(vit, source, getattr(source, split), preprocess, device)
     before = _before(benchmark.backbone, benchmark.source, trial.phase, split, device)
     prefix = "val_" if trial.phase == "search" else ""
@@ -212,7 +217,7 @@ def measure(trial: Trial, vit: Any, device: torch.device) -> Measured:
         "target_top5": top5,
         "knn": _by_k(after),
         "knn_before": _by_k(before),
-        "images": _images(target, source, split),
+        "images": _images(target, source, target_split, split),
     }
     return Measured({prefix + name: value for name, value in scores.items()}, details)
 
@@ -221,17 +226,23 @@ def _by_k(score: evaluation.SourceScore) -> dict[str, dict[str, float]]:
     return {str(k): {"top1": top1, "top5": top5} for k, (top1, top5) in score.by_k.items()}
 
 
-def _images(target: Target, source: Source, split: Literal["val", "test"]) -> dict[str, int]:
+def _images(target: Target, source: Source, target_split: str, source_split: str) -> dict[str, int]:
     """How many images a trial's numbers come from, and how many were left out because they cannot be read."""
-    target_split, queries = getattr(target, split), getattr(source, split)
-    read = (target.train, target_split, source.bank, queries)
+    measured, queries = getattr(target, target_split), getattr(source, source_split)
+    read = (target.train, measured, source.bank, queries)
     return {
         "target_train": len(target.train),
-        f"target_{split}": len(target_split),
+        f"target_{target_split}": len(measured),
         "source_bank": len(source.bank),
         "source_queries": len(queries),
         "skipped": len(data.skipped(*read)),
     }
+
+
+def target_preprocess(trial: Trial) -> Preprocess:
+    """What target images become before the model sees them: the paper's protocol has a normalisation of its own."""
+    own = backbones.preprocess(trial.benchmark.backbone)
+    return replace(own, mean=PAPER_NORM, std=PAPER_NORM) if trial.protocol == "paper" else own
 
 
 def target_of(benchmark: Benchmark) -> Target:

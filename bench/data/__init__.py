@@ -114,10 +114,10 @@ def names() -> list[str]:
     return sorted([*files, *_torchvision_sets()])
 
 
-def num_classes(name: str) -> int:
+def num_classes(name: str, *, bad_images: Policy = "error") -> int:
     """Classes of a target; for torchvision's data sets known without their files."""
     known = _torchvision_sets().get(name)
-    return known.classes if known else target(name).num_classes
+    return known.classes if known else target(name, bad_images=bad_images).num_classes
 
 
 def fetch(name: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.records import Record
+from tests.contract.test_folders import classes
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = [sys.executable, str(ROOT / "launch.py")]
@@ -71,7 +72,7 @@ def test_dry_run_of_paper_shows_rows_and_exact_parameter_counts(tmp_path: Path) 
     # One block has 49,984 parameters, the head 650, and one rank of LoRA on q and v 12 x 2 x (64 + 64).
     assert rows == [
         ("full", "614,090"),
-        ("top_k", "50,634 to 200,586"),
+        ("top_k k=3", "150,602"),
         ("linear", "650"),
         ("lora rank=4", "12,938"),
         ("lora rank=8", "25,226"),
@@ -87,6 +88,27 @@ def test_dry_run_of_paper_shows_rows_and_exact_parameter_counts(tmp_path: Path) 
     assert f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}" in done.stdout
     assert "Nothing was started" in done.stdout
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_dry_run_of_the_papers_table_needs_neither_weights_nor_images(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        classes(tmp_path / part, names=("n01", "n02"), count=4)
+    asked = f"--study paper --benchmark cifar100 --source imagenet1k:{tmp_path} --dry-run --num-workers 1 --slots 1"
+    done = launch(tmp_path, *asked.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^ +(\S.*?) +(\d[\d,]*) trainable parameters$", done.stdout, re.MULTILINE) == [
+        ("full", "85,875,556"),
+        ("top_k k=3", "21,340,516"),
+        ("linear", "76,900"),
+        ("lora rank=4", "224,356"),
+        ("lora rank=8", "371,812"),
+        ("lora rank=16", "666,724"),
+        ("block_expansion p=1", "7,164,772"),
+        ("block_expansion p=2", "14,252,644"),
+        ("block_expansion p=3", "21,340,516"),
+        ("block_expansion p=4", "28,428,388"),
+    ]
+    assert "90 trials of 10,000 steps x 128 images; 115,200,000 training images seen" in done.stdout
 
 
 def test_dry_run_says_that_rows_will_be_missing(tmp_path: Path) -> None:

@@ -356,3 +356,17 @@ def test_published_numbers_stand_beside_ours(paper_records: MakeAll) -> None:
     assert "88.13 | 25.24 | 56.69 | 95.5" in lines["full"]
     assert "88.58 | 74.61 | 81.60 | 91.0" in lines["block_expansion p=3"]
     assert "2404.17245" in text
+
+
+def test_rows_that_were_chosen_on_test_data_are_marked(paper_records: MakeAll) -> None:
+    clean = paper_records(methods=["linear"])
+    tainted = [record.model_copy(update={"protocol": "paper"}) for record in paper_records(methods=["full"])]
+    board = leaderboard.build([*clean, *tainted])
+    assert [(row.label, row.test_selected) for row in board.rows] == [("full †", True), ("linear", False)]
+    text = leaderboard.markdown(board)
+    assert "| full † |" in text
+    assert leaderboard.TEST_LEGEND in text
+    assert leaderboard.TEST_LEGEND not in leaderboard.markdown(leaderboard.build(clean))
+    assert "† chosen on test data" in screen(board, 100)
+    lines = list(csv.DictReader(io.StringIO(leaderboard.as_csv(board))))
+    assert [line["test_selected"] for line in lines] == ["True", "False"]

@@ -165,7 +165,7 @@ def test_a_study_that_cannot_be_run_is_refused(changes: dict[str, Any], said: st
 def test_trials_are_dealt_to_the_rows_in_turn(trials: int, ranks: list[int]) -> None:
     mine = study(trials=trials)
     assert mine.row_values == [{"rank": 4}, {"rank": 8}]
-    assert mine.dealt_rows == [{"rank": rank} for rank in ranks]
+    assert mine.dealt_points == [{"rank": rank} for rank in ranks]
     assert mine.confirmations == min(trials, 2) * 3
 
 
@@ -203,3 +203,29 @@ def test_a_trial_refuses_a_training_field_that_does_not_exist() -> None:
 def test_an_unknown_benchmark_names_the_nearest() -> None:
     with pytest.raises(SpecError, match="unknown benchmark 'tinny'; did you mean 'tiny'"):
         get("tinny")
+
+
+GRID = {"rank": {"choices": [4, 8]}, "lr": {"choices": [0.1, 0.2]}}
+
+
+def test_a_space_that_the_trials_can_hold_is_tried_completely() -> None:
+    grid = [{"rank": 4, "lr": 0.1}, {"rank": 8, "lr": 0.1}, {"rank": 4, "lr": 0.2}, {"rank": 8, "lr": 0.2}]
+    assert study(search=GRID, trials=4).dealt_points == grid
+    assert study(search=GRID, trials=5).dealt_points == [*grid, {"rank": 4}]
+    assert study(search=GRID, trials=3).dealt_points == [{"rank": 4}, {"rank": 8}, {"rank": 4}]
+    assert study(search=GRID, rows=[], trials=5).dealt_points == [
+        {"rank": 4, "lr": 0.1},
+        {"rank": 4, "lr": 0.2},
+        {"rank": 8, "lr": 0.1},
+        {"rank": 8, "lr": 0.2},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "steps", "warmup"),
+    [({}, 10_000, 500), ({"steps": 100}, 100, 5), ({"steps": 3}, 3, 0), ({"steps": 100, "warmup_steps": 7}, 100, 7)],
+)
+def test_a_shorter_training_keeps_the_recipes_share_of_warm_up(train: Any, steps: int, warmup: int) -> None:
+    values = {"rank": 8, "lr": 0.2}
+    made = make_trial(study(train=train), get("cifar100"), values, launch="x", label="x", seed=0, phase="search")
+    assert (made.train.steps, made.train.warmup_steps) == (steps, warmup)

@@ -66,6 +66,20 @@ def test_a_search_trial_sees_validation_and_a_confirmation_test_data() -> None:
     assert searched.images_per_second is not None
 
 
+def test_the_papers_protocol_chooses_on_test_data_and_normalises_as_the_paper_did() -> None:
+    plain, paper = make("linear"), make("linear").model_copy(update={"protocol": "paper"})
+    record = trial.run(paper)
+    assert record.protocol == "paper"
+    assert record.details["images"]["target_test"] == 500
+    assert "target_val" not in record.details["images"]
+    assert record.val_target_accuracy == trial.run(make("linear", phase="confirm")).target_accuracy
+    dino = benchmarks.get("cifar100")
+    changed = {"benchmark": dino}
+    assert trial.target_preprocess(plain.model_copy(update=changed)).mean == (0.485, 0.456, 0.406)
+    own = trial.target_preprocess(paper.model_copy(update=changed))
+    assert (own.size, own.mean, own.std) == (224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
 def test_linear_probing_forgets_nothing() -> None:
     assert trial.run(make("linear", phase="confirm")).forgetting == 0
 

@@ -1,0 +1,28 @@
+"""The timing behind the plan of a launch; what it says is tested through the command line."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from bench import benchmarks, plans, studies
+
+
+def test_a_suite_is_estimated_row_by_row() -> None:
+    torch.set_num_threads(1)
+    suite = studies.load("paper", overrides=["train.batch_size=8"], settings={"trials": 1, "seeds": [0]})
+    *rows, total = plans.estimate(suite, benchmarks.get("tiny"), torch.device("cpu"))
+    assert len(rows) == 10
+    milliseconds = [float(found.group(1)) for line in rows if (found := re.search(r"([\d.]+) ms a step$", line))]
+    assert len(milliseconds) == 10
+    assert min(milliseconds) > 0
+    assert re.fullmatch(r"Estimate:  0\.0\d hours of one cpu in training steps; readings come on top", total)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_estimate_names_peak_memory() -> None:
+    (row, _) = plans.estimate(studies.load("linear"), benchmarks.get("tiny"), torch.device("cuda"))
+    assert "GiB at most" in row
