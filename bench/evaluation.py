@@ -39,10 +39,23 @@ def map_images(
     Returns:
         ``[n, ...]`` in the order of the images, the same on every rank.
     """
+    return parallel.gather(_map_mine(function, images, preprocess, device), len(images))
+
+
+def _map_mine(
+    function: Callable[[Tensor], Tensor], images: Split, preprocess: Preprocess, device: torch.device
+) -> Tensor:
+    """This rank's rows of :func:`map_images`, those of the images :func:`bench.parallel.mine`."""
     indices = parallel.mine(len(images))
+    rows: Tensor | None = None
     with torch.inference_mode():
-        rows = [function(preprocess(images.take(part).to(device))) for part in indices.split(BATCH)]
-    return parallel.gather(torch.cat(rows), len(images))
+        for start, part in zip(range(0, max(1, len(indices)), BATCH), indices.split(BATCH), strict=True):
+            found = function(preprocess(images.take(part).to(device)))
+            if rows is None:  # filled as they come: joining them at the end would take the memory twice
+                rows = found.new_empty(len(indices), *found.shape[1:])
+            rows[start : start + len(part)] = found
+    assert rows is not None  # the indices of a rank without images are split into one empty part
+    return rows
 
 
 def extract(vit: Any, images: Split, preprocess: Preprocess, device: torch.device) -> Tensor:
@@ -68,12 +81,32 @@ def source_score(
     *,
     ks: Sequence[int] = probes.DEFAULT_KS,
 ) -> SourceScore:
-    """How well the features still tell the source's classes apart: weighted k-NN of the queries in the bank."""
-    bank = extract(vit, source.bank, preprocess, device)
+    """How well the features still tell the source's classes apart: weighted k-NN of the queries in the bank.
+
+    Every rank keeps the bank features that it extracted itself; the queries go to all of them.
+    """
+    bank = _evaluating(vit, lambda: _map_mine(lambda x: backbones.features(vit, x), source.bank, preprocess, device))
     found = extract(vit, queries, preprocess, device)
+    labels, truth = source.bank.labels.to(device), queries.labels.to(device)
     ks = [k for k in ks if k <= len(source.bank)]
-    scores = probes.knn_accuracy(bank, source.bank.labels.to(device), found, queries.labels.to(device), ks=ks)
-    return SourceScore(scores)
+    if parallel.world() == 1:
+        return SourceScore(probes.knn_accuracy(bank, labels, found, truth, ks=ks))
+    if not parallel.everywhere(probes.finite(bank) and probes.finite(found), device):
+        raise ValueError(probes.DIVERGED)
+    return SourceScore(probes.accuracies(_nearest_of_all(found, bank, max(ks)), labels, truth, ks=ks))
+
+
+def _nearest_of_all(queries: Tensor, bank: Tensor, k: int) -> Tensor:
+    """Keys of every query's nearest images in the bank of all ranks, the same on every rank.
+
+    Args:
+        queries: features of all queries ``[m, d]``.
+        bank: features of the bank images that :func:`bench.parallel.mine` gives this rank.
+    """
+    keys = probes.nearest(queries, bank, k, start=parallel.rank(), step=parallel.world())
+    for part in keys.split(probes.BLOCK_QUERIES):
+        part.copy_(probes.best(parallel.side_by_side(part), k))
+    return keys
 
 
 def _evaluating(vit: Any, action: Callable[[], Tensor]) -> Tensor:

@@ -42,6 +42,28 @@ def gather(rows: Tensor, count: int) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
 
+def side_by_side(values: Tensor) -> Tensor:
+    """The ranks' tensors ``[n, k]`` as one ``[n, k * ranks]``, the same on every rank."""
+    if world() == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(world())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts, dim=1)
+
+
+def everywhere(flag: bool, device: torch.device) -> bool:
+    """Whether something holds on every rank; all of them get the same answer.
+
+    Args:
+        device: what the process group communicates from.
+    """
+    if world() == 1:
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MIN)
+    return bool(value)
+
+
 def mean(values: Tensor) -> Tensor:
     """Element-wise mean over the ranks."""
     if world() == 1:

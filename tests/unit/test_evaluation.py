@@ -138,18 +138,52 @@ def readings() -> tuple[list[Tensor], dict[str, Any]]:
     features = [evaluation.extract(vit, part, TINY_PREPROCESS, CPU) for part in (domain.bank, domain.val, domain.test)]
     accuracies = [evaluation.target_accuracy(vit, part, TINY_PREPROCESS, CPU) for part in (domain.val, domain.test)]
     scores = {k: list(both) for k, both in scored(vit, domain).by_k.items()}
-    return features, {"accuracies": accuracies, "scores": scores}
+    return features, {"accuracies": accuracies, "scores": scores, "lone": lone(vit)}
+
+
+def lone(vit: Any) -> dict[int, tuple[float, float]]:
+    """The score in a bank of one image, of which all ranks but the first hold nothing."""
+    domain = Source(bank=drawn(1, 1), val=drawn(21, 2), test=drawn(21, 3))
+    return dict(evaluation.source_score(vit, domain, domain.val, TINY_PREPROCESS, CPU, ks=(1,)).by_k)
 
 
 def scored(vit: Any, domain: Source) -> SourceScore:
     return evaluation.source_score(vit, domain, domain.val, TINY_PREPROCESS, CPU)
 
 
+def bank_features_of(rank: int) -> int:
+    """How many features of a bank of 513 a rank searches: it must hold its own share only."""
+    held: list[int] = []
+    nearest = evaluation.probes.nearest
+
+    def watched(queries: Tensor, bank: Tensor, k: int, **place: int) -> Tensor:
+        held.append(len(bank))
+        return nearest(queries, bank, k, **place)
+
+    evaluation.probes.nearest = watched
+    scored(tiny(), Source(bank=drawn(513, 1), val=drawn(21, 2), test=drawn(3, 3)))
+    evaluation.probes.nearest = nearest
+    return held[0]
+
+
+def refusal(rank: int) -> str:
+    """What every rank says when the features of one of them are not finite."""
+    vit = tiny()
+    if rank == 1:
+        vit.norm.weight.data.fill_(torch.nan)
+    vit.train(False)
+    try:
+        scored(vit, Source(bank=drawn(50, 1), val=drawn(1, 2), test=drawn(3, 3)))  # the query is rank 0's
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def read_on_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     order = [evaluation.map_images(number, numbered(count), RAW, CPU) for count in ODD]
-    torch.save((order, *readings()), f"{folder}/{rank}.pt")
+    torch.save((order, *readings(), bank_features_of(rank), refusal(rank)), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -158,7 +192,9 @@ def test_two_processes_read_what_one_reads(tmp_path: Path) -> None:
     mp.spawn(read_on_rank, args=(2, str(tmp_path)), nprocs=2)
     features, figures = readings()
     for rank in range(2):
-        order, found, its_figures = torch.load(tmp_path / f"{rank}.pt")
+        order, found, its_figures, held, said = torch.load(tmp_path / f"{rank}.pt")
+        assert held == (257, 256)[rank]
+        assert "diverged" in said
         for count, indices in zip(ODD, order, strict=True):
             assert torch.equal(indices, torch.arange(count))
         for its, ours in zip(found, features, strict=True):
