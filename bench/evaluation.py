@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,8 @@ from torch import Tensor
 from bench import backbones, parallel, probes
 from bench.backbones import Preprocess
 from bench.data import Source, Split
+from bench.data import _cache as cache
+from bench.records import write_atomically
 
 BATCH = 256
 
@@ -85,7 +90,73 @@ def source_score(
 
     Every rank keeps the bank features that it extracted itself; the queries go to all of them.
     """
-    bank = _evaluating(vit, lambda: _map_mine(lambda x: backbones.features(vit, x), source.bank, preprocess, device))
+    return _score(_bank(vit, source, preprocess, device), vit, source, queries, preprocess, device, ks)
+
+
+def untouched_score(
+    vit: Any, source: Source, queries: Split, preprocess: Preprocess, device: torch.device
+) -> SourceScore:
+    """:func:`source_score` of a model that no training changes: bank features and scores are kept on disk.
+
+    They are found again by the weights, the images, the probe's code and what computes it; a file is used only if every
+    rank has it.
+    """
+    weights = (part for item in vit.state_dict().items() for part in _bytes(*item))
+    bank_key = cache.digest([*_circumstances(device), str(preprocess), source.bank.fingerprint(), *weights])
+    place = cache.root() / "before" / bank_key
+    scores = place / f"{queries.fingerprint()[:32]}.json"
+    if parallel.everywhere(scores.is_file(), device):
+        return SourceScore({int(k): (top1, top5) for k, (top1, top5) in json.loads(scores.read_text()).items()})
+    bank = _kept_bank(place, lambda: _bank(vit, source, preprocess, device), device)
+    found = _score(bank, vit, source, queries, preprocess, device, probes.DEFAULT_KS)
+    if parallel.rank() == 0:
+        write_atomically(scores, json.dumps(dict(found.by_k)))
+    return found
+
+
+def _bytes(name: str, value: Tensor) -> tuple[str, memoryview]:
+    return name, value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _circumstances(device: torch.device) -> Iterator[str | bytes]:
+    """What features depend on beside the weights and the images."""
+    yield torch.__version__
+    yield torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    for module in (probes, backbones, parallel):
+        assert module.__file__ is not None
+        yield Path(module.__file__).read_bytes()
+    yield Path(__file__).read_bytes()
+
+
+def _kept_bank(place: Path, compute: Callable[[], Tensor], device: torch.device) -> Tensor:
+    """This rank's share of a bank's features, from its file if all ranks have theirs."""
+    from safetensors.torch import load_file, save_file
+
+    file = place / f"bank-{parallel.rank()}-of-{parallel.world()}.safetensors"
+    if parallel.everywhere(file.is_file(), device):
+        return load_file(file)["features"].to(device)
+    bank = compute()
+    place.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    save_file({"features": bank.cpu()}, temporary)
+    temporary.replace(file)
+    return bank
+
+
+def _bank(vit: Any, source: Source, preprocess: Preprocess, device: torch.device) -> Tensor:
+    """Features of this rank's share of the bank."""
+    return _evaluating(vit, lambda: _map_mine(lambda x: backbones.features(vit, x), source.bank, preprocess, device))
+
+
+def _score(
+    bank: Tensor,
+    vit: Any,
+    source: Source,
+    queries: Split,
+    preprocess: Preprocess,
+    device: torch.device,
+    ks: Sequence[int],
+) -> SourceScore:
     found = extract(vit, queries, preprocess, device)
     labels, truth = source.bank.labels.to(device), queries.labels.to(device)
     ks = [k for k in ks if k <= len(source.bank)]

@@ -272,7 +272,7 @@ def _before(
     queries: Split = getattr(domain, split)
     with torch.random.fork_rng(devices=[]):  # the fresh head that is thrown away must not shift the trial's draws
         vit = backbones.create(backbone, num_classes=0).to(device)
-    return evaluation.source_score(vit, domain, queries, backbones.preprocess(backbone), device)
+    return evaluation.untouched_score(vit, domain, queries, backbones.preprocess(backbone), device)
 
 
 def _record(trial: Trial, status: Literal["ok", "failed", "stopped"], device: torch.device, **measured: Any) -> Record:

@@ -48,6 +48,9 @@ class Split(Protocol):
     def select(self, indices: NDArray[np.int64]) -> Self:
         """Some of the images as a split of their own."""
 
+    def fingerprint(self) -> str:
+        """A text that is another one for other images, other labels or another order."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -85,6 +88,12 @@ class Images:
 
         chosen = torch.from_numpy(indices)
         return Images(self.images[chosen], self.labels[chosen])
+
+    def fingerprint(self) -> str:
+        """See :meth:`Split.fingerprint`; of the pixels themselves."""
+        from bench.data._cache import digest
+
+        return digest([str(self.images.shape), self.images.contiguous().numpy().data, self.labels.numpy().tobytes()])
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ def root() -> Path:
     return Path(os.environ.get("BENCH_DATA", "~/.cache/vit-forgetting-bench")).expanduser()
 
 
-def digest(parts: Iterable[str | bytes]) -> str:
+def digest(parts: Iterable[str | bytes | memoryview]) -> str:
     """A key for something that depends on all of the parts and on their order."""
     found = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        found.update(len(data).to_bytes(8, "little") + data)
+        data = memoryview(part.encode() if isinstance(part, str) else part).cast("B")
+        found.update(len(data).to_bytes(8, "little"))
+        found.update(data)
     return found.hexdigest()
 
 

@@ -68,6 +68,10 @@ class FileImages:
         labels = self.labels.numpy()[indices].tolist()
         return FileImages([self.paths[i] for i in indices], labels, size=self.size, skipped=self.skipped)
 
+    def fingerprint(self) -> str:
+        """See :meth:`bench.data.Split.fingerprint`; of the files' places, sizes and times, not of their content."""
+        return cache.digest([str(self.size), *_fingerprints(self.paths), self.labels.numpy().tobytes()])
+
     def _one(self, index: int) -> Tensor:
         found = self._kept.get(index)
         if found is None:

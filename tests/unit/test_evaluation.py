@@ -208,3 +208,27 @@ def test_the_shipped_backbone_knows_its_source_as_well_as_described(split: str) 
     score = evaluation.source_score(tiny(), domain, getattr(domain, split), TINY_PREPROCESS, CPU)
     assert score.accuracy == pytest.approx(FACTS["knn"][split], abs=0.5)
     assert score.accuracy >= 85
+
+
+def test_the_untouched_backbones_score_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    domain = data.source("shapes", per_class=10, queries=5)
+    vit = backbones.create(backbones.TINY, num_classes=0)
+    calls: list[int] = []
+    monkeypatch.setattr(backbones, "features", lambda model, x: (calls.append(1), model.forward_features(x)[:, 0])[1])
+
+    def score(queries: data.Split) -> evaluation.SourceScore:
+        return evaluation.untouched_score(vit, domain, queries, backbones.TINY_PREPROCESS, CPU)
+
+    first = score(domain.val)
+    assert first == evaluation.source_score(vit, domain, domain.val, backbones.TINY_PREPROCESS, CPU)
+    calls.clear()
+    assert score(domain.val) == first
+    assert calls == []
+    score(domain.test)
+    assert len(calls) == 1  # the queries; the bank's features are read
+    with torch.no_grad():
+        vit.norm.bias.add_(1.0)
+    calls.clear()
+    score(domain.val)
+    assert len(calls) == 2
