@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 import ray
 from ray import tune
+from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -19,7 +20,13 @@ from bench.spec import OBJECTIVES, Benchmark, Space, Study, make_trial
 from bench.workers import Pool
 
 INDEX = "trial_index"
-"""Key under which a proposal carries its place in the search."""
+"""Key under which Tune's configuration of a trial carries its place in the search."""
+
+FAILED = "failed"
+"""Key of a trial's last result that says whether it failed."""
+
+CPUS_PER_WATCHER = 0.01
+"""Cores that Tune's actor of a slot is given; it needs none, and Ray does not take 0."""
 
 SEED = 0
 """Of Optuna's sampler: the same command proposes the same configurations."""
@@ -33,12 +40,14 @@ def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, stora
         storage: folder for Ray Tune's own files.
     """
     metric, mode = f"val_{study.objective}", OBJECTIVES[study.objective]
-    trainable = tune.with_parameters(PooledTrial, board=pool.board, study=study, benchmark=benchmark, launch=launch)
+    submit = functools.partial(_submit, board=pool.board, study=study, benchmark=benchmark, launch=launch)
     tuner = tune.Tuner(
         # The worker groups hold the cores and GPUs; what Tune starts only waits for them (workers.CPUS_PER_WORKER).
-        tune.with_resources(trainable, {"CPU": 0.01}),
+        tune.with_resources(
+            tune.with_parameters(PooledTrial, board=pool.board, method=study.method), {"CPU": CPUS_PER_WATCHER}
+        ),
         tune_config=tune.TuneConfig(
-            search_alg=InOrder(proposals(study, metric, mode), metric=metric, mode=mode, lag=pool.plan.slots),
+            search_alg=InOrder(proposals(study, metric, mode), submit, metric=metric, mode=mode, lag=pool.plan.slots),
             scheduler=scheduler(study, benchmark, metric, mode),
             num_samples=study.trials,
             max_concurrent_trials=pool.plan.slots,
@@ -48,6 +57,7 @@ def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, stora
             name=f"search-{study.name}",
             storage_path=str(storage),
             verbose=0,
+            callbacks=[JsonLoggerCallback()],  # what Tune reads back at the end; all other loggers are off
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the pool's actor has no state to keep
         ),
     )
@@ -105,35 +115,49 @@ class InOrder(Searcher):
     something else each time. Here proposal n is made knowing exactly the results of trials 0 .. n - lag, whatever else
     has ended by then; a result that comes earlier waits. With ``lag`` trials at once a slot is held up only by a trial
     that is slower than the ones started after it.
+
+    Tune is given the mere index of a trial, and at once: an actor for which there is nothing to do it would end, and
+    start another one seconds later. The proposal itself goes straight to the pool when it is its turn.
     """
 
-    def __init__(self, inner: Searcher, *, metric: str, mode: str, lag: int) -> None:
+    def __init__(
+        self, inner: Searcher, submit: Callable[[int, dict[str, Any]], None], *, metric: str, mode: str, lag: int
+    ) -> None:
         super().__init__(metric=metric, mode=mode)
         self._inner = inner
+        self._submit = submit
         self._lag = lag
         self._order: list[str] = []
         self._told = 0
+        self._dealt = 0
         self._ended: dict[str, tuple[dict[str, Any] | None, bool]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next configuration with its index, or None as long as a result it depends on is missing."""
-        index = len(self._order)
-        due = max(0, index - self._lag + 1)
-        while self._told < due and (name := self._order[self._told]) in self._ended:
-            result, error = self._ended.pop(name)
-            self._inner.on_trial_complete(name, result=result, error=error)
-            self._told += 1
-        if self._told < due:
-            return None
-        values: dict[str, Any] | None = self._inner.suggest(trial_id)
-        if values is None:
-            return None
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial's index."""
         self._order.append(trial_id)
-        return {**values, INDEX: index}
+        self._deal()
+        return {INDEX: len(self._order) - 1}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Keep a result until its turn comes."""
-        self._ended[trial_id] = (result, error)
+        failed = error or (result is not None and result.get(FAILED, False))
+        self._ended[trial_id] = (None, True) if failed else (result, False)
+        self._deal()
+
+    def _deal(self) -> None:
+        """Submit the trials that are asked for and whose proposals lack no result any more."""
+        while self._dealt < len(self._order):
+            due = max(0, self._dealt - self._lag + 1)
+            while self._told < due and (name := self._order[self._told]) in self._ended:
+                result, error = self._ended.pop(name)
+                self._inner.on_trial_complete(name, result=result, error=error)
+                self._told += 1
+            if self._told < due:
+                return
+            values = self._inner.suggest(self._order[self._dealt])
+            assert values is not None  # Optuna never runs out of proposals
+            self._submit(self._dealt, values)
+            self._dealt += 1
 
     def save(self, checkpoint_path: str) -> None:
         """Tune saves its searcher now and then; a study is restarted from its records, so nothing is kept here."""
@@ -144,55 +168,52 @@ class InOrder(Searcher):
 
 
 class PooledTrial(tune.Trainable):
-    """Tune's view of a trial: hands it to the pool and passes its validation readings on. It trains nothing itself."""
+    """Tune's view of a trial: passes the pool's validation readings on. It neither trains nor knows the proposal."""
 
-    def setup(  # type: ignore[override] # tune.with_parameters adds arguments
-        self, config: dict[str, Any], board: Any, study: Study, benchmark: Benchmark, launch: str
-    ) -> None:
-        """Remember the study and submit the first trial."""
-        self._board, self._study, self._benchmark, self._launch = board, study, benchmark, launch
-        self._submit(config)
+    def setup(self, config: dict[str, Any], board: Any, method: str) -> None:  # type: ignore[override]
+        """Remember where to watch, and whom; tune.with_parameters adds the arguments."""
+        self._board, self._method = board, method
+        self._watch(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Tune reuses this actor: end the old trial, if it still runs, and submit the new one."""
+        """Tune reuses this actor: end the old trial, if it still runs, and watch the new one."""
         self.cleanup()
-        self._submit(new_config)
+        self._watch(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Wait for the next validation reading, or for the end.
 
-        Raises:
-            RuntimeError: the trial failed; its record says why.
+        A failed trial ends without a score, and not with an exception, after which Tune would start a new actor.
         """
         metrics, record = None, None
         while metrics is None and record is None:
-            metrics, record = ray.get(self._board.reading.remote(self._ticket, self._seen))
+            metrics, record = ray.get(self._board.reading.remote(self._trial, self._seen))
         if metrics is not None:
             self._seen += 1
             return dict(metrics)
         assert record is not None
-        if record.status == "failed":
-            raise RuntimeError(record.error)
-        return {"step": record.steps, "done": True, **_scores(record)}
+        return {"step": record.steps, "done": True, FAILED: record.status == "failed", **_scores(record)}
 
     def cleanup(self) -> None:
         """Stop the trial at its next report, if a scheduler ended it before its time."""
-        ray.get(self._board.stop.remote(self._ticket))
+        ray.get(self._board.release.remote(self._trial))
 
-    def _submit(self, config: Mapping[str, Any]) -> None:
-        values = {name: value for name, value in config.items() if name != INDEX}
-        trial = make_trial(
-            self._study,
-            self._benchmark,
-            values,
-            launch=self._launch,
-            label=f"search-{config[INDEX]:02d}",
-            seed=self._study.seeds[0],
-            phase="search",
-        )
-        self._ticket: int = ray.get(self._board.submit.remote(trial))
-        self._seen = 0
+    def _watch(self, config: Mapping[str, Any]) -> None:
+        self._trial, self._seen = f"{self._method}-{label(config[INDEX])}", 0
+
+
+def label(index: int) -> str:
+    """What makes a search trial's id unique within its method."""
+    return f"search-{index:02d}"
+
+
+def _submit(
+    index: int, values: Mapping[str, Any], *, board: Any, study: Study, benchmark: Benchmark, launch: str
+) -> None:
+    """Queue a proposal as a trial that is watched."""
+    trial = make_trial(study, benchmark, values, launch=launch, label=label(index), seed=study.seeds[0], phase="search")
+    ray.get(board.submit.remote(trial, watched=True))
 
 
 def _scores(record: Record) -> dict[str, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from bench import leaderboard, tracking
 from bench.progress import StudyProgress, settings
 from bench.records import Record, write_atomically
 from bench.resources import Plan, plan
-from bench.search import search
-from bench.spec import OBJECTIVES, Benchmark, Study, Suite, Trial, make_trial
+from bench.spec import OBJECTIVES, Benchmark, SpecError, Study, Suite, Trial, make_trial
 from bench.workers import Event, Pool, start_ray
 
 log = logging.getLogger(__name__)
@@ -53,20 +55,80 @@ def run(suite: Suite, benchmark: Benchmark, options: Options) -> int:
         The exit code: 0, or 1 if no trial of the launch succeeded.
     """
     folder = folder_of(options.results, suite, benchmark)
-    put_aside(folder)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    logfile = folder / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
-    with quiet(logfile) as console:
-        console.print(f"Log of Ray, Optuna and MLflow: {logfile}", highlight=False, soft_wrap=True)
+    with only_launch_in(folder), ended_by_sigterm():
+        put_aside(folder)
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        logfile = folder / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
+        with quiet(logfile) as console:
+            console.print(f"Log of Ray, Optuna and MLflow: {logfile}", highlight=False, soft_wrap=True)
+            try:
+                return _run(suite, benchmark, options, folder, console)
+            finally:
+                ray.shutdown()
+
+
+def _run(suite: Suite, benchmark: Benchmark, options: Options, folder: Path, console: Console) -> int:
+    """The worker groups start first, and everything else is made ready while they do."""
+    start_ray(options.address, folder=PROJECT, cores=options.cores)
+    # After Ray's processes have been started, but before the pool's threads: Ray's packages import each other in
+    # circles, which two threads must not do at once.
+    importlib.import_module("bench.search")
+    planned = plan_resources(options)
+    console.print(f"Plan: {planned.describe()}", highlight=False)
+    with interruptible(Pool(planned, storage=folder / "ray")) as pool:
         tracker = _open_tracker(suite, benchmark, options)
         try:
-            records = _trials(suite, benchmark, options, folder, console, tracker)
+            records = _trials(suite, benchmark, folder, console, tracker, pool)
             return _conclude(records, folder, console, tracker)
         finally:
             tracker.close()
             if tracker.problem:
                 console.print(f"[yellow]MLflow is incomplete:[/yellow] {tracker.problem}; the records are not.")
-            ray.shutdown()
+
+
+@contextmanager
+def only_launch_in(folder: Path) -> Iterator[None]:
+    """Keep every other launch out of a results folder.
+
+    Raises:
+        SpecError: there is one in it already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SpecError(
+            f"another launch is writing to {folder}: wait until it has ended, or choose another --results"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the launch in good order, as Ctrl-C does, with the exit code that a shell gives it."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interruptible(pool: Pool) -> Iterator[Pool]:
+    """A pool whose threads take no notice of its end if the launch is ended early."""
+    try:
+        yield pool
+    except BaseException:
+        pool.abandon()
+        raise
 
 
 def _open_tracker(suite: Suite, benchmark: Benchmark, options: Options) -> tracking.Tracker:
@@ -83,20 +145,13 @@ def _open_tracker(suite: Suite, benchmark: Benchmark, options: Options) -> track
 
 
 def _trials(
-    suite: Suite,
-    benchmark: Benchmark,
-    options: Options,
-    folder: Path,
-    console: Console,
-    tracker: tracking.Tracker,
+    suite: Suite, benchmark: Benchmark, folder: Path, console: Console, tracker: tracking.Tracker, pool: Pool
 ) -> list[Record]:
     """Run all trials of the launch; returns their records in the order in which they ended."""
-    start_ray(options.address, folder=PROJECT)
-    planned = plan_resources(options)
-    console.print(f"Plan: {planned.describe()}", highlight=False)
+    from bench.search import search
+
     total = sum(study.trials + study.confirmations for study in suite.studies)
     with StudyProgress(console, total=total) as progress:
-        pool = Pool(planned, storage=folder / "ray")
         listener = Listener(pool, progress, tracker, folder)
         expected = 0
         for study in suite.studies:

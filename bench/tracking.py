@@ -114,7 +114,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def open_tracker(
     uri: str, *, experiment: str, run_name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
 ) -> Tracker:
-    """Open the parent run of a launch; returns at once, the store is prepared by the writing thread.
+    """Open the parent run of a launch; returns at once.
+
+    The store is prepared by the writing thread, as soon as there is news.
 
     Args:
         uri: of the store, checked by :func:`check`.
@@ -177,9 +179,11 @@ class Tracker:
 
     def _write(self) -> None:
         try:
+            first = self._jobs.get()  # MLflow is not imported while the workers start: they need the cores
             writer = _Writer(self._launch)
-            while self._next(writer):
-                pass
+            going = self._do(writer, first)
+            while going:
+                going = self._next(writer)
         except Exception as error:
             log.exception("MLflow")
             self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
@@ -191,6 +195,9 @@ class Tracker:
         except queue.Empty:
             writer.flush()
             return True
+        return self._do(writer, job)
+
+    def _do(self, writer: _Writer, job: Callable[[_Writer], None] | None) -> bool:
         if job is None:
             writer.close()
             return False

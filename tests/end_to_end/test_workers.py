@@ -1,30 +1,42 @@
-"""The pool of warm worker groups on one real Ray: reuse, failures, stops, and a worker that is killed."""
+"""The pool of warm worker groups on one real Ray: reuse, failures, stops, leaks, and a worker that is killed."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import statistics
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
-from bench import benchmarks, resources, studies, workers
-from bench.spec import Trial, make_trial
+from bench import benchmarks, methods, resources, studies, workers
+from bench.records import Record
+from bench.search import search
+from bench.spec import Benchmark, Trial, make_trial
 from bench.workers import Event, Pool
+from tests.contract.test_folders import classes
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
+SLOTS = 2
+Make = Callable[..., Trial]
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """One slot of one worker."""
-    workers.start_ray(None, folder=ROOT)
-    found = Pool(resources.plan(cores=1, gpus=0, workers=1, slots=1), storage=tmp_path_factory.mktemp("ray"))
+    """Two slots of one worker each, which take all there is."""
+    workers.start_ray(None, folder=ROOT, cores=SLOTS)
+    plan = resources.plan(cores=SLOTS, gpus=0, workers=1, slots=SLOTS)
+    found = Pool(plan, storage=tmp_path_factory.mktemp("ray"))
     yield found
     found.close()
     left = [group for group in ray.util.placement_group_table().values() if group["state"] == "CREATED"]
@@ -32,13 +44,27 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     ray.shutdown()
 
 
-def trial(label: str, *, method: str = "linear", steps: int = 5, **values: Any) -> Trial:
-    study = studies.load(method, overrides=[f"train.steps={steps}"]).studies[0]
-    benchmark = benchmarks.get("tiny")
-    return make_trial(study, benchmark, {"lr": 0.05, **values}, launch="test", label=label, seed=0, phase="search")
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    """The embedded backbone on sixty noisy pictures: a trial costs next to nothing."""
+    name = f"folder:{classes(tmp_path_factory.mktemp('pictures'))}"
+    changed = {"name": "pictures", "source": name, "target": name, "source_per_class": 5}
+    return benchmarks.get("tiny").model_copy(update=changed)
 
 
-def until(pool: Pool, done: Callable[[list[Event]], bool], *, seconds: float = 120) -> list[Event]:
+@pytest.fixture(scope="module")
+def make(pictures: Benchmark) -> Make:
+    """A factory of trials on the pictures: the first value of every searched field."""
+
+    def trial(label: str, *, method: str = "linear", steps: int = 3, **values: Any) -> Trial:
+        study = studies.load(method, overrides=[f"train.steps={steps}", "train.batch_size=8"]).studies[0]
+        chosen = {**{name: space.corners[0] for name, space in study.search.items()}, "lr": 0.05, **values}
+        return make_trial(study, pictures, chosen, launch="test", label=label, seed=0, phase="search")
+
+    return trial
+
+
+def until(pool: Pool, done: Callable[[list[Event]], bool], *, seconds: float = 300) -> list[Event]:
     """Collect the pool's events until there is enough."""
     events: list[Event] = []
     end = time.monotonic() + seconds
@@ -52,65 +78,203 @@ def finished(count: int) -> Callable[[list[Event]], bool]:
     return lambda events: sum(event.kind == "finished" for event in events) == count
 
 
-def pids(events: list[Event]) -> set[int]:
-    """Processes that wrote the records among some events."""
-    return {event.record.provenance["pid"] for event in events if event.record}
+def found(events: list[Event]) -> dict[str, Record]:
+    """Records among some events, by trial; none is counted twice."""
+    all_of_them = [event.record for event in events if event.record]
+    assert len({record.trial for record in all_of_them}) == len(all_of_them)
+    return {record.trial: record for record in all_of_them}
 
 
-def test_trials_share_one_process(pool: Pool) -> None:
-    pool.submit(trial("a"))
-    before = pids(until(pool, finished(1)))
-    start = time.monotonic()
-    for label in ("b", "c"):
-        pool.submit(trial(label))
-    events = until(pool, finished(2))
-    assert [event.record.status for event in events if event.record] == ["ok", "ok"]
-    assert pids(events) == before
-    assert time.monotonic() - start < 30
+def pids(pool: Pool, make: Make) -> dict[int, int]:
+    """The process of each slot, found by running trials until both have run one."""
+    processes: dict[int, int] = {}
+    while len(processes) < SLOTS:
+        for _ in range(SLOTS):
+            pool.submit(make(f"pid{time.monotonic_ns()}"))
+        for event in until(pool, finished(SLOTS)):
+            if event.record:
+                assert event.slot is not None
+                processes[event.slot] = event.record.provenance["pid"]
+    return processes
 
 
-def test_a_warm_trial_equals_the_first_one(pool: Pool) -> None:
-    pool.submit(trial("first", method="full"))
-    pool.submit(trial("other", method="block_expansion", p=2))
-    pool.submit(trial("again", method="full"))
-    records = [event.record for event in until(pool, finished(3)) if event.record]
-    first, again = records[0], records[2]
-    assert first.status == "ok"
-    assert first.val_source_accuracy == again.val_source_accuracy
-    assert first.val_target_accuracy == again.val_target_accuracy
-    assert first.details == again.details
+def test_trials_share_the_slots_processes(pool: Pool, make: Make) -> None:
+    before = set(pids(pool, make).values())
+    for label in "abcdef":
+        pool.submit(make(label))
+    records = found(until(pool, finished(6))).values()
+    assert {record.status for record in records} == {"ok"}
+    assert {record.provenance["pid"] for record in records} <= before
 
 
-def test_a_trial_that_raises_leaves_the_slot_alive(pool: Pool) -> None:
-    pool.submit(trial("bad", method="top_k", k=99))  # preflight would have refused it
-    pool.submit(trial("good"))
-    bad, good = (event.record for event in until(pool, finished(2)) if event.record)
+def test_only_workers_import_torch(pool: Pool, make: Make) -> None:
+    training = set(pids(pool, make).values())
+    others = [p for p in psutil.Process().children(recursive=True) if p.pid not in training]
+    names = [p.name() for p in others if any("libtorch" in part.path for part in p.memory_maps())]
+    assert len(others) > 6
+    assert names == []
+
+
+def test_the_driver_does_not_import_torch() -> None:
+    code = (
+        "import sys, bench.study, bench.search, ray.train.v2.api.data_parallel_trainer; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def fresh(trial: Trial) -> tuple[list[float], Record]:
+    """Losses and record of a trial; called in a process that has run no other."""
+    import torch
+
+    from bench import trial as trials
+
+    torch.set_num_threads(1)
+    losses: list[float] = []
+    record = trials.run(trial, lambda metrics: losses.append(metrics["train_loss"]))
+    return losses, record
+
+
+def scores(record: Record) -> dict[str, Any]:
+    """What must not depend on the process."""
+    volatile = {"train_seconds", "eval_seconds", "images_per_second", "provenance", "trial", "config"}
+    return record.model_dump(exclude=volatile)
+
+
+def test_a_warm_trial_equals_one_in_a_fresh_process(pool: Pool, make: Make) -> None:
+    """Every method, twice, after all kinds of others in the same processes: bit for bit."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.trial", "timm", "torchvision"])
+    with context.Pool(2, maxtasksperchild=1) as processes:
+        expected = processes.map(fresh, [make("fresh", method=name) for name in methods.names()], chunksize=1)
+    for again in ("first", "second"):
+        for name in methods.names():
+            pool.submit(make(again, method=name))
+    events = until(pool, finished(2 * len(methods.names())))
+    records = found(events)
+    for name, (losses, record) in zip(methods.names(), expected, strict=True):
+        assert record.status == "ok"
+        for again in ("first", "second"):
+            warm = [e.metrics["train_loss"] for e in events if e.metrics and e.trial.id == f"{name}-{again}"]
+            assert warm == losses, name
+            assert scores(records[f"{name}-{again}"]) == scores(record), name
+
+
+def test_a_trial_that_raises_leaves_the_slot_alive(pool: Pool, make: Make) -> None:
+    before = set(pids(pool, make).values())
+    for label in "ab":
+        pool.submit(make(f"bad{label}", method="top_k", k=99))  # preflight would have refused it
+    bad = found(until(pool, finished(2)))["top_k-bada"]
     assert bad.status == "failed"
     assert bad.error is not None
     assert "k = 99 is more than the backbone's 12 blocks" in bad.error
     assert "Traceback" in bad.details["traceback"]
-    assert good.status == "ok"
+    assert set(pids(pool, make).values()) == before
 
 
-def test_a_stopped_trial_ends_at_its_next_report(pool: Pool) -> None:
-    ticket = pool.submit(trial("long", steps=20000))
+def test_a_stopped_trial_ends_at_its_next_report_and_frees_its_slot(pool: Pool, make: Make) -> None:
+    ticket = pool.submit(make("long", steps=20000))
     until(pool, lambda events: any(event.kind == "report" for event in events))
     ray.get(pool.board.stop.remote(ticket))
-    record = next(event.record for event in until(pool, finished(1)) if event.record)
+    record = found(until(pool, finished(1)))["linear-long"]
     assert record.status == "stopped"
     assert 0 < record.steps < 20000
-    pool.submit(trial("next"))
-    assert next(event.record for event in until(pool, finished(1)) if event.record).status == "ok"
+    assert len(pids(pool, make)) == SLOTS
 
 
-def test_a_killed_worker_is_replaced_and_its_trial_counted_once(pool: Pool) -> None:
-    pool.submit(trial("before"))
-    (victim,) = pids(until(pool, finished(1)))
-    pool.submit(trial("killed", steps=300))
-    until(pool, lambda events: any(event.kind == "report" for event in events))
-    os.kill(victim, signal.SIGKILL)
-    events = until(pool, finished(1), seconds=200)
-    assert sum(event.kind == "started" for event in events) == 1  # the second start; the first was awaited above
-    record = next(event.record for event in events if event.record)
-    assert (record.trial, record.status, record.steps) == ("linear-killed", "ok", 300)
-    assert record.provenance["pid"] != victim
+def test_a_killed_worker_is_replaced_and_no_other_slot_notices(pool: Pool, make: Make) -> None:
+    before = pids(pool, make)
+    for label in ("a", "b"):
+        pool.submit(make(f"kill-{label}", steps=300))
+    events = until(pool, lambda events: len({event.ticket for event in events if event.kind == "report"}) == SLOTS)
+    slots = {event.trial.id: event.slot for event in events if event.kind == "started"}
+    os.kill(before[slots["linear-kill-a"]], signal.SIGKILL)
+    events = until(pool, finished(2))
+    assert [event.trial.id for event in events if event.kind == "started"] == ["linear-kill-a"]
+    records = found(events)
+    killed, other = records["linear-kill-a"], records["linear-kill-b"]
+    assert (killed.status, killed.steps, other.status, other.steps) == ("ok", 300, "ok", 300)
+    assert killed.provenance["pid"] not in before.values()
+    assert other.provenance["pid"] == before[slots["linear-kill-b"]]
+    ends = [event.trial.id for event in events if event.kind == "finished"]
+    assert ends == ["linear-kill-b", "linear-kill-a"]
+
+
+def test_a_group_that_finds_no_place_is_an_error(
+    pool: Pool, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try again for ever."""
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    pids(pool, make)  # the two slots have all the cores
+    third = Pool(resources.plan(cores=1, gpus=0, workers=1, slots=1), storage=tmp_path)
+    third.submit(make("nowhere"))
+    record = found(until(third, finished(1), seconds=60))["linear-nowhere"]
+    third.close()
+    assert record.error is not None
+    assert "the worker group of slot 0 could not be kept alive" in record.error
+    assert "WorkerGroupStartupTimeoutError" in record.error
+
+
+class Watch:
+    """Follows a search's events, and measures all processes when some of its trials have ended."""
+
+    def __init__(self, pool: Pool, at: list[int]) -> None:
+        self.pool, self.at = pool, at
+        self.used: list[dict[str, float]] = []
+        self.gaps: list[float] = []
+        self._last: dict[int, float] = {}
+        self._thread = threading.Thread(target=self._follow)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _follow(self) -> None:
+        done = 0
+        while done < self.at[-1]:
+            for event in self.pool.events():
+                now = time.monotonic()
+                if event.kind == "finished":
+                    assert event.slot is not None
+                    assert event.seconds is not None
+                    if event.slot in self._last:
+                        self.gaps.append(now - self._last[event.slot] - event.seconds)
+                    self._last[event.slot] = now
+                    done += 1
+                    if done in self.at:
+                        self.used.append(usage())
+
+
+def usage() -> dict[str, float]:
+    """Processes (every actor is one), open files, memory in MB by kind of process, placement groups; of this Ray."""
+    used: dict[str, float] = {"processes": 0, "files": 0}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        kind = "driver" if process.pid == os.getpid() else process.name().split(".")[0]
+        used["processes"] += 1
+        used["files"] += process.num_fds()
+        if kind in ("ray::RayTrainWorker", "ray::Board", "driver"):
+            used[f"MB {kind}"] = used.get(f"MB {kind}", 0) + process.memory_info().rss / 2**20
+    groups = ray.util.placement_group_table().values()
+    return {**used, "groups": sum(group["state"] == "CREATED" for group in groups)}
+
+
+@pytest.mark.slow
+def test_nothing_leaks_and_the_harness_costs_next_to_nothing(
+    pool: Pool, make: Make, pictures: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sixty trials of one step: the last fifty of them leave nothing behind."""
+    pids(pool, make)
+    overrides = ["train.steps=1", "train.batch_size=8", "trials=61"]
+    study = studies.load("linear", overrides=overrides).studies[0]
+    watch = Watch(pool, [10, 60, 61])
+    search(study, pictures, pool, launch="test", storage=tmp_path)
+    watch.join()
+    before, after, _ = watch.used
+    with capsys.disabled():
+        print(f"\nharness: median {statistics.median(watch.gaps):.3f} s, largest {max(watch.gaps):.3f} s a trial")
+        print(f"after 10 trials: {before}\nafter 60 trials: {after}")
+    assert statistics.median(watch.gaps) <= 0.5
+    for name, value in after.items():
+        limit = 40 if name.startswith("MB") else 4 if name == "files" else 0
+        assert value - before[name] <= limit, name
+    assert ray.get(pool.board.remembers.remote()) == 0
