@@ -75,7 +75,7 @@ def _run(suite: Suite, benchmark: Benchmark, options: Options, folder: Path, con
     importlib.import_module("bench.search")
     planned = plan_resources(options)
     console.print(f"Plan: {planned.describe()}", highlight=False)
-    with interruptible(Pool(planned, storage=folder / "ray")) as pool:
+    with ended_by_sigterm(), interruptible(Pool(planned, storage=folder / "ray")) as pool:  # ray.init has its own way
         tracker = _open_tracker(suite, benchmark, options)
         try:
             records = _trials(suite, benchmark, folder, console, tracker, pool)
@@ -110,15 +110,15 @@ def only_launch_in(folder: Path) -> Iterator[None]:
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the launch in good order, as Ctrl-C does, with the exit code that a shell gives it."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 @contextmanager
