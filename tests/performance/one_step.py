@@ -1,0 +1,158 @@
+"""Child: training throughput of one way to train one method on one work; answers with images a second."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench import backbones, methods, trial
+from tests.performance.children import answer, arguments
+from tests.performance.works import METHODS, Work
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WARM = 0.1
+"""Share of a peer's steps that come before its clock starts: its loader's processes start in that time."""
+
+
+def ours(work: Work, method: str) -> dict[str, Any]:
+    """A trial in a warm process, as in a slot that has done one before. All of its steps count."""
+    trial.run(work.trial(method, steps=2), device=DEVICE)
+    record = trial.run(work.trial(method), device=DEVICE)
+    if record.status != "ok":
+        raise RuntimeError(record.error)
+    flops = step_flops(work, method)
+    assert record.images_per_second is not None
+    return {
+        "images_per_second": record.images_per_second,
+        "trainable": record.trainable_parameters,
+        "flops_per_second": flops * record.images_per_second / work.batch,
+        "matrix_flops_per_second": matrix_rate(work.precision),
+    }
+
+
+def step_flops(work: Work, method: str) -> int:
+    """Operations of one forward and backward pass, counted where they are called."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    vit = trial.build(work.trial(method), DEVICE).train()
+    size = backbones.preprocess(work.benchmark.backbone).size
+    images = torch.randn(work.batch, 3, size, size, device=DEVICE)
+    labels = torch.zeros(work.batch, dtype=torch.int64, device=DEVICE)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(vit(images), labels).backward()
+    return counter.get_total_flops()
+
+
+def matrix_rate(precision: str, *, repeats: int = 10) -> float:
+    """Operations a second of a large matrix product in the work's precision: the best of some."""
+    side = 8192 if DEVICE.type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix, seconds = torch.randn(side, side, device=DEVICE, dtype=dtype), []
+    for _ in range(repeats):
+        synchronize()
+        start = time.perf_counter()
+        matrix @ matrix
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)
+
+
+def timm_loop(work: Work, method: str) -> dict[str, Any]:
+    """timm's model, transforms and loader in a plain loop."""
+    from timm.data.loader import create_loader
+
+    from tests.performance.peers import Pictures, prepared
+
+    preprocess = backbones.preprocess(work.benchmark.backbone)
+    vit = backbones.create(work.benchmark.backbone, num_classes=10)
+    vit = methods.load(method, **METHODS[method]).apply(vit).to(DEVICE)
+    loader = create_loader(
+        Pictures(prepared(work)),
+        input_size=(3, preprocess.size, preprocess.size),
+        batch_size=work.batch,
+        is_training=True,
+        color_jitter=0.0,
+        interpolation="bilinear",
+        mean=preprocess.mean,
+        std=preprocess.std,
+        num_workers=os.cpu_count() or 1,
+        device=DEVICE,
+        use_prefetcher=DEVICE.type == "cuda",
+        pin_memory=DEVICE.type == "cuda",
+    )
+    optimizer = torch.optim.SGD([p for p in vit.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
+    clock = Clock(work)
+    vit.train()
+    while not clock.done:
+        for images, labels in loader:
+            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=work.precision == "bf16"):
+                loss = F.cross_entropy(vit(images.to(DEVICE)), labels.to(DEVICE))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if clock.tick():
+                break
+    return {"images_per_second": clock.images_per_second, "trainable": trainable(vit)}
+
+
+def lightning(work: Work, method: str) -> dict[str, Any]:
+    """Lightning's trainer, transformers' ViT, torchvision's transforms image by image in loader processes."""
+    from tests.performance import peers
+
+    clock = Clock(work)
+    model = peers.transformers_vit(work, method)
+    peers.fit(model, work, tick=clock.tick)
+    return {"images_per_second": clock.images_per_second, "trainable": trainable(model)}
+
+
+def trainable(model: nn.Module) -> int:
+    """Numbers that the optimizer changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def synchronize() -> None:
+    """Wait for the device."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class Clock:
+    """Counts a peer's steps, and times them from the end of the first tenth to the last."""
+
+    def __init__(self, work: Work) -> None:
+        self._work, self._steps = work, 0
+        self._warm = max(1, int(WARM * work.steps))
+        self._start = self._end = 0.0
+
+    def tick(self) -> bool:
+        """A step has been done; returns whether it was the last."""
+        self._steps += 1
+        if self._steps == self._warm:
+            synchronize()
+            self._start = time.perf_counter()
+        if self.done:
+            synchronize()
+            self._end = time.perf_counter()
+        return self.done
+
+    @property
+    def done(self) -> bool:
+        return self._steps >= self._work.steps
+
+    @property
+    def images_per_second(self) -> float:
+        return self._work.batch * (self._work.steps - self._warm) / (self._end - self._start)
+
+
+WAYS = {"ours": ours, "lightning": lightning, "timm": timm_loop}
+
+if __name__ == "__main__":
+    given = arguments()
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    answer(**WAYS[given["way"]](Work(**given["work"]), given["method"]))
