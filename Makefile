@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed$(if $(filter-out dev,$(EXTRAS)),-$(EXTRAS))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check format mlflow lock clean
+.PHONY: help setup study test check format mlflow perf lock clean
 
 help: ## List the targets
 	@echo 'Usage: make TARGET [STUDY=$(STUDY)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -39,6 +39,11 @@ format: $(STAMP) ## Mend formatting and what lint can mend by itself
 
 mlflow: $(STAMP) ## Browse runs, curves and tables in results/mlflow.db
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db $(ARGS)
+
+# The peers are an extra of their own: the stamp of `setup` depends on it, and is settled when make starts.
+perf: ## Measure against peers, write results/perf/ (about an hour; ARGS="--quick", "--only knn")
+	@$(MAKE) --no-print-directory setup EXTRAS=dev,perf
+	$(BIN)/python -m tests.performance $(ARGS)
 
 lock: $(STAMP) ## Resolve the newest versions anew and write constraints.txt
 	@$(find_uv); \

@@ -74,7 +74,7 @@ def test_constraints_cover_every_requirement() -> None:
 
 def test_make_alone_lists_every_target() -> None:
     listed = re.findall(r"^  ([a-z-]+) +\S", make(), flags=re.MULTILINE)
-    assert {"setup", "study", "test", "check", "format", "mlflow", "lock", "clean"} <= set(listed)
+    assert {"setup", "study", "test", "check", "format", "mlflow", "perf", "lock", "clean"} <= set(listed)
     phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert phony is not None
     assert set(listed) == set(phony[1].split())
@@ -84,6 +84,12 @@ def test_make_study_passes_study_and_arguments_on() -> None:
     # `-o`: the installation is taken as done, as it is in every environment that runs this test.
     planned = make("--dry-run", "-o", ".venv/.installed", "study", "STUDY=lora", "ARGS=--trials 4")
     assert planned.strip() == ".venv/bin/python launch.py --study lora --trials 4"
+
+
+def test_make_perf_installs_the_peers_and_passes_arguments_on() -> None:
+    planned = make("--dry-run", "-o", ".venv/.installed-dev,perf", "perf", "ARGS=--only knn --quick").splitlines()
+    assert planned[-1] == ".venv/bin/python -m tests.performance --only knn --quick"
+    assert any("setup EXTRAS=dev,perf" in line for line in planned)
 
 
 def test_no_file_names_a_package_registry() -> None:

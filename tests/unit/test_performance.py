@@ -1,0 +1,61 @@
+"""The performance suite: its arithmetic, and a run of its cheap lines, shrunk, as `--quick` has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.performance.__main__ import main
+from tests.performance.table import Line, Report, digits, spread
+
+
+def test_ratios_are_taken_within_each_repeat() -> None:
+    seconds = Line("x", "work", "s", [1.0, 2.0], "peer", [4.0, 4.0])
+    assert seconds.ratios == [4.0, 2.0]
+    assert Line("x", "work", "s", [1.0, 2.0], "peer", [4.0, 4.0], ratio_of="cost").ratios == [0.25, 0.5]
+    assert Line("x", "work", "images/s", [6.0], "peer", [3.0], better="more").ratios == [2.0]
+
+
+def test_goals_are_judged_by_the_median() -> None:
+    assert Line("x", "w", "s", [1.0, 1.0, 1.0], "peer", [2.9, 3.1, 9.0], goal=(">=", 3.0)).met is True
+    assert Line("x", "w", "s", [1.0, 1.0, 1.0], "peer", [2.8, 2.9, 9.0], goal=(">=", 3.0)).met is False
+    assert Line("x", "w", "s", [1.2], "peer", [1.0], ratio_of="cost", goal=("<=", 1.15)).met is False
+    assert Line("x", "w", "s", [1.2], "peer", [1.0]).met is None
+
+
+def test_numbers_are_short() -> None:
+    assert [digits(value) for value in (12345.6, 99.9, 1.0, 0.01234)] == ["12,346", "99.9", "1", "0.0123"]
+    assert spread([3.0, 1.0, 2.0]) == "2 (1..3)"
+    assert spread([3.0]) == "3"
+
+
+def test_the_table_says_where_it_was_measured(tmp_path: Path) -> None:
+    report = Report([Line("x", "work", "s", [1.0], "peer", [2.0], goal=("<=", 1.0))], {"quick": True}, 3.0)
+    text, data = (path.read_text() for path in report.write(tmp_path))
+    assert "| x | work | s | 1 | peer | 2 | 2 | <= 1: missed |" in text
+    assert report.provenance["hardware"]["cpu"] in text
+    assert json.loads(data)["lines"][0]["goal_met"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--only", "kn"], "invalid choice"), (["--repeats", "-1"], "--repeats must be at least 1")],
+)
+def test_bad_arguments_end_at_once(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_cheap_lines_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "--only", "knn", "step", "--peers", "timm", "--out", str(tmp_path)]) == 0
+    (written,) = tmp_path.glob("*.json")
+    lines = json.loads(written.read_text())["lines"]
+    assert [line["name"] for line in lines] == ["step"] * 2 + ["knn"] * 5
+    assert all(min(line["ours"] + line["theirs"]) > 0 for line in lines)
+    assert [line["note"] for line in lines if line["unit"] == "s"] == ["all accuracies equal"] * 2
+    assert "written to" in capsys.readouterr().out
