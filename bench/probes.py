@@ -98,7 +98,7 @@ def _check(
 
 def finite(features: Tensor) -> bool:
     """Whether no feature is NaN or infinite; block by block, because the test makes copies of what it tests."""
-    return all(bool(torch.isfinite(part).all()) for part in features.split(BLOCK_BANK))
+    return all(bool(torch.isfinite(part.float()).all()) for part in features.split(BLOCK_BANK))
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int, *, start: int = 0, step: int = 1) -> Tensor:

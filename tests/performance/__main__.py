@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from bench import records, resources
 from tests.performance import growth, harness, knn, scaling, step
 from tests.performance.table import HEADER, Line, Report, cells
 
@@ -47,10 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     began = time.perf_counter()
     found = [line for name in parts if name in args.only for line in _told(parts[name]())]
-    report = Report(found, {"quick": quick, "repeats": repeats}, time.perf_counter() - began)
+    settings = {"quick": quick, "repeats": repeats}
+    report = Report(found, settings, time.perf_counter() - began, records.provenance(devices=devices()))
     print("\n" + report.markdown())
     print("written to " + " and ".join(map(str, report.write(args.out))))
     return 0
+
+
+def devices() -> list[str]:
+    """Names of the GPUs."""
+    if not resources.gpus():
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def _told(lines: Iterator[Line]) -> Iterator[Line]:

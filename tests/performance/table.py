@@ -6,7 +6,7 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +60,7 @@ class Report:
     lines: Sequence[Line]
     settings: dict[str, Any]
     seconds: float
-    provenance: dict[str, Any] = field(default_factory=records.provenance)
+    provenance: dict[str, Any]
 
     def markdown(self) -> str:
         """The table, with the hardware above it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.records import provenance
 from tests.performance.__main__ import main
 from tests.performance.table import Line, Report, digits, spread
 
@@ -32,10 +33,15 @@ def test_numbers_are_short() -> None:
 
 
 def test_the_table_says_where_it_was_measured(tmp_path: Path) -> None:
-    report = Report([Line("x", "work", "s", [1.0], "peer", [2.0], goal=("<=", 1.0))], {"quick": True}, 3.0)
+    report = Report(
+        [Line("x", "work", "s", [1.0], "peer", [2.0], goal=("<=", 1.0))],
+        {"quick": True},
+        3.0,
+        provenance(devices=["A100"]),
+    )
     text, data = (path.read_text() for path in report.write(tmp_path))
     assert "| x | work | s | 1 | peer | 2 | 2 | <= 1: missed |" in text
-    assert report.provenance["hardware"]["cpu"] in text
+    assert f"{report.provenance['hardware']['cpu']}, {report.provenance['hardware']['cores']} cores, A100" in text
     assert json.loads(data)["lines"][0]["goal_met"] is False
 
 
@@ -51,6 +57,7 @@ def test_bad_arguments_end_at_once(arguments: list[str], words: str, capsys: pyt
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_cheap_lines_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--quick", "--only", "knn", "step", "--peers", "timm", "--out", str(tmp_path)]) == 0
     (written,) = tmp_path.glob("*.json")
