@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ def measured(module: str, **arguments: Any) -> dict[str, Any]:
         RuntimeError: it ended without an answer; its last words are in the message.
     """
     command = [sys.executable, "-m", f"tests.performance.{module}", json.dumps(arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
+    with tempfile.TemporaryDirectory() as data:
+        own = environment(data)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=own)
     for line in reversed(done.stdout.splitlines()):
         if line.startswith(MARK):
             found: dict[str, Any] = json.loads(line.removeprefix(MARK))
@@ -28,9 +31,13 @@ def measured(module: str, **arguments: Any) -> dict[str, Any]:
     raise RuntimeError(f"{module} {arguments} ended with {done.returncode} and no answer:\n{done.stderr[-3000:]}")
 
 
-def environment() -> dict[str, str]:
-    """Ours, with workers of Ray started as everywhere in this project."""
-    return {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PYTHONPATH": str(ROOT)}
+def environment(data: str) -> dict[str, str]:
+    """Ours, with workers of Ray started as everywhere in this project.
+
+    Args:
+        data: an empty folder, so that no side finds on disk what another has measured.
+    """
+    return {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PYTHONPATH": str(ROOT), "BENCH_DATA": data}
 
 
 def arguments() -> dict[str, Any]:

@@ -58,12 +58,13 @@ def launch(study: str, *arguments: str) -> Launch:
         RuntimeError: it failed, or one of its trials did.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "launch.py", "--study", study, "--results", folder, *arguments]
+        results, own = Path(folder, "results"), environment(str(Path(folder, "data")))
+        command = [sys.executable, "launch.py", "--study", study, "--results", str(results), *arguments]
         began, clock = time.time(), time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=own)
         seconds = time.perf_counter() - clock
         # A record is written at the moment its trial ends.
-        files = sorted(Path(folder).glob("*/*/records/*.json"), key=lambda path: path.stat().st_mtime)
+        files = sorted(results.glob("*/*/records/*.json"), key=lambda path: path.stat().st_mtime)
         ends = [path.stat().st_mtime for path in files]
         records = [json.loads(path.read_text()) for path in files]
     if done.returncode or not records or any(record["status"] != "ok" for record in records):
