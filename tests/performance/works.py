@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from bench import benchmarks, studies
-from bench.spec import Backbone, Benchmark, Trial, make_trial
+from bench.spec import Backbone, Benchmark, SourceData, TargetData, Trial, make_trial
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -43,7 +43,8 @@ class Work:
             return benchmarks.get("tiny").model_copy(update={"head_norm": False})
         folder = f"folder:{self.images}"
         backbone = Backbone(name=self.model, weights="random")
-        return Benchmark(name="perf", summary="", backbone=backbone, source=folder, source_per_class=2, target=folder)
+        source, target = SourceData(name=folder, per_class=2), TargetData(name=folder)
+        return Benchmark(name="perf", summary="", backbone=backbone, source=source, target=target)
 
     def trial(self, method: str, *, steps: int | None = None) -> Trial:
         """As a trial of one method."""

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from bench import methods, trial
 from bench.records import provenance
+from tests.performance import peers
 from tests.performance.__main__ import main
 from tests.performance.table import Line, Report, digits, spread
+from tests.performance.works import METHODS, Work, pictures
 
 
 def test_ratios_are_taken_within_each_repeat() -> None:
@@ -43,6 +47,16 @@ def test_the_table_says_where_it_was_measured(tmp_path: Path) -> None:
     assert "| x | work | s | 1 | peer | 2 | 2 | <= 1: missed |" in text
     assert f"{report.provenance['hardware']['cpu']}, {report.provenance['hardware']['cores']} cores, A100" in text
     assert json.loads(data)["lines"][0]["goal_met"] is False
+
+
+def test_the_peers_train_what_we_train(tmp_path: Path) -> None:
+    tiny = Work("tiny", 8, 2, "fp32", None)
+    for method in METHODS:
+        ours = methods.trainable_parameters(trial.build(tiny.trial(method), torch.device("cpu")))
+        assert methods.trainable_parameters(peers.transformers_vit(tiny, method)) == ours
+    small = Work("vit_small_patch16_224.dino", 8, 2, "fp32", pictures(tmp_path, per_class=1))
+    assert small.trial("linear").benchmark.target.name == f"folder:{tmp_path}"
+    assert {label for _, label in peers.prepared(small)} == set(range(10))
 
 
 @pytest.mark.parametrize(
