@@ -1,14 +1,19 @@
-"""Augmentation of whole batches on the training device, with random parameters of their own for every image."""
+"""Augmentation of batches on the training device, the same on any number of workers.
+
+Crops and flips are done for a batch at once; torchvision's and timm's transforms do the rest.
+"""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.data.mixup import Mixup
 from torch import Tensor
+from torchvision.transforms import v2
 
-from bench import parallel
 from bench.spec import TrainConfig
 
 RATIO = (3 / 4, 4 / 3)
@@ -16,29 +21,107 @@ TRIES = 10
 """Boxes that are drawn for an image before its centre is taken, as in torchvision's RandomResizedCrop."""
 
 
-def augment(images: Tensor, config: TrainConfig, *, seed: int, step: int) -> Tensor:
-    """Crop and flip this rank's part of a global batch.
+def augment(images: Tensor, config: TrainConfig, *, seed: int, step: int, positions: Tensor) -> Tensor:
+    """Crop, flip and distort a part of a global batch; RandAugment and TrivialAugment are torchvision's.
 
     The parameters are drawn for the global batch, from the seed and the step: an image is treated alike on any number
     of workers.
 
     Args:
-        images: this rank's images, uint8 ``[b, 3, h, w]``.
+        images: uint8 ``[b, 3, h, w]``.
+        positions: where in the global batch they stand, int64 ``[b]`` on the CPU.
 
     Returns:
         uint8 of the same shape.
     """
-    if config.crop_min == 1 and not config.flip:
+    generator = _generator(seed, step)
+    if config.crop_min < 1 or config.flip:
+        boxes = random_boxes(config.batch_size, images.shape[-2:], config.crop_min, generator, largest=config.crop_max)
+        mirrored = (torch.rand(config.batch_size, generator=generator) < 0.5) & config.flip
+        images = resample(images, boxes[positions].to(images.device), mirrored[positions].to(images.device))
+    return _one_by_one(_distortion(config), images, config, generator, positions)
+
+
+def erase(images: Tensor, config: TrainConfig, *, seed: int, step: int, positions: Tensor) -> Tensor:
+    """Erase a random rectangle (torchvision's RandomErasing) of some normalised images: it takes the mean colour.
+
+    Args:
+        images: float ``[b, 3, h, w]``.
+        positions: see :func:`augment`.
+    """
+    erasing = v2.RandomErasing(config.erase_prob) if config.erase_prob else None
+    return _one_by_one(erasing, images, config, _generator(seed, step, stream=1), positions)
+
+
+def mix(
+    images: Tensor, labels: Tensor, config: TrainConfig, *, classes: int, seed: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Mix every image with its partner by timm's Mixup or CutMix, with one random weight or rectangle a batch.
+
+    The partner of the first image is the last one, and so on: whoever shares out a global batch keeps pairs together
+    (see :func:`bench.training.shares`), and all parts draw the same parameters.
+
+    Args:
+        images: normalised, ``[b, 3, h, w]`` with an even b; overwritten.
+        labels: int64 ``[b]``.
+
+    Returns:
+        The images, and their labels as probabilities ``[b, classes]``.
+    """
+    mixup = Mixup(
+        mixup_alpha=config.mixup_alpha,
+        cutmix_alpha=config.cutmix_alpha,
+        prob=config.mix_prob,
+        label_smoothing=0.0,  # the loss does it
+        num_classes=classes,
+    )
+    state = np.random.get_state()  # which timm draws from
+    np.random.seed([seed, step])
+    try:
+        mixed: tuple[Tensor, Tensor] = mixup(images, labels)
+    finally:
+        np.random.set_state(state)
+    return mixed
+
+
+def _generator(seed: int, step: int, *, stream: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed((stream << 48) + seed * 1_000_003 + step)
+
+
+def _distortion(config: TrainConfig) -> v2.Transform | None:
+    if config.trivial_augment:
+        return v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR)
+    if config.randaugment_n:
+        bilinear = v2.InterpolationMode.BILINEAR
+        return v2.RandAugment(config.randaugment_n, config.randaugment_m, interpolation=bilinear)
+    return None
+
+
+def _one_by_one(
+    transform: v2.Transform | None,
+    images: Tensor,
+    config: TrainConfig,
+    generator: torch.Generator,
+    positions: Tensor,
+) -> Tensor:
+    """Apply a transform that draws from torch's global CPU generator, seeded for each image of the global batch."""
+    if transform is None:
         return images
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    mine = slice(parallel.rank(), None, parallel.world())
-    boxes = random_boxes(config.batch_size, images.shape[-2:], config.crop_min, generator)[mine]
-    mirrored = (torch.rand(config.batch_size, generator=generator) < 0.5)[mine] & config.flip
-    return resample(images, boxes.to(images.device), mirrored.to(images.device))
+    seeds = torch.randint(2**63 - 1, (config.batch_size,), generator=generator)[positions].tolist()
+    with torch.random.fork_rng(devices=[]):
+        return torch.stack([_seeded(transform, image, seed) for image, seed in zip(images, seeds, strict=True)])
 
 
-def random_boxes(count: int, size: tuple[int, ...], smallest: float, generator: torch.Generator) -> Tensor:
-    """Boxes of RandomResizedCrop: area uniform in ``smallest`` .. 1, aspect ratio log-uniform in 3/4 .. 4/3.
+def _seeded(transform: v2.Transform, image: Tensor, seed: int) -> Tensor:
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators as well
+    changed: Tensor = transform(image)
+    return changed
+
+
+def random_boxes(
+    count: int, size: tuple[int, ...], smallest: float, generator: torch.Generator, *, largest: float = 1.0
+) -> Tensor:
+    """Boxes of RandomResizedCrop: area uniform in ``smallest`` .. ``largest``, ratio log-uniform in 3/4 .. 4/3.
 
     Args:
         size: height and width of the images.
@@ -49,7 +132,7 @@ def random_boxes(count: int, size: tuple[int, ...], smallest: float, generator: 
     if smallest == 1:
         return torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(count, 1)
     height, width = size
-    area = torch.empty(count, TRIES).uniform_(smallest, 1, generator=generator) * height * width
+    area = torch.empty(count, TRIES).uniform_(smallest, largest, generator=generator) * height * width
     low, high = (math.log(bound) for bound in RATIO)
     ratio = torch.empty(count, TRIES).uniform_(low, high, generator=generator).exp()
     w, h = (area * ratio).sqrt() / width, (area / ratio).sqrt() / height

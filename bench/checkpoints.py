@@ -1,14 +1,13 @@
 """Trained models after a study: measure them again, export them to plain timm, look at pictures with them.
 
 A confirmed trial keeps its trained tensors only, beside its record: ``checkpoints/<trial>.safetensors``. Backbone and
-method give the rest.
+method give the rest; a trial that started from another keeps all tensors.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,36 +21,10 @@ from torch import Tensor
 from bench import backbones, evaluation, methods, records, trial
 from bench.data._files import decode
 from bench.records import Record
-from bench.spec import Backbone, Trial
+from bench.spec import Backbone
+from bench.trial import load
 
 CPU = torch.device("cpu")
-
-
-def of(record: Path) -> Path:
-    """Where the trained tensors of a record file are kept."""
-    return record.parent.parent / "checkpoints" / f"{record.stem}.safetensors"
-
-
-def load(path: Path, device: torch.device = CPU) -> tuple[Record, Trial, Any]:
-    """A record, its trial and its trained model.
-
-    Args:
-        path: the record's file.
-
-    Raises:
-        ValueError: it is no record, or its trained tensors were not kept.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no record {path}; records are in results/<study>/<benchmark>/records/")
-    record = records.read(path)
-    weights = of(path)
-    if not weights.is_file():
-        reason = "only confirmed trials that succeeded keep their weights"
-        raise ValueError(
-            f"there is no checkpoint {weights} for this record ({record.phase}, {record.status}): {reason}"
-        )
-    spec = Trial.model_validate_json(json.dumps(record.config))
-    return record, spec, trial.restore(spec, load_file(weights), device)
 
 
 @dataclass(frozen=True)
@@ -121,7 +94,7 @@ def export(path: Path, out: Path) -> Sequence[str]:
     Returns:
         Python lines that load it with timm alone.
     """
-    record, spec, vit = load(path)
+    record, spec, vit = load(path, CPU)
     method = methods.load(spec.method, **spec.fields)
     merged = backbones.fold_head_norm(method.merge(vit))
     weights = {name: value.contiguous() for name, value in merged.state_dict().items()}

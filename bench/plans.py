@@ -9,6 +9,7 @@ import torch
 
 from bench import backbones, data, methods, studies, training
 from bench.spec import Benchmark, Space, SpecError, Study, Suite, Trial, Value
+from bench.trial import target_of
 
 
 def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
@@ -28,8 +29,8 @@ def _seen(suite: Suite, benchmark: Benchmark) -> int:
     """Images in all optimizer steps; where a space holds several lengths, those of its last corner count."""
     seen = 0
     for study in suite.studies:
-        train = studies.corners(study, benchmark)[-1].train
-        seen += (study.trials + study.confirmations) * train.steps * train.batch_size
+        trial = studies.corners(study, benchmark)[-1]
+        seen += (study.trials + study.confirmations) * _steps(trial) * trial.train.batch_size
     return seen
 
 
@@ -49,8 +50,15 @@ def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
 def _sizes(suite: Suite, benchmark: Benchmark) -> str:
     """Steps and batch of a trial, with overrides; several of them where studies or their spaces differ."""
     trials = [trial for study in suite.studies for trial in studies.corners(study, benchmark)]
-    found = dict.fromkeys(f"{trial.train.steps:,} steps x {trial.train.batch_size} images" for trial in trials)
+    found = dict.fromkeys(f"{_steps(trial):,} steps x {trial.train.batch_size} images" for trial in trials)
     return " or ".join(found)
+
+
+def _steps(trial: Trial) -> int:
+    """Optimizer steps of a trial; to know those of an epoch, the target's images have to be counted."""
+    if trial.train.epochs is None:
+        return trial.train.steps
+    return training.resolve(trial.train, images=len(target_of(trial.benchmark).train)).steps
 
 
 def _space(space: Space) -> str:
@@ -82,11 +90,14 @@ def parameters(trial: Trial) -> int:
 def _model(trial: Trial) -> Any:
     """The architecture of a trial, prepared by its method; its weights do not matter here."""
     benchmark = trial.benchmark
-    classes = data.num_classes(benchmark.target.name, bad_images=benchmark.target.bad_images)
-    vit = backbones.plain(benchmark.backbone, num_classes=classes)
+    vit = backbones.plain(benchmark.backbone, num_classes=_classes(benchmark))
     if benchmark.head_norm:
         backbones.add_head_norm(vit)
     return methods.load(trial.method, **trial.fields).apply(vit)
+
+
+def _classes(benchmark: Benchmark) -> int:
+    return data.num_classes(benchmark.target.name, bad_images=benchmark.target.bad_images)
 
 
 def estimate(suite: Suite, benchmark: Benchmark, device: torch.device) -> Iterator[str]:
@@ -97,7 +108,7 @@ def estimate(suite: Suite, benchmark: Benchmark, device: torch.device) -> Iterat
         for row in study.row_values:
             trial = _corners(study, benchmark, row)[-1]
             seconds, peak = time_steps(trial, device)
-            total += share * trial.train.steps * seconds
+            total += share * _steps(trial) * seconds
             memory = f", {peak / 2**30:.1f} GiB at most" if peak else ""
             name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
             yield f"             {name:<28} {1000 * seconds:>9.1f} ms a step{memory}"
@@ -110,14 +121,17 @@ def time_steps(trial: Trial, device: torch.device, *, steps: int = 5) -> tuple[f
     Raises:
         SpecError: the batch does not fit into the device's memory.
     """
-    config = trial.train.model_copy(update={"steps": steps, "warmup_steps": 0, "val_every": 0})
+    changed = {"steps": steps, "epochs": None, "warmup_steps": 0, "val_every": 0}
+    config, classes = trial.train.model_copy(update=changed), _classes(trial.benchmark)
     preprocess = backbones.preprocess(trial.benchmark.backbone)
     size = (config.batch_size, 3, preprocess.size, preprocess.size)
     images = data.Images(torch.zeros(size, dtype=torch.uint8), torch.zeros(config.batch_size, dtype=torch.int64))
     try:
         model = _model(trial).to(device)
         for _ in range(2):  # the first round warms the device up
-            run = training.train(model, images, preprocess, config, seed=0, device=device, report=lambda metrics: None)
+            run = training.train(
+                model, images, preprocess, config, classes=classes, seed=0, device=device, report=lambda metrics: None
+            )
     except torch.OutOfMemoryError:
         raise SpecError(
             f"{trial.method} with {config.batch_size} images a step does not fit into the memory of one {device.type}: "

@@ -50,13 +50,14 @@ class StudyProgress:
         self._drop(trial.id)
         self._bars.update(self._overall, note="")
         label = f"  {trial.id} {settings(trial.hyperparameters)}"
-        self._tasks[trial.id] = self._bars.add_task(label, total=trial.train.steps, note="")
+        steps = trial.train.steps if trial.train.epochs is None else None  # of epochs its reports say how many
+        self._tasks[trial.id] = self._bars.add_task(label, total=steps, note="")
 
     def reported(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """A running trial has posted metrics."""
         if trial.id in self._tasks:
             note = f"loss {metrics['train_loss']:.3f}" if "train_loss" in metrics else ""
-            self._bars.update(self._tasks[trial.id], completed=int(metrics["step"]), note=note)
+            self._bars.update(self._tasks[trial.id], completed=int(metrics["step"]), total=metrics["steps"], note=note)
 
     def finished(self, record: Record) -> None:
         """A trial has ended, one way or another."""

@@ -157,6 +157,33 @@ def read(path: Path) -> Record:
         raise ValueError(f"{path} is not a record: {where}: {first['msg']}") from None
 
 
+def weights_of(record: Path) -> Path:
+    """Where the trained tensors of a record file are kept."""
+    return record.parent.parent / "checkpoints" / f"{record.stem}.safetensors"
+
+
+def trained(path: Path) -> tuple[Record, Path]:
+    """A confirmed trial's record and the file of its trained tensors.
+
+    Args:
+        path: of either of the two.
+
+    Raises:
+        ValueError: it is no record, or its trained tensors were not kept.
+    """
+    if path.suffix == ".safetensors":
+        path = path.parent.parent / "records" / f"{path.stem}.json"
+    if not path.is_file():
+        raise ValueError(f"there is no record {path}; records are in results/<study>/<benchmark>/records/")
+    record, weights = read(path), weights_of(path)
+    if not weights.is_file():
+        reason = "only confirmed trials that succeeded keep their weights"
+        raise ValueError(
+            f"there is no checkpoint {weights} for this record ({record.phase}, {record.status}): {reason}"
+        )
+    return record, weights
+
+
 def read_all(folder: Path) -> list[Record]:
     """All records of ``<folder>/*.json``, by file name.
 

@@ -10,19 +10,22 @@ from typing import Any
 
 import yaml
 
-from bench import methods
+from bench import methods, records
 from bench.spec import (
+    Backbone,
     Benchmark,
     SpecError,
     Study,
     Suite,
     TrainConfig,
     Trial,
+    Value,
     make_trial,
     parse,
     unknown,
 )
 
+START = "start_from"
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 
 
@@ -174,7 +177,23 @@ def _assign(document: dict[str, Any], path: Sequence[str], value: Any) -> None:
 def _study(name: str, values: Mapping[str, Any]) -> Study:
     where = f"study {name!r}"
     _check_names(values, where)
-    return parse(Study, {"name": name, **values}, where=where)
+    return _absolute(parse(Study, {"name": name, **values}, where=where))
+
+
+def _absolute(study: Study) -> Study:
+    """The study with absolute paths to start from: workers may run in another folder."""
+
+    def path(value: Value) -> Value:
+        return str(Path(value).absolute()) if isinstance(value, str) and value else value
+
+    def change(values: Mapping[str, Value]) -> dict[str, Value]:
+        return {name: path(value) if name == START else value for name, value in values.items()}
+
+    search = dict(study.search)
+    if START in search and (choices := search[START].choices) is not None:
+        search[START] = search[START].model_copy(update={"choices": tuple(path(value) for value in choices)})
+    changed = {"train": change(study.train), "fixed": change(study.fixed), "search": search}
+    return study.model_copy(update=changed)
 
 
 def _check_names(values: Mapping[str, Any], where: str) -> None:
@@ -207,14 +226,31 @@ def check(study: Study, benchmark: Benchmark, *, depth: int, workers: int = 1) -
     for trial in corners(study, benchmark):
         try:
             methods.load(trial.method, **trial.fields).check(depth)
+            trial.train.check_shares(workers)
+            _check_start(trial)
         except ValueError as error:
             raise SpecError(f"{where}: {error}") from None
-        if trial.train.batch_size % workers:
+        if trial.train.accumulate > 1 and benchmark.head_norm:
             raise SpecError(
-                f"{where}: batch_size = {trial.train.batch_size} does not divide among --num-workers {workers}"
+                f"{where}: accumulate = {trial.train.accumulate} would split the batch whose statistics the head norm "
+                f"takes; use accumulate = 1 or a benchmark without head_norm"
             )
+        if trial.train.keep == "best" and trial.protocol == "paper":
+            raise SpecError(f"{where}: keep = best chooses on validation data, and protocol = paper does not use any")
         if study.scheduler == "asha" and not trial.train.val_every:
             raise SpecError(f"{where}: scheduler asha needs readings to compare; set train.val_every")
+        if study.scheduler == "asha" and trial.train.epochs is not None:
+            raise SpecError(f"{where}: scheduler asha needs to know the last step; set train.steps instead of epochs")
+
+
+def _check_start(trial: Trial) -> None:
+    """Refuse a trial to start from that does not exist, kept nothing, or had another backbone."""
+    if trial.train.start_from is None:
+        return
+    record, _ = records.trained(Path(trial.train.start_from))
+    found, own = Backbone.model_validate(record.config["benchmark"]["backbone"]), trial.benchmark.backbone
+    if found != own:
+        raise SpecError(f"start_from = {trial.train.start_from} has the backbone {found}, not {own}")
 
 
 def corners(study: Study, benchmark: Benchmark) -> list[Trial]:

@@ -220,7 +220,7 @@ class Listener:
         elif event.kind == "report":
             assert event.metrics is not None
             self._progress.reported(event.trial, event.metrics)
-            values = {name: value for name, value in event.metrics.items() if name != "step"}
+            values = {name: value for name, value in event.metrics.items() if name not in ("step", "steps")}
             self._tracker.trial_reported(event.trial.id, values, int(event.metrics["step"]))
         else:
             assert event.record is not None

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bench import parallel
-from bench.augment import augment
+from bench.augment import augment, erase, mix
 from bench.backbones import Preprocess
 from bench.data import Split
-from bench.spec import TrainConfig
+from bench.spec import TrainConfig, parse
 
 Report = Callable[[Mapping[str, float]], None]
 """Called by every rank at the same steps with the same numbers; it may raise to end the training."""
@@ -29,16 +31,20 @@ REPORT_STEPS = 50
 
 
 class DivergedError(RuntimeError):
-    """The training loss is no longer a finite number."""
+    """The training loss is no longer a finite number, or its gradients are not."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training took: seconds spent in optimizer steps, and images seen by all ranks together."""
+    """What a training took: seconds spent in optimizer steps, and images seen by all ranks together.
+
+    ``skipped`` counts the steps in which fp16's gradients overflowed, so that the weights were left as they were.
+    """
 
     steps: int
     seconds: float
     images: int
+    skipped: int = 0
 
     @property
     def images_per_second(self) -> float:
@@ -46,8 +52,24 @@ class Trained:
         return self.images / self.seconds
 
 
+def resolve(config: TrainConfig, *, images: int) -> TrainConfig:
+    """The configuration with ``epochs`` turned into steps; the last step may begin the next pass.
+
+    Args:
+        images: size of the training split.
+
+    Raises:
+        SpecError: the warm-up leaves nothing of these steps.
+    """
+    if config.epochs is None:
+        return config
+    steps = math.ceil(config.epochs * images / config.batch_size)
+    where = f"epochs = {config.epochs:g} of {images} images"
+    return parse(TrainConfig, {**config.model_dump(), "epochs": None, "steps": steps}, where=where)
+
+
 def batches(count: int, config: TrainConfig, *, seed: int) -> Iterator[Tensor]:
-    """This rank's part of every global batch: index tensors, one a step.
+    """Every global batch: index tensors, one a step.
 
     The images come in one endless seeded stream of permutations that is cut into global batches, so that all ranks
     together see the same images at each step however many they are.
@@ -57,8 +79,20 @@ def batches(count: int, config: TrainConfig, *, seed: int) -> Iterator[Tensor]:
     for _ in range(config.steps):
         while len(stream) < config.batch_size:
             stream = torch.cat([stream, torch.randperm(count, generator=generator)])
-        batch, stream = stream[: config.batch_size], stream[config.batch_size :]
-        yield batch[parallel.rank() :: parallel.world()]
+        yield stream[: config.batch_size]
+        stream = stream[config.batch_size :]
+
+
+def shares(config: TrainConfig) -> Sequence[Tensor]:
+    """Positions in a global batch that this rank computes, one tensor for each of its ``accumulate`` parts.
+
+    Where images are mixed, the first of a part and the last one are partners in the global batch too, and so on inwards
+    (see :func:`bench.augment.mix`): no rank needs an image of another's.
+    """
+    if not config.mixes:
+        return torch.arange(parallel.rank(), config.batch_size, parallel.world()).chunk(config.accumulate)
+    firsts = torch.arange(parallel.rank(), config.batch_size // 2, parallel.world()).chunk(config.accumulate)
+    return [torch.cat([part, config.batch_size - 1 - part.flip(0)]) for part in firsts]
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -68,7 +102,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=config.momentum)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=lr, weight_decay=decay)
+    return kind(parameters, lr=lr, betas=(config.beta1, config.beta2), weight_decay=decay)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -87,6 +121,7 @@ def train(
     preprocess: Preprocess,
     config: TrainConfig,
     *,
+    classes: int,
     seed: int,
     device: torch.device,
     report: Report,
@@ -97,41 +132,117 @@ def train(
     Args:
         model: maps normalised images ``[b, 3, h, w]`` to logits; wrapped in DDP where there are several ranks.
         images: the target's training split.
+        config: with its ``epochs`` resolved (see :func:`resolve`).
+        classes: that the logits tell apart.
         seed: of the order of the images.
-        report: receives ``step`` (from 1), ``train_loss``, ``lr``, and what ``validate`` returned if it was called.
+        report: receives ``step`` (from 1) and ``steps``, ``train_loss``, ``lr``, and what ``validate`` returned if it
+            was called.
         validate: called every ``config.val_every`` steps, but not after the last one.
 
     Raises:
-        DivergedError: the loss became NaN or infinite (raised by all ranks together).
+        DivergedError: the loss or fp16's gradients became NaN or infinite (raised by all ranks together).
+        ValueError: the batch cannot be shared out equally.
     """
-    optimizer = make_optimizer(model, config)
+    assert config.epochs is None
+    config.check_shares(parallel.world())
+    stepper = _Stepper(model, config, device)
     losses = _Losses(config)
+    parts = shares(config)
+    load = _loader(images, preprocess, config, classes=classes, seed=seed, device=device)
     model.train()
     paused = 0.0
     start = time.perf_counter()
     for step, batch in enumerate(batches(len(images), config, seed=seed), start=1):
-        lr = _set_lr(optimizer, learning_rate(step - 1, config))
-        inputs, labels = images.take(batch).to(device), images.labels[batch].to(device)
-        inputs = preprocess(augment(inputs, config, seed=seed, step=step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = F.cross_entropy(model(inputs), labels, label_smoothing=config.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if config.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        losses.add(loss.detach())
+        lr = stepper.set_lr(learning_rate(step - 1, config))
+        losses.add(stepper.step(step, (load(step, batch, part) for part in parts)))
         pause = time.perf_counter()
         _report(step, lr, losses, config, report, validate)
         paused += time.perf_counter() - pause
     seconds = time.perf_counter() - start - paused
-    return Trained(config.steps, seconds, config.steps * config.batch_size)
+    return Trained(config.steps, seconds, config.steps * config.batch_size, stepper.skipped)
 
 
-def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    return lr
+def _loader(
+    images: Split, preprocess: Preprocess, config: TrainConfig, *, classes: int, seed: int, device: torch.device
+) -> Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function of the step, its global batch and positions in it: model inputs, and labels or probabilities."""
+
+    def load(step: int, batch: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = batch[positions]
+        inputs, labels = images.take(chosen).to(device), images.labels[chosen].to(device)
+        inputs = preprocess(augment(inputs, config, seed=seed, step=step, positions=positions))
+        inputs = erase(inputs, config, seed=seed, step=step, positions=positions)
+        return mix(inputs, labels, config, classes=classes, seed=seed, step=step) if config.mixes else (inputs, labels)
+
+    return load
+
+
+class _Stepper:
+    """Optimizer steps in the recipe's precision: accumulated, scaled and clipped."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+        self.skipped = 0
+        self._model, self._config, self._device = model, config, device
+        self._optimizer = make_optimizer(model, config)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+
+    def set_lr(self, lr: float) -> float:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def step(self, number: int, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """One step on this rank's share of a batch; returns its mean loss, on the device."""
+        self._optimizer.zero_grad(set_to_none=True)
+        count, losses = self._config.accumulate, []
+        with _tensor_cores(self._device, allowed=self._config.precision == "tf32"):
+            for index, (inputs, labels) in enumerate(parts, start=1):
+                with self._silent(index < count):
+                    loss = self._loss(inputs, labels) / count
+                    self._scaler.scale(loss).backward()
+                losses.append(loss.detach())
+        self._update(number)
+        return torch.stack(losses).sum()
+
+    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.precision)
+        with torch.autocast(self._device.type, half, enabled=half is not None):
+            return F.cross_entropy(self._model(inputs), labels, label_smoothing=self._config.label_smoothing)
+
+    def _silent(self, wanted: bool) -> AbstractContextManager[None]:
+        """DDP shares gradients with the last part of a step only."""
+        if wanted and isinstance(self._model, DistributedDataParallel):
+            return self._model.no_sync()
+        return nullcontext()
+
+    def _update(self, number: int) -> None:
+        if self._config.clip_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip_norm)
+        scale = self._scaler.get_scale()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.skipped += self._scaler.get_scale() < scale
+        if self._scaler.get_scale() < 1:
+            raise DivergedError(
+                f"training diverged: at step {number} fp16 cannot hold the gradients at any scale; a lower lr or "
+                f"precision = bf16 may help"
+            )
+
+
+@contextmanager
+def _tensor_cores(device: torch.device, *, allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 for fp32 products and convolutions on a CUDA device; what was set before comes back."""
+    if device.type != "cuda":
+        yield
+        return
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 class _Losses:
@@ -165,7 +276,7 @@ def _report(
     validating = validate is not None and config.val_every > 0 and step % config.val_every == 0 and not last
     if not (last or validating or step % losses.every == 0):
         return
-    metrics: dict[str, float] = {"step": step, "train_loss": losses.take(step), "lr": lr}
+    metrics: dict[str, float] = {"step": step, "steps": config.steps, "train_loss": losses.take(step), "lr": lr}
     if validating:
         assert validate is not None
         metrics |= validate()

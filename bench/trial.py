@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +22,7 @@ from bench import backbones, data, evaluation, methods, parallel, records, train
 from bench.backbones import Preprocess
 from bench.data import Source, Split, Target
 from bench.records import Record
-from bench.spec import Backbone, Benchmark, SourceData, Trial
+from bench.spec import Backbone, Benchmark, SourceData, TrainConfig, Trial
 from bench.training import DivergedError, Report, Trained
 
 
@@ -33,7 +36,10 @@ PAPER_NORM = (0.5, 0.5, 0.5)
 """Mean and deviation that arXiv 2404.17245 fine-tuned with, whatever the backbone was trained with."""
 
 Keep = Callable[[Mapping[str, Tensor]], None]
-"""Receives a finished trial's trained tensors by name, see :func:`trained_tensors`; called on rank 0 only."""
+"""Receives a finished trial's tensors by name, see :func:`kept_tensors`; called on rank 0 only."""
+
+LISTED = 10
+"""Tensors that a message about a checkpoint that does not fit lists at most."""
 
 
 def ignore(metrics: Mapping[str, float]) -> None:
@@ -84,14 +90,74 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build(trial: Trial, device: torch.device) -> Any:
-    """The model of a trial as it is before the first step: backbone, head norm, method."""
+def build(trial: Trial, device: torch.device, start: Start | None = None) -> Any:
+    """The model of a trial as it is before the first step: backbone, head norm, method.
+
+    Args:
+        start: what it starts from, see :func:`start_of`; its shape alone does not depend on that.
+
+    Raises:
+        ValueError: the model does not have the tensors of ``start``.
+    """
     benchmark = trial.benchmark
     target = target_of(benchmark)
     vit = backbones.create(benchmark.backbone, num_classes=target.num_classes).to(device)
     if benchmark.head_norm:
         backbones.add_head_norm(vit)
-    return methods.load(trial.method, **trial.fields).apply(vit).to(device)
+    if start is not None and not start.applied:
+        _fill(vit, start)
+    vit = methods.load(trial.method, **trial.fields).apply(vit).to(device)
+    if start is not None and start.applied:
+        _fill(vit, start)
+    return vit
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a trial starts: all tensors of a trained model, with the trial's own method ``applied`` or plain timm's."""
+
+    path: str
+    tensors: Mapping[str, Tensor]
+    applied: bool
+
+
+def start_of(trial: Trial) -> Start | None:
+    """What a trial's ``start_from`` names, if it does: the model of that trial, as its method left it.
+
+    After another method the model is merged into plain timm modules first, so that any method can be applied to it; the
+    same method with the same fields goes on with its own tensors.
+
+    Raises:
+        ValueError: there is no such trial, or it had another backbone.
+    """
+    path = trial.train.start_from
+    if path is None:
+        return None
+    with torch.random.fork_rng(devices=[]):  # where a trial starts must not shift its draws
+        _, other, vit = load(Path(path), torch.device("cpu"))
+    if other.benchmark.backbone != trial.benchmark.backbone:
+        raise ValueError(
+            f"start_from = {path} has the backbone {other.benchmark.backbone}, not {trial.benchmark.backbone}"
+        )
+    same = (other.method, other.fields) == (trial.method, trial.fields)
+    plain = vit if same else methods.load(other.method, **other.fields).merge(vit)
+    return Start(path, plain.state_dict(), same)
+
+
+def _fill(vit: nn.Module, start: Start) -> None:
+    """Load all of a start's tensors, or say which do not fit."""
+    own, given = vit.state_dict(), start.tensors
+    wrong = [f"{name} is not in this model" for name in given if name not in own]
+    wrong += [f"{name} is only in this model" for name in own if name not in given]
+    wrong += [
+        f"{name} is {list(given[name].shape)} there and {list(own[name].shape)} here"
+        for name in own
+        if name in given and own[name].shape != given[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
+        raise ValueError(f"start_from = {start.path} does not fit: {', '.join(wrong[:LISTED])}{more}")
+    vit.load_state_dict(given)
 
 
 def trained_tensors(vit: nn.Module) -> dict[str, Tensor]:
@@ -101,19 +167,40 @@ def trained_tensors(vit: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu() for name, value in vit.state_dict().items() if name in names}
 
 
+def kept_tensors(trial: Trial, vit: nn.Module) -> dict[str, Tensor]:
+    """What a trial's checkpoint holds: what was trained; all tensors if the others are not the backbone's either."""
+    if trial.train.start_from is None:
+        return trained_tensors(vit)
+    return {name: value.detach().cpu() for name, value in vit.state_dict().items()}
+
+
 def restore(trial: Trial, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
-    """The trained model of a trial, from its specification and its trained tensors.
+    """The trained model of a trial, from its specification and the tensors that it kept.
 
     Raises:
         ValueError: the tensors are not those of this trial.
     """
     vit = build(trial, device)
-    expected = set(trained_tensors(vit))
+    expected = set(kept_tensors(trial, vit))
     if set(tensors) != expected:
         missing, surplus = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
         raise ValueError(f"the checkpoint does not fit trial {trial.id}: missing {missing}, unexpected {surplus}")
     vit.load_state_dict(tensors, strict=False)
     return vit.eval()
+
+
+def load(path: Path, device: torch.device) -> tuple[Record, Trial, Any]:
+    """A confirmed trial's record, its specification and its trained model.
+
+    Args:
+        path: of the record's file, or of the checkpoint's.
+
+    Raises:
+        ValueError: it is no record, or its tensors were not kept.
+    """
+    record, weights = records.trained(path)
+    spec = Trial.model_validate_json(json.dumps(record.config))
+    return record, spec, restore(spec, load_file(weights), device)
 
 
 class _Progress:
@@ -125,37 +212,73 @@ class _Progress:
         self.scores: dict[str, float] = {}
 
 
+class _Best:
+    """The trained tensors with the highest validation target accuracy so far, on the CPU; of equals the earliest."""
+
+    def __init__(self, vit: nn.Module) -> None:
+        self.step: int | None = None
+        self._vit = vit
+        self._accuracy: float | None = None
+        self._tensors: dict[str, Tensor] = {}
+
+    def offer(self, step: int, accuracy: float) -> None:
+        """Keep the model as it is now, if it is the best; every rank is offered the same numbers."""
+        if self._accuracy is None or accuracy > self._accuracy:
+            self.step, self._accuracy = step, accuracy
+            self._tensors = {name: value.clone() for name, value in trained_tensors(self._vit).items()}
+
+    def put_back(self) -> None:
+        self._vit.load_state_dict(self._tensors, strict=False)
+
+
 def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress, keep: Keep | None) -> Record:
     target = target_of(trial.benchmark)
+    config = training.resolve(trial.train, images=len(target.train))
     preprocess = target_preprocess(trial)
-    vit = build(trial, device)
+    vit = build(trial, device, start_of(trial))
     progress.trainable = methods.trainable_parameters(vit)
+    best = _Best(vit) if config.keep == "best" else None
+
+    def target_on_val() -> float:
+        return evaluation.target_accuracy(vit, target.val, preprocess, device)[0]
 
     def validate() -> dict[str, float]:
-        if trial.phase == "confirm":  # its curve shows the training alone: test data is read once, at the end
-            return {}
-        return measure(trial, vit, device).scores
+        if trial.phase == "search":
+            return measure(trial, vit, device).scores
+        # A confirmation's curve shows the training alone, and what chooses the model: test data is read at the end.
+        return {"val_target_accuracy": target_on_val()} if best else {}
 
     def watch(metrics: Mapping[str, float]) -> None:
         progress.steps = int(metrics["step"])
         progress.scores.update({k: v for k, v in metrics.items() if k.startswith("val_")})
+        if best and "val_target_accuracy" in metrics:
+            best.offer(progress.steps, metrics["val_target_accuracy"])
         report(metrics)
 
     trained = training.train(
         _distribute(vit, device),
         target.train,
         preprocess,
-        trial.train,
+        config,
+        classes=target.num_classes,
         seed=trial.seed,
         device=device,
         report=watch,
         validate=validate,
     )
     start = time.perf_counter()
+    if best:
+        best.offer(config.steps, target_on_val())
+        best.put_back()
     measured = measure(trial, vit, device)
     if keep is not None and parallel.rank() == 0:
-        keep(trained_tensors(vit))
-    return _finished(trial, device, trained, measured, progress.trainable, time.perf_counter() - start)
+        keep(kept_tensors(trial, vit))
+    facts = {**({"kept_step": best.step} if best else {}), **_skipped(config, trained)}
+    return _finished(trial, device, trained, measured, facts, progress.trainable, time.perf_counter() - start)
+
+
+def _skipped(config: TrainConfig, trained: Trained) -> dict[str, int]:
+    return {"skipped_steps": trained.skipped} if config.precision == "fp16" else {}
 
 
 def _finished(
@@ -163,6 +286,7 @@ def _finished(
     device: torch.device,
     trained: Trained,
     measured: Measured,
+    facts: Mapping[str, Any],
     trainable: int,
     eval_seconds: float,
 ) -> Record:
@@ -175,7 +299,7 @@ def _finished(
         train_seconds=trained.seconds,
         eval_seconds=eval_seconds,
         images_per_second=trained.images_per_second,
-        details=measured.details,
+        details={**measured.details, **facts},
         **measured.scores,
     )
 

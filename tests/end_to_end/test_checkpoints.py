@@ -61,16 +61,14 @@ def test_an_export_is_loaded_by_timm_alone_and_predicts(small: Run, tmp_path: Pa
 
 @pytest.mark.parametrize("method", methods.names())
 def test_the_exported_model_equals_the_trained_one(method: str, tmp_path: Path) -> None:
-    from bench import backbones, trial
-    from bench.records import Record
+    from bench import backbones, records, trial
 
     torch.set_num_threads(1)
     spec = make(method, phase="confirm", steps=3)
     kept: list[dict[str, torch.Tensor]] = []
     record = trial.run(spec, keep=lambda tensors: kept.append(dict(tensors)))
     path = record.write(tmp_path / "records")
-    save(kept[0], checkpoints.of(path))
-    assert isinstance(checkpoints.load(path)[0], Record)
+    save(kept[0], records.weights_of(path))
     checkpoints.export(path, tmp_path / "model.safetensors")
     exported, _ = checkpoints._load_export(tmp_path / "model.safetensors")
     trained = trial.restore(Trial.model_validate_json(json.dumps(record.config)), kept[0], torch.device("cpu"))

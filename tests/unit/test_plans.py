@@ -26,3 +26,9 @@ def test_a_suite_is_estimated_row_by_row() -> None:
 def test_the_estimate_names_peak_memory() -> None:
     (row, _) = plans.estimate(studies.load("linear"), benchmarks.get("tiny"), torch.device("cuda"))
     assert "GiB at most" in row
+
+
+def test_the_steps_of_epochs_are_counted_on_the_target() -> None:
+    suite = studies.load("linear", overrides=["train.epochs=2"], settings={"trials": 1, "seeds": [0]})
+    assert plans._sizes(suite, benchmarks.get("tiny")) == "32 steps x 64 images"  # 997 images
+    assert plans._seen(suite, benchmarks.get("tiny")) == 2 * 32 * 64

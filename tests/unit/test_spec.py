@@ -64,6 +64,18 @@ def test_a_mistake_is_a_value_error() -> None:
         ({"optimizer": "sdg"}, "optimizer = 'sdg': "),
         ({"schedule": None}, "schedule = None: "),
         ({"val_every": -1}, "val_every = -1: "),
+        ({"epochs": 0}, "epochs = 0: "),
+        ({"accumulate": 0}, "accumulate = 0: "),
+        ({"beta2": 1.0}, "beta2 = 1.0: "),
+        ({"mixup_alpha": -1}, "mixup_alpha = -1: "),
+        ({"mix_prob": 0}, "mix_prob = 0: "),
+        ({"randaugment_n": 1.5}, "randaugment_n = 1.5: "),
+        ({"randaugment_m": 31}, "randaugment_m = 31: "),
+        ({"erase_prob": 1.1}, "erase_prob = 1.1: "),
+        ({"crop_max": 0}, "crop_max = 0: "),
+        ({"precision": "fp8"}, "precision = 'fp8': "),
+        ({"keep": "first"}, "keep = 'first': "),
+        ({"start_from": ""}, "start_from = '': "),
     ],
 )
 def test_a_wrong_type_or_range_names_field_and_value(values: dict[str, Any], said: str) -> None:
@@ -71,7 +83,9 @@ def test_a_wrong_type_or_range_names_field_and_value(values: dict[str, Any], sai
 
 
 def test_an_unknown_field_names_the_nearest() -> None:
-    assert refused({"step": 100}).startswith("unknown field 'step'; did you mean 'steps'? (known: batch_size, ")
+    assert refused({"step": 100}).startswith(
+        "unknown field 'step'; did you mean 'steps'? (known: accumulate, batch_size, "
+    )
     assert refused({**LORA, "trails": 4}, Study).startswith("unknown field 'trails'; did you mean 'trials'?")
 
 
@@ -91,6 +105,37 @@ def test_an_integer_is_a_float_where_one_is_asked_for() -> None:
 def test_warm_up_must_leave_steps() -> None:
     assert refused({"steps": 10, "warmup_steps": 10}) == "warmup_steps = 10 leaves nothing of steps = 10"
     assert parse(TrainConfig, {"steps": 10, "warmup_steps": 9}, where="here").warmup_steps == 9
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"beta1": 0.8}, "beta1 = 0.8 has no effect with optimizer = sgd"),
+        ({"beta2": 0.95}, "beta2 = 0.95 has no effect with optimizer = sgd"),
+        ({"optimizer": "adamw", "momentum": 0.5}, "momentum = 0.5 has no effect with optimizer = adamw"),
+        ({"mix_prob": 0.5}, "mix_prob = 0.5 has no effect with mixup_alpha = 0 and cutmix_alpha = 0"),
+        ({"randaugment_m": 5}, "randaugment_m = 5 has no effect with randaugment_n = 0"),
+        (
+            {"randaugment_n": 2, "trivial_augment": True},
+            "randaugment_n and trivial_augment exclude each other: use one of them",
+        ),
+        ({"crop_max": 0.5}, "crop_min = 1.0 is above crop_max = 0.5"),
+        ({"keep": "best"}, "keep = best needs readings to choose from: set val_every"),
+        ({"batch_size": 9, "accumulate": 2}, "batch_size = 9 does not divide among accumulate = 2"),
+        (
+            {"batch_size": 6, "accumulate": 2, "mixup_alpha": 1.0},
+            "batch_size = 6 does not divide among accumulate = 2 x pairs of images that are mixed",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(values: dict[str, Any], said: str) -> None:
+    assert refused(values) == said
+
+
+def test_options_that_go_together_are_taken() -> None:
+    TrainConfig(optimizer="adamw", beta1=0.8, beta2=0.95, cutmix_alpha=1.0, mix_prob=0.5, keep="best", val_every=10)
+    TrainConfig(crop_min=0.2, crop_max=0.5, randaugment_n=2, randaugment_m=0, erase_prob=1.0)
+    TrainConfig(epochs=2, steps=1, warmup_steps=50)  # whether that fits is known with the number of images
 
 
 def test_specifications_are_frozen() -> None:

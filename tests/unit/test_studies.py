@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import methods, studies
+from bench import methods, records, studies
 from bench.benchmarks import get
-from bench.spec import SpecError, Study
+from bench.spec import Backbone, SpecError, Study
 
 TINY = get("tiny")
 DEPTH = 12
@@ -376,3 +376,52 @@ def test_the_papers_protocol_has_one_seed_unless_more_are_asked_for() -> None:
         "lora": 9,
         "block_expansion": 12,
     }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["train.epochs=2", "scheduler=asha", "train.val_every=5"],
+            "asha needs to know the last step; set train.steps",
+        ),
+        (["train.accumulate=2"], "accumulate = 2 would split the batch whose statistics the head norm takes"),
+        (["train.mixup_alpha=0.5", "train.batch_size=9"], "batch_size = 9 does not divide among pairs of images"),
+        (["train.beta1=0.8"], "beta1 = 0.8 has no effect with optimizer = sgd"),
+        (["train.keep=best", "train.val_every=5", "protocol=paper"], "keep = best chooses on validation data, and"),
+        (["train.start_from=nowhere.json"], "there is no record /"),
+    ],
+)
+def test_a_recipe_that_cannot_be_carried_out_is_refused(tmp_path: Path, overrides: list[str], said: str) -> None:
+    assert said in refused(tmp_path, LINEAR, *overrides)
+
+
+def test_mixed_pairs_are_shared_out_among_the_workers(tmp_path: Path) -> None:
+    study = one(tmp_path, LINEAR, "train.mixup_alpha=0.5", "train.batch_size=12")
+    studies.check(study, TINY, depth=DEPTH, workers=3)
+    with pytest.raises(SpecError, match="batch_size = 12 does not divide among --num-workers 4 x pairs of images"):
+        studies.check(study, TINY, depth=DEPTH, workers=4)
+
+
+def test_a_start_is_checked_and_gets_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("train.start_from=probe.json", "fixed.start_from=probe.json"):
+        study = one(tmp_path, LINEAR, place)
+        assert {**study.train, **study.fixed} == {"start_from": str(tmp_path / "probe.json")}
+    several = one(tmp_path, LINEAR, "search.start_from.choices=[a.json, null]")
+    assert several.search["start_from"].choices == (str(tmp_path / "a.json"), None)
+
+
+def test_a_start_with_another_backbone_or_without_weights_is_refused(tmp_path: Path) -> None:
+    trial = studies.corners(one(tmp_path, LINEAR), TINY)[0]
+    path = records.of(trial, status="stopped").write(tmp_path / "x" / "records")
+    assert "only confirmed trials that succeeded keep their weights" in refused(
+        tmp_path, LINEAR, f"train.start_from={path}"
+    )
+    weights = records.weights_of(path)
+    records.write_atomically(weights, b"")
+    study = one(tmp_path, LINEAR, f"train.start_from={weights}")
+    studies.check(study, TINY, depth=DEPTH)
+    other = TINY.model_copy(update={"backbone": Backbone(name="tiny", weights="random")})
+    with pytest.raises(SpecError, match=r"start_from = .* has the backbone tiny, not tiny \(random\)"):
+        studies.check(study, other, depth=DEPTH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from bench import backbones, parallel, training
 from bench.backbones import Preprocess
 from bench.data import Images
-from bench.spec import TrainConfig
+from bench.spec import SpecError, TrainConfig
 
 CPU = torch.device("cpu")
 PLAIN = Preprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -28,24 +29,45 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
 
 
-def fit(config: TrainConfig, *, validate: training.Report | None = None) -> list[Mapping[str, float]]:
+def fit(config: TrainConfig) -> list[Mapping[str, float]]:
+    return fitted(config, model())
+
+
+def fitted(config: TrainConfig, net: nn.Module) -> list[Mapping[str, float]]:
     reports: list[Mapping[str, float]] = []
-    training.train(model(), images(), PLAIN, config, seed=0, device=CPU, report=reports.append)
+    training.train(net, images(), PLAIN, config, classes=4, seed=0, device=CPU, report=reports.append)
     return reports
 
 
-def test_ranks_share_out_every_global_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TrainConfig(steps=7, batch_size=12)
-    whole = list(training.batches(50, config, seed=3))
+def recipe(**values: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"steps": 5, "batch_size": 24, "lr": 0.01, **values})
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_ranks_and_parts_share_out_a_global_batch(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(batch_size=12, accumulate=accumulate)
     monkeypatch.setattr(parallel, "world", lambda: 3)
-    shares = []
+    found = []
     for rank in range(3):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
-        shares.append(list(training.batches(50, config, seed=3)))
-    for step, batch in enumerate(whole):
-        parts = [share[step] for share in shares]
-        assert all(len(part) == 4 for part in parts)
-        assert torch.equal(torch.cat(parts).sort().values, batch.sort().values)
+        found += training.shares(config)
+    assert {len(part) for part in found} == {4 // accumulate}
+    assert torch.equal(torch.cat(found).sort().values, torch.arange(12))
+
+
+def test_partners_of_a_mixed_batch_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(batch_size=24, accumulate=2, mixup_alpha=1.0)
+    monkeypatch.setattr(parallel, "world", lambda: 3)
+    found = []
+    for rank in range(3):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        found += training.shares(config)
+    assert torch.equal(torch.cat(found).sort().values, torch.arange(24))
+    assert all(torch.equal(part + part.flip(0), torch.full_like(part, 23)) for part in found)
+    monkeypatch.setattr(parallel, "world", lambda: 1)
+    monkeypatch.setattr(parallel, "rank", lambda: 0)
+    (alone,) = training.shares(TrainConfig(batch_size=24, mixup_alpha=1.0))
+    assert torch.equal(alone, torch.arange(24))
 
 
 def test_every_image_comes_once_an_epoch() -> None:
@@ -94,11 +116,99 @@ def test_every_optimizer_learns(optimizer: str) -> None:
     assert reports[-1]["train_loss"] < reports[0]["train_loss"]
 
 
-def test_options_reach_the_step() -> None:
-    plain = fit(TrainConfig(steps=5, batch_size=25, lr=0.01))
-    for option in ({"clip_norm": 0.01}, {"weight_decay": 0.5}, {"momentum": 0.0}, {"label_smoothing": 0.3}):
-        changed = fit(TrainConfig.model_validate({"steps": 5, "batch_size": 25, "lr": 0.01, **option}))
-        assert changed[-1]["train_loss"] != plain[-1]["train_loss"], option
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"clip_norm": 0.01},
+        {"weight_decay": 0.5},
+        {"momentum": 0.0},
+        {"label_smoothing": 0.3},
+        {"optimizer": "adam"},
+        {"schedule": "none"},
+        {"warmup_steps": 2},
+        {"mixup_alpha": 0.8},
+        {"cutmix_alpha": 1.0},
+        {"erase_prob": 0.5},
+        {"randaugment_n": 2},
+        {"trivial_augment": True},
+        {"crop_min": 0.3},
+        {"flip": True},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_every_option_reaches_the_step(option: dict[str, Any]) -> None:
+    changed = fit(recipe(**option))
+    assert changed[-1]["train_loss"] != fit(recipe())[-1]["train_loss"]
+    assert changed == fit(recipe(**option))
+
+
+def test_betas_reach_the_optimizer() -> None:
+    for optimizer in ("adam", "adamw"):
+        made = training.make_optimizer(model(), recipe(optimizer=optimizer, beta1=0.8, beta2=0.95))
+        assert made.defaults["betas"] == (0.8, 0.95)
+
+
+@pytest.mark.parametrize("more", [{}, {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "erase_prob": 0.5, "clip_norm": 1.0}])
+def test_accumulation_changes_nothing(more: dict[str, Any]) -> None:
+    whole, parts = model(), model()
+    one, four = fitted(recipe(**more), whole), fitted(recipe(accumulate=4, **more), parts)
+    assert [report["train_loss"] for report in four] == pytest.approx([r["train_loss"] for r in one], rel=1e-5)
+    for expected, found in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_clipping_limits_the_gradient_whatever_the_precision() -> None:
+    for precision in ("fp32", "fp16"):
+        net = model()
+        before = [parameter.detach().clone() for parameter in net.parameters()]
+        fitted(recipe(steps=1, lr=1.0, clip_norm=0.01, precision=precision), net)
+        moved = torch.cat([(new - old).flatten() for new, old in zip(net.parameters(), before, strict=True)])
+        assert moved.norm().item() == pytest.approx(0.01, rel=1e-2)
+
+
+def test_fp16_is_close_to_fp32() -> None:
+    half, full = fit(recipe(precision="fp16")), fit(recipe())
+    assert half[-1]["train_loss"] == pytest.approx(full[-1]["train_loss"], rel=1e-2)
+
+
+def test_a_step_that_overflows_is_skipped_and_counted() -> None:
+    net = nn.Sequential(model(), Steep(1e3))
+    config = recipe(steps=20, lr=1e-6, precision="fp16")
+    found = training.train(net, images(), PLAIN, config, classes=4, seed=0, device=CPU, report=lambda metrics: None)
+    assert 0 < found.skipped < 20
+
+
+def test_a_scale_that_collapses_is_divergence() -> None:
+    with pytest.raises(training.DivergedError, match="fp16 cannot hold the gradients at any scale; a lower lr or"):
+        fitted(recipe(steps=30, precision="fp16"), nn.Sequential(model(), Steep(1e30)))
+
+
+class Steep(nn.Module):
+    """The identity, with a gradient that is ``slope`` times too large."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + (self.slope - 1) * (x - x.detach())
+
+
+def test_epochs_become_steps() -> None:
+    config = training.resolve(TrainConfig(epochs=1.5, batch_size=8), images=50)
+    assert (config.steps, config.epochs) == (10, None)
+    assert training.resolve(config, images=99) is config
+    with pytest.raises(SpecError, match="epochs = 1 of 50 images: warmup_steps = 10 leaves nothing of steps = 7"):
+        training.resolve(TrainConfig(epochs=1, batch_size=8, warmup_steps=10), images=50)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 exists on CUDA only")
+def test_tf32_is_allowed_during_the_step_only() -> None:
+    matmul = torch.backends.cuda.matmul
+    with training._tensor_cores(torch.device("cuda"), allowed=not matmul.allow_tf32):
+        inside = matmul.allow_tf32
+    assert matmul.allow_tf32 is not inside
 
 
 def test_divergence_is_an_error_with_advice() -> None:
@@ -114,6 +224,7 @@ def test_validation_every_few_steps_but_not_after_the_last() -> None:
         images(),
         PLAIN,
         config,
+        classes=4,
         seed=0,
         device=CPU,
         report=reports.append,
