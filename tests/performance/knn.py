@@ -24,7 +24,7 @@ def lines(*, quick: bool, repeats: int) -> Iterator[Line]:
         work = f"{queries:,} queries in {size:,} x {width}"
         ours, theirs = runs["ours"], runs["straightforward"]
         seconds = [[run["seconds"] for run in side] for side in (ours, theirs)]
-        memory = [[max(run["mib"], 0.1) for run in side] for side in (ours, theirs)]  # RSS is counted in pages
+        memory = [[run["mib"] for run in side] for side in (ours, theirs)]
         apart = difference(ours[0]["scores"], theirs[0]["scores"])
         equal = "all accuracies equal" if apart == 0 else f"accuracies differ by up to {apart:.3g} points"
         goal = (">=", 3.0) if not quick else None
