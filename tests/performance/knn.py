@@ -42,7 +42,7 @@ def sizes_of(quick: bool) -> tuple[list[int], int, int]:
         return [1000, 4000], 100, 64
     if resources.gpus():
         return [10_000, 100_000, 1_000_000], 10_000, 768
-    return [10_000, 50_000, 200_000], 2000, 384
+    return [10_000, 50_000, 200_000], 5000, 384
 
 
 def difference(first: list[list[float]], second: list[list[float]]) -> float:

@@ -207,9 +207,10 @@ def test_bad_arguments_are_named(change: dict[str, object], words: str) -> None:
 def test_diverged_features_are_refused() -> None:
     bank, bank_labels, queries, labels = clusters(300, 60, 3)
     for part in (queries, bank):
-        part[3, 2] = float("nan")
-        with pytest.raises(ValueError, match="diverged"):
-            probes.knn_accuracy(bank, bank_labels, queries, labels)
+        for bad in (math.nan, math.inf, -math.inf, 3e38):
+            part[3, 2] = bad
+            with pytest.raises(ValueError, match="diverged"):
+                probes.knn_accuracy(bank, bank_labels, queries, labels)
         part[3, 2] = 0
 
 
