@@ -41,6 +41,9 @@ ALIASES: Mapping[str, str] = {
 }
 """Short names for timm's."""
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What products are computed in under these precisions."""
+
 HEADS = ("head.", "head_dist.", "fc.", "mask_token")
 """What a checkpoint may hold, or lack, beside the backbone."""
 

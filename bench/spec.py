@@ -143,6 +143,12 @@ class TrainConfig(Frozen):
             description="of a training step: fp32, tf32 (as fp32 where there is no CUDA), bf16, or fp16 with scaling"
         ),
     ] = "fp32"
+    views: Annotated[
+        int | None,
+        Field(
+            ge=1, description="fixed augmented views of an image to train on, frozen blocks computed once; off if empty"
+        ),
+    ] = None
     val_every: Annotated[
         int, Field(ge=0, description="steps between validation readings; 0: only after the last step")
     ] = 0
@@ -161,6 +167,8 @@ class TrainConfig(Frozen):
             raise ValueError(f"crop_min = {self.crop_min} is above crop_max = {self.crop_max}")
         if self.keep == "best" and not self.val_every:
             raise ValueError("keep = best needs readings to choose from: set val_every")
+        if self.views and self.mixes:
+            raise ValueError("views are fixed, and mixup_alpha and cutmix_alpha mix anew at each step: use one of them")
         if self.randaugment_n and self.trivial_augment:
             raise ValueError("randaugment_n and trivial_augment exclude each other: use one of them")
         self.check_shares()
@@ -411,6 +419,7 @@ def make_trial(
     """
     chosen = {**study.fixed, **values}
     given = {**study.train, **{name: value for name, value in chosen.items() if name in TrainConfig.model_fields}}
+    given = {**(_papers_checkpoints(benchmark.train, given) if study.protocol == "paper" else {}), **given}
     train = {**benchmark.train.model_dump(), **_warm_up(benchmark.train, given), **given}
     return Trial(
         id=f"{study.method}-{label}",
@@ -425,6 +434,12 @@ def make_trial(
         phase=phase,
         protocol=study.protocol,
     )
+
+
+def _papers_checkpoints(recipe: TrainConfig, given: Mapping[str, Value]) -> dict[str, Value]:
+    """The paper kept the best of the checkpoints that it made every 500 of 10,000 steps."""
+    steps = given.get("steps", recipe.steps)
+    return {"keep": "best", "val_every": max(1, steps // 20)} if isinstance(steps, int) else {}
 
 
 def _warm_up(recipe: TrainConfig, given: Mapping[str, Value]) -> dict[str, Value]:

@@ -26,6 +26,9 @@ from bench.spec import (
 )
 
 START = "start_from"
+ALIASES = {"data.views": "train.views"}
+"""Other names of fields on the command line."""
+
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 
 
@@ -149,7 +152,7 @@ def assignment(text: str) -> tuple[list[str], Any]:
     if not equals or not path:
         raise SpecError(f"--set {text!r} must have the form name=value, such as train.steps=100")
     try:
-        return path.split("."), yaml.load(value, Loader=_Loader)
+        return ALIASES.get(path, path).split("."), yaml.load(value, Loader=_Loader)
     except (yaml.YAMLError, ValueError):
         raise SpecError(f"--set {text!r}: {value!r} is not a YAML value") from None
 
@@ -235,8 +238,6 @@ def check(study: Study, benchmark: Benchmark, *, depth: int, workers: int = 1) -
                 f"{where}: accumulate = {trial.train.accumulate} would split the batch whose statistics the head norm "
                 f"takes; use accumulate = 1 or a benchmark without head_norm"
             )
-        if trial.train.keep == "best" and trial.protocol == "paper":
-            raise SpecError(f"{where}: keep = best chooses on validation data, and protocol = paper does not use any")
         if study.scheduler == "asha" and not trial.train.val_every:
             raise SpecError(f"{where}: scheduler asha needs readings to compare; set train.val_every")
         if study.scheduler == "asha" and trial.train.epochs is not None:

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench import parallel
 from bench.augment import augment, erase, mix
-from bench.backbones import Preprocess
+from bench.backbones import HALVES, Preprocess
 from bench.data import Split
 from bench.spec import TrainConfig, parse
 
@@ -126,6 +126,7 @@ def train(
     device: torch.device,
     report: Report,
     validate: Callable[[], Mapping[str, float]] | None = None,
+    activations: Tensor | None = None,
 ) -> Trained:
     """Fine-tune a model in place.
 
@@ -137,6 +138,8 @@ def train(
         seed: of the order of the images.
         report: receives ``step`` (from 1) and ``steps``, ``train_loss``, ``lr``, and what ``validate`` returned if it
             was called.
+        activations: what to train on instead of the images, ``[views * n, ...]``, see :mod:`bench.prefix`; the model
+            then takes these.
         validate: called every ``config.val_every`` steps, but not after the last one.
 
     Raises:
@@ -148,11 +151,14 @@ def train(
     stepper = _Stepper(model, config, device)
     losses = _Losses(config)
     parts = shares(config)
-    load = _loader(images, preprocess, config, classes=classes, seed=seed, device=device)
+    if activations is None:
+        count, load = len(images), _loader(images, preprocess, config, classes=classes, seed=seed, device=device)
+    else:
+        count, load = len(activations), _activation_loader(activations, images.labels.to(device))
     model.train()
     paused = 0.0
     start = time.perf_counter()
-    for step, batch in enumerate(batches(len(images), config, seed=seed), start=1):
+    for step, batch in enumerate(batches(count, config, seed=seed), start=1):
         lr = stepper.set_lr(learning_rate(step - 1, config))
         losses.add(stepper.step(step, (load(step, batch, part) for part in parts)))
         pause = time.perf_counter()
@@ -162,10 +168,24 @@ def train(
     return Trained(config.steps, seconds, config.steps * config.batch_size, stepper.skipped)
 
 
+Load = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of the step, its global batch and positions in it: model inputs, and labels or probabilities."""
+
+
+def _activation_loader(activations: Tensor, labels: Tensor) -> Load:
+    """Rows of activations, view by view, with the labels of their images."""
+
+    def load(step: int, batch: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = batch[positions].to(activations.device)
+        return activations[chosen], labels[chosen % len(labels)]
+
+    return load
+
+
 def _loader(
     images: Split, preprocess: Preprocess, config: TrainConfig, *, classes: int, seed: int, device: torch.device
-) -> Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A function of the step, its global batch and positions in it: model inputs, and labels or probabilities."""
+) -> Load:
+    """Images, augmented anew for every step."""
 
     def load(step: int, batch: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         chosen = batch[positions]
@@ -205,7 +225,7 @@ class _Stepper:
         return torch.stack(losses).sum()
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.precision)
+        half = HALVES.get(self._config.precision)
         with torch.autocast(self._device.type, half, enabled=half is not None):
             return F.cross_entropy(self._model(inputs), labels, label_smoothing=self._config.label_smoothing)
 

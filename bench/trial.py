@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench import backbones, data, evaluation, methods, parallel, records, training
+from bench import backbones, data, evaluation, methods, parallel, prefix, records, training
 from bench.backbones import Preprocess
 from bench.data import Source, Split, Target
 from bench.records import Record
@@ -239,11 +239,15 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
     progress.trainable = methods.trainable_parameters(vit)
     best = _Best(vit) if config.keep == "best" else None
 
+    tail = prefix.Tail(vit) if config.views else None
+    shared = _shared(trial, tail, target.train, config, device) if tail else None
+
     def target_on_val() -> float:
-        return evaluation.target_accuracy(vit, target.val, preprocess, device)[0]
+        chooses = target.test if trial.protocol == "paper" else target.val
+        return evaluation.target_accuracy(vit, chooses, preprocess, device)[0]
 
     def validate() -> dict[str, float]:
-        if trial.phase == "search":
+        if trial.phase == "search" and trial.protocol == "clean":
             return measure(trial, vit, device).scores
         # A confirmation's curve shows the training alone, and what chooses the model: test data is read at the end.
         return {"val_target_accuracy": target_on_val()} if best else {}
@@ -256,7 +260,7 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
         report(metrics)
 
     trained = training.train(
-        _distribute(vit, device),
+        _distribute(tail or vit, device),
         target.train,
         preprocess,
         config,
@@ -265,6 +269,7 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
         device=device,
         report=watch,
         validate=validate,
+        activations=shared,
     )
     start = time.perf_counter()
     if best:
@@ -273,8 +278,19 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
     measured = measure(trial, vit, device)
     if keep is not None and parallel.rank() == 0:
         keep(kept_tensors(trial, vit))
-    facts = {**({"kept_step": best.step} if best else {}), **_skipped(config, trained)}
+    facts = {
+        **({"kept_step": best.step} if best else {}),
+        **({"frozen_blocks": tail.depth} if tail else {}),
+        **_skipped(config, trained),
+    }
     return _finished(trial, device, trained, measured, facts, progress.trainable, time.perf_counter() - start)
+
+
+def _shared(trial: Trial, tail: prefix.Tail, images: Split, config: TrainConfig, device: torch.device) -> Tensor:
+    """Activations of the frozen blocks, which other trials of this process may have computed."""
+    benchmark = trial.benchmark
+    key = (benchmark.backbone, benchmark.target, trial.protocol, config.start_from)
+    return prefix.activations(tail, images, target_preprocess(trial), config, key=key, device=device)
 
 
 def _skipped(config: TrainConfig, trained: Trained) -> dict[str, int]:
@@ -327,8 +343,11 @@ def measure(trial: Trial, vit: Any, device: torch.device) -> Measured:
     preprocess = backbones.preprocess(benchmark.backbone)
     target, source = target_of(benchmark), source_of(benchmark, trial.phase)
     top1, top5 = evaluation.target_accuracy(vit, getattr(target, target_split), target_preprocess(trial), device)
-    after = evaluation.source_score(vit, source, getattr(source, split), preprocess, device)
     before = _before(benchmark.backbone, benchmark.source, trial.phase, split, device)
+    if _same_features(vit, _untouched(benchmark.backbone, device)):
+        after = before  # the same weights give the same features: nothing is to be measured again
+    else:
+        after = evaluation.source_score(vit, source, getattr(source, split), preprocess, device)
     prefix = "val_" if trial.phase == "search" else ""
     scores = {
         "target_accuracy": top1,
@@ -394,9 +413,22 @@ def _before(
     """Source score of the untouched backbone; the same for all trials, so it is measured once a process."""
     domain = _source_of(backbone, own, phase)
     queries: Split = getattr(domain, split)
-    with torch.random.fork_rng(devices=[]):  # the fresh head that is thrown away must not shift the trial's draws
-        vit = backbones.create(backbone, num_classes=0).to(device)
+    vit = _untouched(backbone, device)
     return evaluation.untouched_score(vit, domain, queries, backbones.preprocess(backbone), device)
+
+
+@functools.lru_cache(maxsize=1)
+def _untouched(backbone: Backbone, device: torch.device) -> Any:
+    """The backbone without a head, as it was before any training; not to be changed."""
+    with torch.random.fork_rng(devices=[]):  # a random initialisation must not shift the trial's draws
+        return backbones.create(backbone, num_classes=0).to(device)
+
+
+def _same_features(vit: nn.Module, untouched: nn.Module) -> bool:
+    """Whether a model has the blocks and, bit for bit, the weights of the untouched backbone, but for its head."""
+    own, weights = vit.state_dict(), untouched.state_dict()
+    body = {name for name in own if not name.startswith(("head.", "fc_norm."))}
+    return body == set(weights) and all(torch.equal(own[name], value) for name, value in weights.items())
 
 
 def _record(trial: Trial, status: Literal["ok", "failed", "stopped"], device: torch.device, **measured: Any) -> Record:

@@ -31,6 +31,7 @@ FLOORS = {
     "augment": 1,
     "studies": 2,
     "training": 2,
+    "prefix": 2,
     "evaluation": 2,
     "trial": 3,
     "pretrain": 3,

@@ -388,7 +388,6 @@ def test_the_papers_protocol_has_one_seed_unless_more_are_asked_for() -> None:
         (["train.accumulate=2"], "accumulate = 2 would split the batch whose statistics the head norm takes"),
         (["train.mixup_alpha=0.5", "train.batch_size=9"], "batch_size = 9 does not divide among pairs of images"),
         (["train.beta1=0.8"], "beta1 = 0.8 has no effect with optimizer = sgd"),
-        (["train.keep=best", "train.val_every=5", "protocol=paper"], "keep = best chooses on validation data, and"),
         (["train.start_from=nowhere.json"], "there is no record /"),
     ],
 )

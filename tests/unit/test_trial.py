@@ -332,3 +332,14 @@ def test_every_image_is_counted_once_on_two_workers(tmp_path: Path) -> None:
         found = torch.load(tmp_path / f"odd-{rank}.pt")
         assert found.shape == alone.shape
         assert torch.allclose(found, alone, atol=1e-5)
+
+
+def test_the_papers_protocol_keeps_the_best_checkpoint_on_test_data() -> None:
+    study = studies.load("linear", overrides=["train.steps=40", "protocol=paper"]).studies[0]
+    spec = make_trial(study, benchmarks.get("tiny"), {"lr": 0.05}, launch="t", label="x", seed=0, phase="search")
+    assert (spec.train.keep, spec.train.val_every) == ("best", 2)
+    readings: list[Mapping[str, float]] = []
+    record = trial.run(spec, readings.append)
+    curve = {m["step"]: m["val_target_accuracy"] for m in readings if "val_target_accuracy" in m}
+    assert len(curve) == 19
+    assert record.val_target_accuracy == max([*curve.values(), record.val_target_accuracy])
