@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import parallel
-from bench.spec import Backbone, SpecError, unknown
+from bench.aliases import ALIASES
+from bench.spec import Backbone, Size, SpecError, unknown
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_ARCHITECTURE: dict[str, Any] = {
@@ -24,44 +26,46 @@ TINY_ARCHITECTURE: dict[str, Any] = {
     "num_heads": 2,
 }
 
-ALIASES: Mapping[str, str] = {
-    "vit-s16-224-dino": "vit_small_patch16_224.dino",
-    "vit-s8-224-dino": "vit_small_patch8_224.dino",
-    "vit-b16-224-dino": "vit_base_patch16_224.dino",
-    "vit-b8-224-dino": "vit_base_patch8_224.dino",
-    "vit-b16-224-in21k": "vit_base_patch16_224.augreg_in21k",
-    "vit-b32-224-in21k": "vit_base_patch32_224.augreg_in21k",
-    "vit-l16-224-in21k": "vit_large_patch16_224.augreg_in21k",
-    "vit-b16-224-beit": "beit_base_patch16_224.in22k_ft_in22k",
-    "vit-l16-224-beit": "beit_large_patch16_224.in22k_ft_in22k",
-    "vit-s14-dinov2": "vit_small_patch14_dinov2.lvd142m",
-    "vit-b14-dinov2": "vit_base_patch14_dinov2.lvd142m",
-    "vit-l14-dinov2": "vit_large_patch14_dinov2.lvd142m",
-    "vit-g14-dinov2": "vit_giant_patch14_dinov2.lvd142m",
-}
-"""Short names for timm's."""
-
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What products are computed in under these precisions."""
 
 HEADS = ("head.", "head_dist.", "fc.", "mask_token")
 """What a checkpoint may hold, or lack, beside the backbone."""
 
+RANDOM_SEED = 0
+"""Of random weights: they stand for one backbone, the same in every trial and every worker, whatever a trial's seed."""
+
+PUBLISHED_CROPS: Mapping[str, float] = {"dino": 224 / 256, "mae": 224 / 256}
+"""Evaluation crops by timm's tags, where the authors' own differ from timm's default of 0.9: both resize the shorter
+side to 256 and crop 224 (facebookresearch/dino, eval_knn.py; facebookresearch/mae, main_linprobe.py)."""
+
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a backbone expects: ``size`` x ``size`` pixels in 0..1, minus ``mean``, over ``std`` (a value a channel)."""
+    """What a backbone expects: ``size`` x ``size`` pixels in 0..1, minus ``mean``, over ``std`` (a value a channel).
+
+    Images in memory are resized to that size as they are, as in the paper; picture files are resized and cropped as
+    :attr:`files` says. (timm's few models that were evaluated on squashed pictures get the centre crop like all.)
+    """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_pct: float = 224 / 256
+
+    @property
+    def files(self) -> Size:
+        """How a picture file is decoded for this backbone."""
+        return Size(self.size, self.crop_pct, self.interpolation)
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 ``[n, 3, h, w]`` to normalised float32 ``[n, 3, size, size]`` on the same device."""
         pixels = images.float()
         if pixels.shape[-2:] != (self.size, self.size):
             size = (self.size, self.size)
-            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+            pixels = F.interpolate(pixels, size, mode=self.interpolation, antialias=True, align_corners=False)
+            pixels = pixels.clamp(0, 255)
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1) * 255
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1) * 255
         return (pixels - mean) / std
@@ -73,14 +77,29 @@ TINY_PREPROCESS = Preprocess(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 @functools.cache
 def preprocess(backbone: Backbone) -> Preprocess:
-    """The preprocessing that a backbone was trained with, from timm's data configuration."""
+    """The preprocessing that a backbone was trained with: timm's data configuration, or the authors' own crop.
+
+    Raises:
+        SpecError: it cannot be followed here.
+    """
     if backbone.name == "tiny":
         return TINY_PREPROCESS
     from timm.data.config import resolve_model_data_config
 
     with torch.device("meta"):
         config = resolve_model_data_config(plain(backbone, num_classes=0))
-    return Preprocess(backbone.image_size or config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
+    *_, height, width = config["input_size"]
+    if backbone.image_size is None and height != width:
+        raise SpecError(f"backbone {backbone.name!r} expects {height} x {width} pixels: choose a square --image-size")
+    if config["interpolation"] not in ("bicubic", "bilinear"):
+        raise SpecError(f"backbone {backbone.name!r} wants {config['interpolation']} resizing, which is not supported")
+    return Preprocess(
+        size=backbone.image_size or width,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=PUBLISHED_CROPS.get(timm_name(backbone.name).partition(".")[2], config["crop_pct"]),
+    )
 
 
 @functools.cache
@@ -109,6 +128,10 @@ def plain(backbone: Backbone, *, num_classes: int, depth: int | None = None) -> 
     missing = [part for part in ("blocks", "patch_embed", "norm", "head") if not hasattr(vit, part)]
     if missing or not isinstance(vit.blocks, nn.Sequential | nn.ModuleList) or not vit.num_prefix_tokens:
         raise SpecError(f"backbone {name!r} is no vision transformer with a class token: choose one with such a token")
+    if getattr(vit, "cls_token", None) is None:
+        raise SpecError(f"backbone {name!r} has no class token, whose feature is probed: choose one with such a token")
+    if isinstance(vit.norm, nn.Identity) and isinstance(vit.fc_norm, nn.Identity):
+        raise SpecError(f"backbone {name!r} has no norm after its blocks, so its features are not defined here")
     return vit
 
 
@@ -147,19 +170,27 @@ def _arguments(values: Mapping[str, Any]) -> str:
 def create(backbone: Backbone, *, num_classes: int) -> Any:
     """A pre-trained timm vision transformer with a fresh head, on the CPU.
 
-    Its weights are the embedded ones for ``tiny``; else those of the file ``backbone.weights``, none if that is
-    ``random``, or timm's own, which are downloaded once.
+    Its weights are the embedded ones for ``tiny``; else those of the file ``backbone.weights``, always the same random
+    ones if that is ``random``, or timm's own, which are downloaded once.
 
     Raises:
         SpecError: there is no such backbone, its weights cannot be had, or they do not fit.
     """
     if backbone.weights == "random":
-        return plain(backbone, num_classes=num_classes)
+        return _randomise(plain(backbone, num_classes=num_classes), backbone)
     if backbone.weights is not None:
         return _load(plain(backbone, num_classes=num_classes), Path(backbone.weights))
     if backbone.name == "tiny":
         return _load(plain(backbone, num_classes=num_classes), ASSETS / "tiny.safetensors")
     return _download(backbone, num_classes)
+
+
+def _randomise(vit: Any, backbone: Backbone) -> Any:
+    """Give a model the one set of random weights that its backbone has; the head is left as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(RANDOM_SEED)
+        vit.load_state_dict(plain(backbone, num_classes=0).state_dict(), strict=False)
+    return vit
 
 
 def _download(backbone: Backbone, num_classes: int) -> Any:
@@ -179,21 +210,46 @@ def _download(backbone: Backbone, num_classes: int) -> Any:
 
 def _load(vit: Any, path: Path) -> Any:
     """Load a local file into the architecture; the head may be missing."""
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
-    state = checkpoint_filter_fn(_backbone_part(read_weights(path)), vit)
-    state = {key: value.float() for key, value in state.items() if not key.startswith(HEADS)}
+    state = _backbone_part(read_weights(path))
+    if strange := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise SpecError(f"the weights in {path} do not fit: its {strange[0]!r} is no tensor, and no layout known here")
     try:
-        result = vit.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise SpecError(f"the weights in {path} do not fit: {' '.join(str(error).split())[:300]}") from None
-    missing = [key for key in result.missing_keys if not key.startswith(HEADS)]
-    if missing or result.unexpected_keys:
-        raise SpecError(
-            f"the weights in {path} do not fit: {_some('missing', missing)}, "
-            f"{_some('unexpected', result.unexpected_keys)}"
-        )
+        state = _filter(vit)(state, vit)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # of another architecture
+        reason = _faults(state, vit) or f"timm cannot read them as those of a {type(vit).__name__}: {error}"
+        raise SpecError(f"the weights in {path} do not fit: {reason}") from None
+    state = {key: value.float() for key, value in state.items() if not key.startswith(HEADS)}
+    if faults := _faults(state, vit):
+        raise SpecError(f"the weights in {path} do not fit: {faults}")
+    vit.load_state_dict(state, strict=False)
     return vit
+
+
+def _faults(state: Mapping[str, Tensor], vit: Any) -> str:
+    """How weights differ from what an architecture needs beside its head; empty if they do not."""
+    own = {key: value for key, value in vit.state_dict().items() if not key.startswith(HEADS)}
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own and not key.startswith(HEADS)]
+    misshapen = [
+        f"{key}: {_shape(state[key])} for {_shape(value)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if not (missing or unexpected or misshapen):
+        return ""
+    return ", ".join([_some("missing", missing), _some("unexpected", unexpected), _some("misshapen", misshapen)])
+
+
+def _filter(vit: Any) -> Any:
+    """timm's own reader of published layouts for this architecture; it also resamples position embeddings."""
+    from timm.models import vision_transformer
+
+    module = importlib.import_module(type(vit).__module__)
+    return getattr(module, "checkpoint_filter_fn", vision_transformer.checkpoint_filter_fn)
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape))
 
 
 def _some(what: str, keys: list[str]) -> str:
@@ -242,9 +298,16 @@ def _backbone_part(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def features(vit: Any, images: Tensor) -> Tensor:
-    """The CLS token after the final norm, ``[n, d]``, of normalised images ``[n, 3, h, w]``."""
+    """The CLS token after the final norm, ``[n, d]``, of normalised images ``[n, 3, h, w]``.
+
+    Models that average the patches for their head (BEiT, EVA) may have their final norm behind that average, as
+    ``fc_norm``; it is applied to the CLS token then. What the head reads stays timm's choice.
+    """
     tokens: Tensor = vit.forward_features(images)
-    return tokens[:, 0]
+    token = tokens[:, 0]
+    if isinstance(vit.norm, nn.Identity) and not isinstance(vit.fc_norm, HeadNorm):
+        token = vit.fc_norm(token)
+    return token
 
 
 class HeadNorm(nn.Module):

@@ -132,7 +132,7 @@ def predict(model: Path, images: Sequence[Path], *, top: int = 5) -> list[Predic
     """
     vit, backbone = _load_export(model)
     preprocess = backbones.preprocess(backbone)
-    pixels = torch.stack([decode(path, preprocess.size) for path in images])
+    pixels = torch.stack([decode(path, preprocess.files) for path in images])
     with torch.inference_mode():
         probabilities = vit(preprocess(pixels)).softmax(1)
     best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)

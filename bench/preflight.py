@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import benchmarks, data, methods, resources, studies, tracking
+from bench.aliases import ALIASES
 from bench.resources import Plan
 from bench.spec import Backbone, Benchmark, SourceData, SpecError, Suite, TargetData, TrainConfig
 
@@ -163,7 +164,7 @@ def _read_data(benchmark: Benchmark, *, files_only: bool) -> list[str]:
     """
     from bench import backbones
 
-    size = backbones.preprocess(benchmark.backbone).size
+    size = backbones.preprocess(benchmark.backbone).files
     source, target = benchmark.source, benchmark.target
     skipped: dict[str, None] = {}
     if ":" in target.name or not files_only:
@@ -199,6 +200,7 @@ def listing() -> str:
     lines += ["", "benchmarks (--benchmark):"]
     lines += [f"  {name:<18} {found.summary}" for name, found in benchmarks.BENCHMARKS.items()]
     lines += ["", f"data sets (--source, --target): {', '.join(data.names())}"]
+    lines += ["", f"backbones (--backbone): tiny, any of timm's ViTs with a class token, or {', '.join(ALIASES)}"]
     lines += ["", "methods, with their fields (search.<field>, fixed.<field>):"]
     for name in methods.names():
         lines.append(f"  {name:<18} {methods.summary(name)}")

@@ -9,6 +9,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -247,6 +248,15 @@ class TargetData(Frozen):
         Field(ge=5, description="images to learn from: 4/5 for training, 1/5 for validation; all if empty"),
     ] = None
     bad_images: BadImages = "error"
+
+
+@dataclass(frozen=True)
+class Size:
+    """The square that a picture file is decoded to: shorter side to ``pixels / crop_pct``, then the centre crop."""
+
+    pixels: int
+    crop_pct: float = 224 / 256
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
 class Benchmark(Frozen):

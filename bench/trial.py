@@ -391,7 +391,7 @@ def target_preprocess(trial: Trial) -> Preprocess:
 def target_of(benchmark: Benchmark) -> Target:
     """A benchmark's target, at its backbone's resolution."""
     own = benchmark.target
-    size = backbones.preprocess(benchmark.backbone).size
+    size = backbones.preprocess(benchmark.backbone).files
     return data.target(own.name, size=size, samples=own.samples, bad_images=own.bad_images)
 
 
@@ -402,7 +402,7 @@ def source_of(benchmark: Benchmark, phase: Phase) -> Source:
 
 def _source_of(backbone: Backbone, own: SourceData, phase: Phase) -> Source:
     per_class, queries = own.size(phase)
-    size = backbones.preprocess(backbone).size
+    size = backbones.preprocess(backbone).files
     return data.source(own.name, size=size, per_class=per_class, queries=queries, bad_images=own.bad_images)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from bench.spec import SpecError, unknown
+from bench.spec import Size, SpecError, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +58,8 @@ class Request:
 
     argument: str | None
     """What stands behind the colon of its name."""
-    size: int
-    """Pixels a side that the backbone wants; only images that are decoded from files heed it."""
+    size: Size
+    """What the backbone wants; only images that are decoded from files heed it."""
     bad_images: Policy
     """What an image file that cannot be read does; only images that are decoded from files heed it."""
 
@@ -179,12 +179,12 @@ def _builder(kind: str, role: Role) -> Any:
 
 
 @functools.cache
-def _build(name: str, role: Role, size: int, bad_images: Policy) -> Any:
+def _build(name: str, role: Role, size: Size | int, bad_images: Policy) -> Any:
     check(name, role)
     kind, _, argument = name.partition(":")
     build = _builder(kind, role)
     if inspect.signature(build).parameters:
-        return build(Request(argument or None, size, bad_images))
+        return build(Request(argument or None, size if isinstance(size, Size) else Size(size), bad_images))
     return build()
 
 
@@ -192,7 +192,7 @@ def _build(name: str, role: Role, size: int, bad_images: Policy) -> Any:
 def source(
     name: str,
     *,
-    size: int = 224,
+    size: Size | int = 224,
     per_class: int | None = None,
     queries: int | None = None,
     bad_images: Policy = "error",
@@ -201,7 +201,7 @@ def source(
 
     Args:
         name: of the data set.
-        size: pixels a side that the backbone wants.
+        size: what the backbone wants; a number of pixels stands for the usual crop.
         per_class: images of each class in the bank, chosen by a seed; all if None.
         queries: images of each class in either set of queries, likewise.
         bad_images: what an image file that cannot be read does.
@@ -229,12 +229,12 @@ def _thinned(images: Split, per_class: int | None) -> Split:
 
 
 @functools.cache
-def target(name: str, *, size: int = 224, samples: int | None = None, bad_images: Policy = "error") -> Target:
+def target(name: str, *, size: Size | int = 224, samples: int | None = None, bad_images: Policy = "error") -> Target:
     """A target data set, built once a process.
 
     Args:
         name: of the data set.
-        size: pixels a side that the backbone wants.
+        size: what the backbone wants; a number of pixels stands for the usual crop.
         samples: images to learn from, four fifths of them in ``train`` and one in ``val``; all if None. Test images
             are all kept.
         bad_images: what an image file that cannot be read does.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.data import Policy, Request
 from bench.data import _cache as cache
 from bench.data._splits import stratified
-from bench.spec import SpecError
+from bench.spec import Size, SpecError
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -25,9 +25,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 CACHE_BYTES = 2 * 2**30
 """A split is kept in memory, once decoded, if it fits into this."""
 
-RESIZE = 256 / 224
-"""The shorter side is resized to this times the crop, as in DINO's evaluation."""
-
 VERIFIED = 20_000
 """Folders with at most so many images are read through before anything starts; larger ones only if bad images are to be
 skipped."""
@@ -36,10 +33,12 @@ skipped."""
 class FileImages:
     """Labelled image files: what :class:`bench.data.Images` is for images in memory.
 
-    Every image is decoded to RGB, its shorter side resized (bicubic) and its centre cropped to ``size`` pixels.
+    Every image is decoded to RGB, its shorter side resized and its centre cropped, see :class:`Size`.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int], *, size: int, skipped: Sequence[str] = ()) -> None:
+    def __init__(
+        self, paths: Sequence[Path], labels: Sequence[int], *, size: Size, skipped: Sequence[str] = ()
+    ) -> None:
         """Refer to files, without opening them.
 
         Args:
@@ -52,13 +51,13 @@ class FileImages:
         self.paths, self.size, self.skipped = list(paths), size, list(skipped)
         self.labels: Tensor = torch.tensor(labels, dtype=torch.int64)
         self._kept: dict[int, Tensor] = {}
-        self._keep = len(paths) * 3 * size * size <= CACHE_BYTES
+        self._keep = len(paths) * 3 * size.pixels**2 <= CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, indices: Tensor) -> Tensor:
-        """uint8 ``[len(indices), 3, size, size]``."""
+        """uint8 ``[len(indices), 3, size.pixels, size.pixels]``."""
         import torch
 
         return torch.stack(list(self._pool.map(self._one, indices.tolist())))
@@ -85,8 +84,8 @@ class FileImages:
         return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
 
 
-def decode(path: Path, size: int) -> Tensor:
-    """One image file of any mode as uint8 ``[3, size, size]``.
+def decode(path: Path, size: Size | int) -> Tensor:
+    """One image file of any mode as uint8 ``[3, pixels, pixels]``.
 
     Raises:
         ValueError: naming the file, if it is missing, damaged, too large or no picture.
@@ -95,11 +94,13 @@ def decode(path: Path, size: int) -> Tensor:
     from PIL import Image
 
     picture = _read(path)
-    scale = max(round(size * RESIZE), size) / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    picture = picture.crop((left, top, left + size, top + size))
+    size = size if isinstance(size, Size) else Size(size)
+    pixels = size.pixels
+    scale = max(round(pixels / size.crop_pct), pixels) / min(picture.size)
+    width, height = (max(pixels, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling[size.interpolation.upper()])
+    left, top = (width - pixels) // 2, (height - pixels) // 2
+    picture = picture.crop((left, top, left + pixels, top + pixels))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 

@@ -36,6 +36,11 @@ class BlockExpansion(Method):
         from torch import nn
 
         self.check(len(vit.blocks))
+        if getattr(vit, "rope_mixed", False):
+            raise ValueError(
+                "block_expansion: this backbone has position embeddings of its own for each of its blocks and none for "
+                "new ones; this architecture is not supported"
+            )
         group = len(vit.blocks) // self.p
         blocks: list[nn.Module] = []
         inserted: list[nn.Module] = []

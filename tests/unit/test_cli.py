@@ -59,7 +59,7 @@ def test_list_shows_studies_benchmarks_methods_and_fields(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     for path in (ROOT / "search_spaces").glob("*.yaml"):
         assert re.search(rf"^  {path.stem} +\S", done.stdout, re.MULTILINE)
-    for word in ("tiny", "digits", "shapes", "rank", "dropout", "weight_decay", "label_smoothing"):
+    for word in ("tiny", "digits", "shapes", "rank", "dropout", "weight_decay", "label_smoothing", "vit-b16-224-dino"):
         assert re.search(rf"\b{word}\b", done.stdout)
     assert call([*BENCH, "list"], tmp_path).stdout == done.stdout
     assert list(tmp_path.iterdir()) == []

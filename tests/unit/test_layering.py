@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The first part of a module's name below `bench`, and the floor it lives on.
 FLOORS = {
     "spec": 0,
+    "aliases": 0,
     "records": 0,
     "probes": 0,
     "parallel": 0,
@@ -50,6 +51,7 @@ FLOORS = {
 KNOW_NOTHING_OF_BENCH = {"bench", "probes", "parallel"}
 TORCH = {"torch", "torchvision", "timm", "peft", "transformers", "safetensors.torch"}
 WITHOUT_TORCH = {
+    "aliases",
     "bench",
     "benchmarks",
     "launch",

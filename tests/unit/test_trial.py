@@ -86,6 +86,18 @@ def test_linear_probing_forgets_nothing() -> None:
     assert trial.run(make("linear", phase="confirm")).forgetting == 0
 
 
+def test_random_weights_are_measured_before_and_after_on_one_backbone() -> None:
+    specs = [make("linear", phase="confirm", seed=seed) for seed in (0, 1)]
+    random = specs[0].benchmark.backbone.model_copy(update={"weights": "random"})
+    found = [
+        trial.run(spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"backbone": random})}))
+        for spec in specs
+    ]
+    assert [record.forgetting for record in found] == [0, 0]
+    assert found[0].source_accuracy_before == found[1].source_accuracy_before
+    assert found[0].target_accuracy != found[1].target_accuracy
+
+
 @pytest.mark.parametrize("method", methods.names())
 def test_a_trial_repeats_itself_after_others(method: str) -> None:
     first = stable(trial.run(make(method)))
