@@ -6,6 +6,8 @@ Crops and flips are done for a batch at once; torchvision's and timm's transform
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +23,58 @@ TRIES = 10
 """Boxes that are drawn for an image before its centre is taken, as in torchvision's RandomResizedCrop."""
 
 
-def augment(images: Tensor, config: TrainConfig, *, seed: int, step: int, positions: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Crops:
+    """Boxes ``[b, 4]`` (left, top, width, height, as shares of each image) and whether it is mirrored, bool ``[b]``."""
+
+    boxes: Tensor
+    mirrored: Tensor
+
+
+class InMemory(Protocol):
+    """Images that are whole when they are taken."""
+
+    def take(self, indices: Tensor) -> Tensor:
+        """uint8 ``[b, 3, h, w]``."""
+
+
+@runtime_checkable
+class InFiles(InMemory, Protocol):
+    """Images that are cropped as they are decoded, out of the whole picture, and take a while."""
+
+    def sizes(self, indices: Tensor) -> Tensor:
+        """Height and width of the pictures, ``[b, 2]``."""
+
+    def take_crops(self, indices: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
+        """The images, cropped as :class:`Crops` says: uint8 ``[b, 3, h, w]``."""
+
+
+def take(
+    images: InMemory, indices: Tensor, config: TrainConfig, *, seed: int, step: int, positions: Tensor
+) -> tuple[Tensor, bool]:
+    """Images at some indices for :func:`augment`, and whether they are cropped and mirrored already."""
+    if not (isinstance(images, InFiles) and config.crops):
+        return images.take(indices), False
+    chosen = crops(config, seed=seed, step=step, positions=positions, sizes=images.sizes(indices))
+    return images.take_crops(indices, chosen.boxes, chosen.mirrored), True
+
+
+def crops(config: TrainConfig, *, seed: int, step: int, positions: Tensor, sizes: Tensor) -> Crops:
+    """What the images of a part of a global batch are cropped to, by torchvision's rule.
+
+    Args:
+        positions: where in the global batch the images stand, int64 ``[b]`` on the CPU.
+        sizes: their height and width, ``[b, 2]``.
+    """
+    generator = _generator(seed, step)
+    draws = Draws.of(config.batch_size, config.crop_min, generator, largest=config.crop_max)
+    mirrored = (torch.rand(config.batch_size, generator=generator) < 0.5) & config.flip
+    return Crops(draws.at(positions).boxes(sizes), mirrored[positions])
+
+
+def augment(
+    images: Tensor, config: TrainConfig, *, seed: int, step: int, positions: Tensor, cropped: bool = False
+) -> Tensor:
     """Crop, flip and distort a part of a global batch; RandAugment and TrivialAugment are torchvision's.
 
     The parameters are drawn for the global batch, from the seed and the step: an image is treated alike on any number
@@ -30,16 +83,16 @@ def augment(images: Tensor, config: TrainConfig, *, seed: int, step: int, positi
     Args:
         images: uint8 ``[b, 3, h, w]``.
         positions: where in the global batch they stand, int64 ``[b]`` on the CPU.
+        cropped: whether they are cropped and mirrored already (see :func:`crops`).
 
     Returns:
         uint8 of the same shape.
     """
-    generator = _generator(seed, step)
-    if config.crop_min < 1 or config.flip:
-        boxes = random_boxes(config.batch_size, images.shape[-2:], config.crop_min, generator, largest=config.crop_max)
-        mirrored = (torch.rand(config.batch_size, generator=generator) < 0.5) & config.flip
-        images = resample(images, boxes[positions].to(images.device), mirrored[positions].to(images.device))
-    return _one_by_one(_distortion(config), images, config, generator, positions)
+    if config.crops and not cropped:
+        sizes = torch.tensor(images.shape[-2:]).expand(len(images), 2)
+        chosen = crops(config, seed=seed, step=step, positions=positions, sizes=sizes)
+        images = resample(images, chosen.boxes.to(images.device), chosen.mirrored.to(images.device))
+    return _one_by_one(_distortion(config), images, config, _generator(seed, step, stream=2), positions)
 
 
 def erase(images: Tensor, config: TrainConfig, *, seed: int, step: int, positions: Tensor) -> Tensor:
@@ -118,30 +171,48 @@ def _seeded(transform: v2.Transform, image: Tensor, seed: int) -> Tensor:
     return changed
 
 
-def random_boxes(
-    count: int, size: tuple[int, ...], smallest: float, generator: torch.Generator, *, largest: float = 1.0
-) -> Tensor:
-    """Boxes of RandomResizedCrop: area uniform in ``smallest`` .. ``largest``, ratio log-uniform in 3/4 .. 4/3.
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for boxes of RandomResizedCrop, before it is known what sizes the images have.
 
-    Args:
-        size: height and width of the images.
-
-    Returns:
-        ``[count, 4]``: left, top, width, height, each as a share of the image's width or height.
+    ``area``: shares of the image, ``[n, TRIES]``; ``ratio``: width over height, likewise; ``place``: ``[2, n]``.
     """
-    if smallest == 1:
-        return torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(count, 1)
-    height, width = size
-    area = torch.empty(count, TRIES).uniform_(smallest, largest, generator=generator) * height * width
-    low, high = (math.log(bound) for bound in RATIO)
-    ratio = torch.empty(count, TRIES).uniform_(low, high, generator=generator).exp()
-    w, h = (area * ratio).sqrt() / width, (area / ratio).sqrt() / height
-    fits = (w <= 1) & (h <= 1)
-    first = fits.int().argmax(1, keepdim=True)  # the first that fits; the whole image where none does
-    none = ~fits.any(1, keepdim=True)
-    w, h = (torch.where(none, 1.0, side.gather(1, first)).squeeze(1) for side in (w, h))
-    place = torch.rand(2, count, generator=generator)
-    return torch.stack([place[0] * (1 - w), place[1] * (1 - h), w, h], dim=1)
+
+    area: Tensor
+    ratio: Tensor
+    place: Tensor
+    whole: bool
+
+    @classmethod
+    def of(cls, count: int, smallest: float, generator: torch.Generator, *, largest: float = 1.0) -> Draws:
+        """Area uniform in ``smallest`` .. ``largest``, ratio log-uniform in 3/4 .. 4/3; with 1 the whole image."""
+        low, high = (math.log(bound) for bound in RATIO)
+        return cls(
+            area=torch.empty(count, TRIES).uniform_(smallest, largest, generator=generator),
+            ratio=torch.empty(count, TRIES).uniform_(low, high, generator=generator).exp(),
+            place=torch.rand(2, count, generator=generator),
+            whole=smallest == 1,
+        )
+
+    def at(self, positions: Tensor) -> Draws:
+        """The draws of some images."""
+        return Draws(self.area[positions], self.ratio[positions], self.place[:, positions], self.whole)
+
+    def boxes(self, sizes: Tensor) -> Tensor:
+        """Boxes for images of these heights and widths ``[n, 2]``: ``[n, 4]``, see :class:`Crops`."""
+        if self.whole:
+            return torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(sizes), 1)
+        aspect = (sizes[:, :1] / sizes[:, 1:]).float()  # height over width
+        w, h = (self.area * self.ratio * aspect).sqrt(), (self.area / self.ratio / aspect).sqrt()
+        fits = (w <= 1) & (h <= 1)
+        first = fits.int().argmax(1, keepdim=True)
+        w, h = (side.gather(1, first).squeeze(1) for side in (w, h))
+        # Where none fits: the centre, as large as the ratio's bounds allow.
+        none, aspect = ~fits.any(1), aspect.squeeze(1)
+        w = torch.where(none, (RATIO[1] * aspect).clamp(max=1), w)
+        h = torch.where(none, (1 / (RATIO[0] * aspect)).clamp(max=1), h)
+        left, top = torch.where(none, 0.5, self.place)
+        return torch.stack([left * (1 - w), top * (1 - h), w, h], dim=1)
 
 
 def resample(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
@@ -149,7 +220,7 @@ def resample(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
 
     Args:
         images: uint8 ``[b, 3, h, w]``.
-        boxes: ``[b, 4]``, see :func:`random_boxes`.
+        boxes: ``[b, 4]``, see :class:`Crops`.
         mirrored: bool ``[b]``.
     """
     left, top, width, height = boxes.unbind(1)

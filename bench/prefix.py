@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.augment import augment, erase
+from bench.augment import augment, erase, take
 from bench.backbones import HALVES, Preprocess
 from bench.data import Split
 from bench.spec import SpecError, TrainConfig
@@ -179,7 +179,8 @@ def _compute(tail: Tail, images: Split, preprocess: Preprocess, config: TrainCon
     with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
         for step, chosen in enumerate(order.split(BATCH)):
             positions = torch.arange(len(chosen))
-            inputs = augment(images.take(chosen).to(device), config, seed=SEED, step=step, positions=positions)
+            pixels, cropped = take(images, chosen, config, seed=SEED, step=step, positions=positions)
+            inputs = augment(pixels.to(device), config, seed=SEED, step=step, positions=positions, cropped=cropped)
             inputs = erase(preprocess(inputs), config, seed=SEED, step=step, positions=positions)
             parts.append(tail.beginning(inputs))
     tail.train(training)

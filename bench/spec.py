@@ -191,6 +191,11 @@ class TrainConfig(Frozen):
                 raise ValueError(f"{name} = {value} has no effect with {setting}")
 
     @property
+    def crops(self) -> bool:
+        """Whether images are cropped or mirrored at random."""
+        return self.crop_min < 1 or self.flip
+
+    @property
     def mixes(self) -> bool:
         """Whether images are mixed with each other."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import parallel
-from bench.augment import augment, erase, mix
+from bench.augment import InFiles, augment, erase, mix, take
 from bench.backbones import HALVES, Preprocess
 from bench.data import Split
 from bench.spec import TrainConfig, parse
@@ -25,6 +27,9 @@ Report = Callable[[Mapping[str, float]], None]
 
 REPORTS = 20
 """Points that a trial's loss curve has at least, if it has as many steps."""
+
+AHEAD = 2
+"""Batches of files that are read while the device computes an earlier one."""
 
 REPORT_STEPS = 50
 """Steps between two reports at most: a trial can be stopped only when it reports."""
@@ -151,16 +156,18 @@ def train(
     stepper = _Stepper(model, config, device)
     losses = _Losses(config)
     parts = shares(config)
+    count = len(images) if activations is None else len(activations)
+    order = enumerate(batches(count, config, seed=seed), start=1)
     if activations is None:
-        count, load = len(images), _loader(images, preprocess, config, classes=classes, seed=seed, device=device)
+        loaded = _load(order, parts, images, preprocess, config, classes=classes, seed=seed, device=device)
     else:
-        count, load = len(activations), _activation_loader(activations, images.labels.to(device))
+        loaded = _load_activations(order, parts, activations, images.labels.to(device))
     model.train()
     paused = 0.0
     start = time.perf_counter()
-    for step, batch in enumerate(batches(count, config, seed=seed), start=1):
+    for step, pieces in loaded:
         lr = stepper.set_lr(learning_rate(step - 1, config))
-        losses.add(stepper.step(step, (load(step, batch, part) for part in parts)))
+        losses.add(stepper.step(step, pieces))
         pause = time.perf_counter()
         _report(step, lr, losses, config, report, validate)
         paused += time.perf_counter() - pause
@@ -168,33 +175,80 @@ def train(
     return Trained(config.steps, seconds, config.steps * config.batch_size, stepper.skipped)
 
 
-Load = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Of the step, its global batch and positions in it: model inputs, and labels or probabilities."""
+Order = Iterable[tuple[int, Tensor]]
+"""Steps from 1, and the indices of their global batches."""
+
+Loaded = Iterator[tuple[int, Iterable[tuple[Tensor, Tensor]]]]
+"""Steps, and for each part of this rank's share the model's inputs, and labels or probabilities."""
 
 
-def _activation_loader(activations: Tensor, labels: Tensor) -> Load:
+def _load_activations(order: Order, parts: Sequence[Tensor], activations: Tensor, labels: Tensor) -> Loaded:
     """Rows of activations, view by view, with the labels of their images."""
-
-    def load(step: int, batch: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = batch[positions].to(activations.device)
-        return activations[chosen], labels[chosen % len(labels)]
-
-    return load
+    for step, batch in order:
+        chosen = [batch[positions].to(activations.device) for positions in parts]
+        yield step, [(activations[rows], labels[rows % len(labels)]) for rows in chosen]
 
 
-def _loader(
-    images: Split, preprocess: Preprocess, config: TrainConfig, *, classes: int, seed: int, device: torch.device
-) -> Load:
-    """Images, augmented anew for every step."""
+def _load(
+    order: Order,
+    parts: Sequence[Tensor],
+    images: Split,
+    preprocess: Preprocess,
+    config: TrainConfig,
+    *,
+    classes: int,
+    seed: int,
+    device: torch.device,
+) -> Loaded:
+    """Images, augmented anew for every step; files are read ahead while the device computes."""
 
-    def load(step: int, batch: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = batch[positions]
-        inputs, labels = images.take(chosen).to(device), images.labels[chosen].to(device)
-        inputs = preprocess(augment(inputs, config, seed=seed, step=step, positions=positions))
-        inputs = erase(inputs, config, seed=seed, step=step, positions=positions)
-        return mix(inputs, labels, config, classes=classes, seed=seed, step=step) if config.mixes else (inputs, labels)
+    def read(step: int, batch: Tensor) -> list[tuple[_Where, Tensor, Tensor, bool]]:
+        return [piece(batch[positions], _Where(seed=seed, step=step, positions=positions)) for positions in parts]
 
-    return load
+    def piece(indices: Tensor, where: _Where) -> tuple[_Where, Tensor, Tensor, bool]:
+        pixels, cropped = take(images, indices, config, **where)
+        return where, pixels, images.labels[indices], cropped
+
+    def prepare(where: _Where, pixels: Tensor, labels: Tensor, cropped: bool) -> tuple[Tensor, Tensor]:
+        inputs, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        inputs = preprocess(augment(inputs, config, **where, cropped=cropped))
+        inputs = erase(inputs, config, **where)
+        if not config.mixes:
+            return inputs, labels
+        return mix(inputs, labels, config, classes=classes, seed=seed, step=where["step"])
+
+    for step, pieces in _ahead(order, read, depth=AHEAD if isinstance(images, InFiles) else 0):
+        yield step, (prepare(*one) for one in pieces)
+
+
+class _Where(TypedDict):
+    seed: int
+    step: int
+    positions: Tensor
+
+
+Piece = TypeVar("Piece")
+
+
+def _ahead(order: Order, read: Callable[[int, Tensor], Piece], *, depth: int) -> Iterator[tuple[int, Piece]]:
+    """What ``read`` makes of every step, computed in a thread up to ``depth`` steps ahead of its use."""
+    if not depth:
+        yield from ((step, read(step, batch)) for step, batch in order)
+        return
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        waiting: deque[tuple[int, Future[Piece]]] = deque()
+        try:
+            for step, batch in order:
+                waiting.append((step, thread.submit(read, step, batch)))
+                if len(waiting) > depth:
+                    ready, future = waiting.popleft()
+                    yield ready, future.result()
+            while waiting:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
+        finally:  # a trial that is stopped leaves without what was read for it
+            for _, future in waiting:
+                future.cancel()
 
 
 class _Stepper:

@@ -51,6 +51,7 @@ class FileImages:
         self.paths, self.size, self.skipped = list(paths), size, list(skipped)
         self.labels: Tensor = torch.tensor(labels, dtype=torch.int64)
         self._kept: dict[int, Tensor] = {}
+        self._sizes: dict[int, tuple[int, int]] = {}
         self._keep = len(paths) * 3 * size.pixels**2 <= CACHE_BYTES
 
     def __len__(self) -> int:
@@ -61,6 +62,27 @@ class FileImages:
         import torch
 
         return torch.stack(list(self._pool.map(self._one, indices.tolist())))
+
+    def sizes(self, indices: Tensor) -> Tensor:
+        """Height and width of the pictures, int64 ``[len(indices), 2]``; only their headers are read, and once."""
+        import torch
+
+        return torch.tensor(list(self._pool.map(self._size, indices.tolist())))
+
+    def take_crops(self, indices: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
+        """Crops of the whole pictures, stretched to the size (bilinear, as torchvision's RandomResizedCrop does it).
+
+        Args:
+            boxes: ``[b, 4]``: left, top, width, height, as shares of the picture.
+            mirrored: bool ``[b]``.
+
+        Returns:
+            uint8 ``[b, 3, size.pixels, size.pixels]``.
+        """
+        import torch
+
+        jobs = zip(indices.tolist(), boxes.tolist(), mirrored.tolist(), strict=True)
+        return torch.stack(list(self._pool.map(self._crop, jobs)))
 
     def select(self, indices: NDArray[np.int64]) -> FileImages:
         """Some of the images as a split of their own."""
@@ -79,6 +101,23 @@ class FileImages:
                 self._kept[index] = found
         return found
 
+    def _size(self, index: int) -> tuple[int, int]:
+        found = self._sizes.get(index)
+        if found is None:
+            found = self._sizes[index] = _header(self.paths[index])
+        return found
+
+    def _crop(self, job: tuple[int, list[float], bool]) -> Tensor:
+        from PIL import Image
+
+        index, (left, top, width, height), mirrored = job
+        picture, pixels = _read(self.paths[index]), self.size.pixels
+        x, y = (round(share * side) for share, side in zip((left, top), picture.size, strict=True))
+        w, h = (max(1, round(share * side)) for share, side in zip((width, height), picture.size, strict=True))
+        picture = picture.crop((x, y, min(x + w, picture.width), min(y + h, picture.height)))
+        picture = picture.resize((pixels, pixels), Image.Resampling.BILINEAR)
+        return _tensor(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture)
+
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
@@ -90,7 +129,6 @@ def decode(path: Path, size: Size | int) -> Tensor:
     Raises:
         ValueError: naming the file, if it is missing, damaged, too large or no picture.
     """
-    import torch
     from PIL import Image
 
     picture = _read(path)
@@ -101,7 +139,24 @@ def decode(path: Path, size: Size | int) -> Tensor:
     picture = picture.resize((width, height), Image.Resampling[size.interpolation.upper()])
     left, top = (width - pixels) // 2, (height - pixels) // 2
     picture = picture.crop((left, top, left + pixels, top + pixels))
+    return _tensor(picture)
+
+
+def _tensor(picture: PIL.Image.Image) -> Tensor:
+    import torch
+
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def _header(path: Path) -> tuple[int, int]:
+    """Height and width of a picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            return file.height, file.width
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
 
 
 def _read(path: Path, *, draft: bool = False) -> PIL.Image.Image:

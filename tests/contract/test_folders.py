@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench import data
 from bench.data._files import FileImages, decode
-from bench.spec import SpecError
+from bench.spec import Size, SpecError
 
 
 def paint(path: Path, *, seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> None:
@@ -164,3 +164,49 @@ def test_a_class_of_which_nothing_can_be_read_is_named(tmp_path: Path) -> None:
 
 def test_class_names_are_the_folders(tmp_path: Path) -> None:
     assert data.target(f"folder:{classes(tmp_path)}", size=16).class_names == ["cat", "dog", "emu bird é"]
+
+
+def test_crops_are_cut_out_of_the_whole_picture(tmp_path: Path) -> None:
+    classes(tmp_path)
+    pixels = np.zeros((100, 300, 3), dtype=np.uint8)
+    pixels[50:, 150:] = 200  # lower right, beyond the centre crop
+    Image.fromarray(pixels).save(tmp_path / "cat" / "00.png")
+    images = FileImages([tmp_path / "cat" / "00.png", tmp_path / "dog" / "00.png"], [0, 1], size=Size(16))
+    assert images.sizes(torch.tensor([0, 1])).tolist() == [[100, 300], [30, 40]]
+    box = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]])
+    found = images.take_crops(torch.tensor([0, 1]), box, torch.tensor([False, True]))
+    assert found.shape == (2, 3, 16, 16)
+    assert (found[0] == 200).all()
+    whole = images.take_crops(torch.tensor([1, 1]), box[1:].expand(2, 4), torch.tensor([False, True]))
+    assert torch.equal(whole[1], whole[0].flip(-1))
+
+
+@pytest.mark.parametrize("crop_min", [0.2, 1.0])
+def test_reading_ahead_changes_nothing(tmp_path: Path, crop_min: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import training
+    from bench.backbones import Preprocess
+    from bench.spec import TrainConfig
+
+    train = data.target(f"folder:{classes(tmp_path)}", size=16).train
+    preprocess = Preprocess(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    config = TrainConfig(steps=7, batch_size=8, lr=0.01, crop_min=crop_min, flip=True)
+
+    def losses(ahead: int) -> list[float]:
+        monkeypatch.setattr(training, "AHEAD", ahead)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
+        found: list[float] = []
+        training.train(
+            model,
+            train,
+            preprocess,
+            config,
+            classes=3,
+            seed=0,
+            device=torch.device("cpu"),
+            report=lambda metrics: found.append(metrics["train_loss"]),
+        )
+        return found
+
+    assert losses(0) == losses(3)
+    assert len(losses(2)) == 7

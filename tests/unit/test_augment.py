@@ -9,8 +9,26 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from bench.augment import augment, erase, mix, random_boxes, resample
+from bench.augment import Draws, augment, erase, mix, resample
 from bench.spec import TrainConfig
+
+
+def random_boxes(
+    count: int, smallest: float, *, largest: float = 1.0, size: tuple[int, int] = (64, 64)
+) -> torch.Tensor:
+    draws = Draws.of(count, smallest, torch.Generator().manual_seed(0), largest=largest)
+    return draws.boxes(torch.tensor(size).expand(count, 2))
+
+
+def test_boxes_of_oblong_images_are_distributed_like_torchvisions() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(1, 100, 300)
+    theirs = [RandomResizedCrop.get_params(image, [0.3, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
+    top, left, height, width = torch.tensor(theirs, dtype=torch.float).unbind(1)
+    ours = random_boxes(3000, 0.3, size=(100, 300))
+    share = torch.linspace(0.05, 0.95, 10)
+    for mine, its in zip(ours.unbind(1), (left / 300, top / 100, width / 300, height / 100), strict=True):
+        assert torch.allclose(mine.quantile(share), its.quantile(share), atol=0.03)
 
 
 def test_boxes_are_distributed_like_torchvisions() -> None:
@@ -18,7 +36,7 @@ def test_boxes_are_distributed_like_torchvisions() -> None:
     image = torch.zeros(3, 200, 200)
     theirs = [RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3]) for _ in range(4000)]
     top, left, height, width = torch.tensor(theirs, dtype=torch.float).div(200).unbind(1)
-    ours = random_boxes(4000, (200, 200), 0.08, torch.Generator().manual_seed(0))
+    ours = random_boxes(4000, 0.08)
     for mine, its in zip(ours.unbind(1), (left, top, width, height), strict=True):
         share = torch.linspace(0.05, 0.95, 10)
         assert torch.allclose(mine.quantile(share), its.quantile(share), atol=0.03)
@@ -84,7 +102,7 @@ def test_images_get_parameters_of_their_own() -> None:
 
 
 def test_crop_max_limits_the_crop() -> None:
-    boxes = random_boxes(500, (64, 64), 0.2, torch.Generator().manual_seed(0), largest=0.5)
+    boxes = random_boxes(500, 0.2, largest=0.5)
     area = boxes[:, 2] * boxes[:, 3]
     assert 0.2 <= area.min() < 0.25
     assert 0.45 < area.max() <= 0.5 + 1e-6
