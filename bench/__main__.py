@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench import checkpoints
+
+RESULTS = Path("results")
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 EPILOG = """\
 examples:
   python -m bench list
   python -m bench leaderboard results/block_expansion/tiny     rebuild table and picture from the records
-  python -m bench evaluate RECORD                              RECORD: results/<study>/<benchmark>/records/<trial>.json
+  python -m bench evaluate RECORD                              RECORD: results/<study>/<benchmark>/records/<trial>.json,
+                                                               or the id of the trial's MLflow run
   python -m bench export RECORD --out model.safetensors        a confirmed trial's model for plain timm
-  python -m bench predict model.safetensors picture.png        classify pictures of your own
+  python -m bench export RECORD --mlflow-model birds           the same into MLflow's model registry
+  python -m bench predict model.safetensors picture.png        classify pictures of your own, or folders of them
   python -m bench pretrain tiny                                remake the embedded backbone (minutes on one core)
 """
 
@@ -32,13 +43,17 @@ def arguments() -> argparse.ArgumentParser:
     board = commands.add_parser("leaderboard", help="rebuild a leaderboard from its records")
     board.add_argument("folder", type=Path, help="results/<study>/<benchmark>")
     again = commands.add_parser("evaluate", help="measure a confirmed trial again from its checkpoint")
-    again.add_argument("record", type=Path, help="results/<study>/<benchmark>/records/<trial>.json")
-    out = commands.add_parser("export", help="write a confirmed trial's model for plain timm")
-    out.add_argument("record", type=Path, help="results/<study>/<benchmark>/records/<trial>.json")
-    out.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    _add_record(again)
+    again.add_argument(
+        "--device", choices=["cpu", "cuda"], help="where to measure (default: where the record was made)"
+    )
+    out = commands.add_parser("export", help="write a confirmed trial's model for plain timm, or register it in MLflow")
+    _add_record(out)
+    out.add_argument("--out", type=Path, metavar="FILE", help="safetensors file to write")
+    out.add_argument("--mlflow-model", metavar="NAME", help="name to register it under in the MLflow store")
     look = commands.add_parser("predict", help="classify pictures with an exported model")
     look.add_argument("model", type=Path, help="what export wrote")
-    look.add_argument("images", type=Path, nargs="+")
+    look.add_argument("images", nargs="+", help="picture files, folders of them, or patterns")
     train = commands.add_parser("pretrain", help="remake an embedded backbone")
     train.add_argument("backbone", choices=["tiny"])
     train.add_argument("--out", type=Path, default=Path(__file__).parent / "assets", help="folder to write to")
@@ -46,8 +61,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("record", help="results/<study>/<benchmark>/records/<trial>.json, or the id of an MLflow run")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite in ./results)")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 2 bad input."""
+    """Returns the exit code: 0 done, 1 an evaluation that deviates from its record, 2 bad input."""
     args = arguments().parse_args(argv)
     try:
         if args.command == "list":
@@ -55,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "leaderboard":
             return _leaderboard(args.folder)
         if args.command == "evaluate":
-            return _evaluate(args.record)
+            return _evaluate(_record(args), args.device)
         if args.command == "export":
-            return _export(args.record, args.out)
+            return _export(args)
         if args.command == "predict":
             return _predict(args.model, args.images)
         return _pretrain(args.out, args.steps)
@@ -85,35 +105,83 @@ def _leaderboard(folder: Path) -> int:
     return 0
 
 
-def _evaluate(record: Path) -> int:
+def _store(args: argparse.Namespace) -> str:
+    from bench import tracking
+
+    return args.tracking_uri or tracking.default_uri(RESULTS)
+
+
+def _record(args: argparse.Namespace) -> Path:
+    """The file of the record that is meant; that of an MLflow run is fetched into ``results/runs`` first."""
+    path = Path(args.record)
+    if path.exists() or not RUN_ID.fullmatch(args.record):
+        return path
+    from bench import tracking
+
+    return tracking.fetch(_store(args), args.record, RESULTS / "runs" / args.record)
+
+
+def _evaluate(record: Path, device: str | None) -> int:
+    import torch
+
     from bench import checkpoints
 
-    found = checkpoints.evaluate(record)
+    torch.set_num_threads(1)  # as the workers compute: sums in another order may differ in their last digit
+    found = checkpoints.evaluate(record, device)
     folder = record.parent.parent / "evaluation" / record.stem
     checkpoints.write_evaluation(found, folder)
     print(f"{'':<24}{'now':>9}{'record':>9}")
-    for name, value in found.scores.items():
-        print(f"{name:<24}{value:>9.3f}{getattr(found.record, name):>9.3f}")
-    print(f"{'target top-5':<24}{found.target_top5:>9.3f}")
-    print(f"largest deviation from the record: {found.deviation:g} points")
+    for name, (now, recorded) in found.pairs.items():
+        print(f"{name:<24}{now:>9.3f}{recorded:>9.3f}")
+    print(f"largest deviation from the record: {found.deviation:g} points, measured on {found.device.type}")
     print(f"accuracy by class and confusion matrix: {folder}")
-    return 0
+    if found.deviation == 0:
+        return 0
+    if not found.comparable:
+        print("(the record was made on another kind of device, where sums may round differently)")
+        return 0
+    print(f"error: {record} says something else, on the same kind of device: see above", file=sys.stderr)
+    return 1
 
 
-def _export(record: Path, out: Path) -> int:
+def _export(args: argparse.Namespace) -> int:
+    if args.out is None and args.mlflow_model is None:
+        raise ValueError("say where to with --out FILE, with --mlflow-model NAME, or with both")
     from bench import checkpoints
 
-    lines = checkpoints.export(record, out)
-    print(f"written to {out}; load it with timm alone:\n")
-    print("\n".join(lines))
+    merged = checkpoints.merge(_record(args))
+    if args.out is not None:
+        lines = checkpoints.export(merged, args.out)
+        print(f"written to {args.out}; load it with timm alone:\n")
+        print("\n".join(lines))
+    if args.mlflow_model is not None:
+        lines = _register(merged, _store(args), args.mlflow_model)
+        print(f"registered in MLflow as {args.mlflow_model}; load it with MLflow and torch alone:\n")
+        print("\n".join(lines))
     return 0
 
 
-def _predict(model: Path, images: Sequence[Path]) -> int:
+def _register(merged: checkpoints.Merged, store: str, name: str) -> Sequence[str]:
+    from bench import tracking
+
+    return tracking.register(
+        store,
+        name,
+        merged.model,
+        example=merged.example.numpy(),
+        classes=merged.target.num_classes,
+        experiment=merged.record.study,
+        run_name=f"export of {merged.record.trial}",
+        facts=merged.facts,
+        requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in ("torch", "numpy")],
+    )
+
+
+def _predict(model: Path, images: Sequence[str]) -> int:
     from bench import checkpoints
 
     for found in checkpoints.predict(model, images):
-        best = [f"class {c} {p:.1f} %" for c, p in zip(found.classes, found.percent, strict=True)]
+        best = [f"{name} {percent:.1f} %" for name, percent in zip(found.classes, found.percent, strict=True)]
         print(f"{found.image}: {', '.join(best)}")
     return 0
 

@@ -305,7 +305,7 @@ def features(vit: Any, images: Tensor) -> Tensor:
     """
     tokens: Tensor = vit.forward_features(images)
     token = tokens[:, 0]
-    if isinstance(vit.norm, nn.Identity) and not isinstance(vit.fc_norm, HeadNorm):
+    if isinstance(vit.norm, nn.Identity):
         token = vit.fc_norm(token)
     return token
 

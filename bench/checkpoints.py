@@ -7,24 +7,39 @@ method give the rest; a trial that started from another keeps all tensors.
 from __future__ import annotations
 
 import csv
+import dataclasses
+import glob
 import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench import backbones, evaluation, methods, records, trial
-from bench.data._files import decode
+from bench import backbones, data, evaluation, methods, records, trial
+from bench.backbones import Preprocess
+from bench.data._files import SUFFIXES, decode
 from bench.records import Record
 from bench.spec import Backbone
 from bench.trial import load
 
 CPU = torch.device("cpu")
+
+NAMED_CLASSES = 40
+"""Classes that a confusion matrix has room for the names of."""
+
+BATCH = 64
+"""Pictures that are classified at once."""
+
+
+def class_names(target: data.Target) -> Sequence[str]:
+    """A target's class names; their numbers if it has none."""
+    return target.class_names or [str(label) for label in range(target.num_classes)]
 
 
 @dataclass(frozen=True)
@@ -32,42 +47,98 @@ class Evaluation:
     """A confirmed trial, measured again from its file. ``confusion[i, j]``: images of class i that were called j."""
 
     record: Record
+    device: torch.device
     scores: Mapping[str, float]
-    target_top5: float
+    details: Mapping[str, Any]
+    classes: Sequence[str]
     confusion: Tensor
+
+    @property
+    def pairs(self) -> dict[str, tuple[float, float]]:
+        """Every measurement that the record has too: now, and what the record says."""
+        now = flatten({**self.scores, **self.details})
+        recorded = flatten({**{name: getattr(self.record, name) for name in self.scores}, **self.record.details})
+        return {name: (value, recorded[name]) for name, value in now.items() if name in recorded}
 
     @property
     def deviation(self) -> float:
         """Largest absolute difference between what was measured now and what the record says, in points."""
-        return max(abs(value - float(getattr(self.record, name))) for name, value in self.scores.items())
+        return max(abs(now - then) for now, then in self.pairs.values())
 
     @property
-    def per_class(self) -> list[tuple[int, int, float]]:
-        """Class, test images, accuracy in percent."""
+    def comparable(self) -> bool:
+        """Whether this was measured on the kind of device that the record was made on, so that nothing may differ."""
+        here = {torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else set()
+        return here == set(_devices(self.record))
+
+    @property
+    def per_class(self) -> list[tuple[int, str, int, float]]:
+        """Class, its name, test images, accuracy in percent."""
         totals = self.confusion.sum(1)
         return [
-            (index, int(totals[index]), 100 * int(self.confusion[index, index]) / max(1, int(totals[index])))
-            for index in range(len(totals))
+            (index, name, int(totals[index]), 100 * int(self.confusion[index, index]) / max(1, int(totals[index])))
+            for index, name in enumerate(self.classes)
         ]
 
 
-def evaluate(path: Path, device: torch.device = CPU) -> Evaluation:
-    """Measure target test accuracy and source retention of a confirmed trial again."""
-    record, spec, vit = load(path, device)
-    benchmark = spec.benchmark
-    measured = trial.measure(spec, vit, device)
-    test = trial.target_of(benchmark).test
-    predicted = evaluation.map_images(vit, test, backbones.preprocess(benchmark.backbone), device).argmax(1).cpu()
-    classes = trial.target_of(benchmark).num_classes
-    confusion = torch.bincount(test.labels * classes + predicted, minlength=classes**2).view(classes, classes)
-    return Evaluation(record, measured.scores, measured.details["target_top5"], confusion)
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The percentages among nested measurements, which are floats; counts are not.
+
+    ``{"knn": {"20": {"top1": 90.0}}}`` becomes ``{"knn 20 top1": 90.0}``.
+    """
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name} ")
+        elif isinstance(value, float):
+            flat[prefix + name] = value
+    return flat
+
+
+def _devices(record: Record) -> list[str]:
+    """Accelerators that a record was made on; none: the CPU."""
+    found: list[str] = record.provenance.get("hardware", {}).get("devices", [])
+    return found
+
+
+def device_for(record: Record, asked: str | None) -> torch.device:
+    """Where to measure a trial again: as asked, else on the kind of device it was made on if there is one here.
+
+    Raises:
+        ValueError: what is asked for is not here.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is no CUDA device here")
+    recorded = "cuda" if _devices(record) and torch.cuda.is_available() else "cpu"
+    return torch.device(asked or recorded)
+
+
+def evaluate(path: Path, device: str | None = None) -> Evaluation:
+    """Measure target test accuracy and source retention of a confirmed trial again.
+
+    Args:
+        path: the record's file.
+        device: ``cpu`` or ``cuda``; by default the record's.
+
+    Raises:
+        ValueError: see :func:`load` and :func:`device_for`.
+    """
+    record, spec, vit = load(path, CPU)
+    place = device_for(record, device)
+    vit = vit.to(place)
+    measured = trial.measure(spec, vit, place)
+    target = trial.target_of(spec.benchmark)
+    predicted = evaluation.map_images(vit, target.test, trial.target_preprocess(spec), place).argmax(1).cpu()
+    count = target.num_classes
+    confusion = torch.bincount(target.test.labels * count + predicted, minlength=count**2).view(count, count)
+    return Evaluation(record, place, measured.scores, measured.details, class_names(target), confusion)
 
 
 def write_evaluation(found: Evaluation, folder: Path) -> None:
     """Write ``per_class.csv`` and ``confusion.png``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "images", "accuracy"])
+    writer.writerow(["class", "name", "images", "accuracy"])
     writer.writerows(found.per_class)
     records.write_atomically(folder / "per_class.csv", text.getvalue())
     _draw_confusion(found, folder / "confusion.png")
@@ -80,37 +151,83 @@ def _draw_confusion(found: Evaluation, path: Path) -> None:
     from matplotlib import pyplot
 
     share = found.confusion / found.confusion.sum(1, keepdim=True).clamp(min=1)
-    figure, axes = pyplot.subplots(figsize=(6, 5), dpi=150, layout="constrained")
+    count = len(found.classes)
+    named = count <= NAMED_CLASSES
+    side = max(5, 0.25 * count) if named else 5
+    figure, axes = pyplot.subplots(figsize=(side + 1, side), dpi=150, layout="constrained")
     image = axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="percent of the class")
     axes.set(xlabel="predicted class", ylabel="true class", title=found.record.trial)
+    if named:
+        axes.set_xticks(range(count), found.classes, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), found.classes, parse_math=False)
     figure.savefig(path)
     pyplot.close(figure)
 
 
-def export(path: Path, out: Path) -> Sequence[str]:
-    """Write a confirmed trial's model as a plain timm state dict: updates merged, inserted blocks as more depth.
+@dataclass(frozen=True)
+class Merged:
+    """A confirmed trial's model as plain timm modules, in evaluation mode: updates merged, inserted blocks as depth."""
+
+    record: Record
+    backbone: Backbone
+    preprocess: Preprocess
+    target: data.Target
+    model: Any
+
+    @property
+    def depth(self) -> int:
+        """Its transformer blocks."""
+        return len(self.model.blocks)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What an export says of itself."""
+        return {
+            "record": self.record.trial,
+            "backbone": self.backbone.model_dump_json(),
+            "depth": str(self.depth),
+            "num_classes": str(self.target.num_classes),
+            "class_names": json.dumps(list(class_names(self.target))),
+            "preprocess": json.dumps(dataclasses.asdict(self.preprocess)),
+        }
+
+    @property
+    def example(self) -> Tensor:
+        """Two normalised test images."""
+        return self.preprocess(self.target.test.take(torch.arange(2)))
+
+
+def merge(path: Path) -> Merged:
+    """A confirmed trial's model, see :class:`Merged`.
+
+    Raises:
+        ValueError: see :func:`load`.
+    """
+    record, spec, vit = load(path, CPU)
+    method = methods.load(spec.method, **spec.fields)
+    model = backbones.fold_head_norm(method.merge(vit)).eval()
+    backbone, preprocess, target = (
+        spec.benchmark.backbone,
+        trial.target_preprocess(spec),
+        trial.target_of(spec.benchmark),
+    )
+    return Merged(record, backbone, preprocess, target, model)
+
+
+def export(merged: Merged, out: Path) -> Sequence[str]:
+    """Write a model as a plain timm state dict.
 
     Returns:
         Python lines that load it with timm alone.
     """
-    record, spec, vit = load(path, CPU)
-    method = methods.load(spec.method, **spec.fields)
-    merged = backbones.fold_head_norm(method.merge(vit))
-    weights = {name: value.contiguous() for name, value in merged.state_dict().items()}
-    backbone, depth = spec.benchmark.backbone, len(merged.blocks)
-    classes = trial.target_of(spec.benchmark).num_classes
-    facts = {
-        "backbone": backbone.model_dump_json(),
-        "depth": depth,
-        "num_classes": classes,
-        "target": spec.benchmark.target.name,
-    }
+    weights = {name: value.contiguous() for name, value in merged.model.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, out, metadata={key: str(value) for key, value in {**facts, "record": record.trial}.items()})
+    save_file(weights, out, metadata=merged.facts)
+    build = backbones.constructor(merged.backbone, num_classes=merged.target.num_classes, depth=merged.depth)
     return [
         "import timm, safetensors.torch",
-        f"model = {backbones.constructor(backbone, num_classes=classes, depth=depth)}",
+        f"model = {build}.eval()",
         f"model.load_state_dict(safetensors.torch.load_file({str(out)!r}))",
     ]
 
@@ -120,29 +237,47 @@ class Prediction:
     """The most likely classes of one picture, best first, with their probabilities in percent."""
 
     image: Path
-    classes: tuple[int, ...]
+    classes: tuple[str, ...]
     percent: tuple[float, ...]
 
 
-def predict(model: Path, images: Sequence[Path], *, top: int = 5) -> list[Prediction]:
+def predict(model: Path, images: Sequence[str | Path], *, top: int = 5) -> Iterator[Prediction]:
     """Classify pictures with an exported model.
 
+    Args:
+        images: picture files, folders of them, or patterns such as ``holiday/*.jpg``.
+
     Raises:
-        ValueError: the model was not made by :func:`export`, or a picture cannot be read.
+        ValueError: the model was not made by :func:`export`, there is no such picture, or it cannot be read.
     """
-    vit, backbone = _load_export(model)
-    preprocess = backbones.preprocess(backbone)
-    pixels = torch.stack([decode(path, preprocess.files) for path in images])
-    with torch.inference_mode():
-        probabilities = vit(preprocess(pixels)).softmax(1)
-    best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
-    return [
-        Prediction(path, tuple(classes), tuple(100 * value for value in values))
-        for path, classes, values in zip(images, best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    vit, preprocess, names = _load_export(model)
+    found = _pictures(images)
+    for paths in (found[start : start + BATCH] for start in range(0, len(found), BATCH)):
+        pixels = torch.stack([decode(path, preprocess.files) for path in paths])
+        with torch.inference_mode():
+            probabilities = vit(preprocess(pixels)).softmax(1)
+        best = probabilities.topk(min(top, len(names)), dim=1)
+        for path, labels, shares in zip(paths, best.indices.tolist(), best.values.tolist(), strict=True):
+            yield Prediction(path, tuple(names[label] for label in labels), tuple(100 * share for share in shares))
 
 
-def _load_export(model: Path) -> tuple[Any, Backbone]:
+def _pictures(images: Sequence[str | Path]) -> list[Path]:
+    """Picture files that are named, lie in a named folder, or match a pattern."""
+    found: list[Path] = []
+    for image in map(Path, images):
+        if image.is_dir():
+            own = sorted(path for path in image.rglob("*") if path.suffix.lower() in SUFFIXES)
+        elif image.exists():
+            own = [image]
+        else:
+            own = sorted(map(Path, glob.glob(str(image), recursive=True)))  # noqa: PTH207 - Path takes no absolute ones
+        if not own:
+            raise ValueError(f"there is no picture {image}" if not image.is_dir() else f"{image} holds no pictures")
+        found += own
+    return found
+
+
+def _load_export(model: Path) -> tuple[Any, Preprocess, Sequence[str]]:
     if not model.is_file():
         raise ValueError(f"there is no model {model}; python -m bench export makes one")
     try:
@@ -151,6 +286,8 @@ def _load_export(model: Path) -> tuple[Any, Backbone]:
         backbone = Backbone.model_validate_json(facts["backbone"])
         vit = backbones.plain(backbone, num_classes=int(facts["num_classes"]), depth=int(facts["depth"]))
         vit.load_state_dict(load_file(model))
-    except (KeyError, OSError, RuntimeError) as error:
+        names: Sequence[str] = json.loads(facts["class_names"])
+        preprocess = Preprocess(**json.loads(facts["preprocess"]))
+    except (KeyError, OSError, RuntimeError, TypeError, SafetensorError) as error:
         raise ValueError(f"{model} was not written by python -m bench export ({error})") from None
-    return vit.eval(), backbone
+    return vit.eval(), preprocess, names

@@ -225,11 +225,11 @@ class Listener:
         else:
             assert event.record is not None
             event.record.write(self._folder / "records")
+            checkpoint = self._folder / "checkpoints" / f"{event.record.trial}.safetensors"
             for reference in event.weights:
-                checkpoint = self._folder / "checkpoints" / f"{event.record.trial}.safetensors"
                 write_atomically(checkpoint, ray.get(reference))
             self._progress.finished(event.record)
-            self._tracker.trial_finished(event.record)
+            self._tracker.trial_finished(event.record, checkpoint if event.weights else None)
             with self._news:
                 self.records.append(event.record)
                 self._news.notify_all()

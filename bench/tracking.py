@@ -11,18 +11,23 @@ import json
 import logging
 import os
 import queue
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from bench import records
+
 if TYPE_CHECKING:
+    import numpy as np
     from mlflow import MlflowClient
+    from numpy.typing import NDArray
 
     from bench.leaderboard import Leaderboard
     from bench.records import Record
@@ -56,6 +61,10 @@ SCORES = (
     "eval_seconds",
     "images_per_second",
 )
+RECORD = "record.json"
+CHECKPOINTS = "checkpoints"
+"""Where a trial's run keeps its record and its trained tensors."""
+
 RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -163,10 +172,10 @@ class Tracker:
         points, now = dict(metrics), _now()
         self._jobs.put(lambda writer: writer.report(trial, points, step, now))
 
-    def trial_finished(self, record: Record) -> None:
-        """Write the final scores and the record, and end the child run."""
+    def trial_finished(self, record: Record, checkpoint: Path | None = None) -> None:
+        """Write the final scores, the record and the file of trained tensors if there is one; end the child run."""
         now = _now()
-        self._jobs.put(lambda writer: writer.end(record, now))
+        self._jobs.put(lambda writer: writer.end(record, checkpoint, now))
 
     def finish(self, folder: Path, board: Leaderboard | None, status: str) -> None:
         """Attach the leaderboard of ``folder`` to the parent run and end it with an MLflow run status."""
@@ -205,31 +214,138 @@ class Tracker:
         return True
 
 
+def _open(uri: str) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """The id of an experiment, which is made if need be."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    place = None
+    if uri.startswith("sqlite:///"):  # otherwise MLflow puts the files under the current folder
+        place = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+        place = f"{place}/{name}"
+    return str(client.create_experiment(name, artifact_location=place, tags=TRAINING_VIEW))
+
+
+def fetch(uri: str, run_id: str, folder: Path) -> Path:
+    """Copy a trial's record, and its trained tensors if it kept them, from its run into a results folder.
+
+    Args:
+        uri: of the store.
+        run_id: of the trial's run, a child of its launch's.
+        folder: to write to: ``records/<trial>.json`` and ``checkpoints/<trial>.safetensors``.
+
+    Returns:
+        The record's file.
+
+    Raises:
+        ValueError: there is no such store or run, or it is no trial's.
+    """
+    check(uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise ValueError(f"there is no MLflow store {uri}; name the run's store with --tracking-uri")
+    client = _open(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = {artifact.path for artifact in client.list_artifacts(run_id)}
+    except MlflowException:
+        raise ValueError(f"there is no run {run_id} in {uri}") from None
+    if RECORD not in found:
+        raise ValueError(
+            f"run {run_id} holds no record: name the run of a trial that has ended, a child of its launch's"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        record = records.read(Path(client.download_artifacts(run_id, RECORD, place)))
+        for artifact in client.list_artifacts(run_id, CHECKPOINTS):
+            file = Path(client.download_artifacts(run_id, artifact.path, place))
+            records.write_atomically(folder / "checkpoints" / file.name, file.read_bytes())
+    return record.write(folder / "records")
+
+
+def register(
+    uri: str,
+    name: str,
+    model: Any,
+    *,
+    example: NDArray[np.float32],
+    classes: int,
+    experiment: str,
+    run_name: str,
+    facts: Mapping[str, Any],
+    requirements: Sequence[str],
+) -> Sequence[str]:
+    """Register a model in MLflow as a traced graph, which needs neither this package nor unpickling to be loaded.
+
+    Args:
+        uri: of the store.
+        name: of the registered model; it gets a new version if it exists.
+        model: maps normalised images ``[b, 3, h, w]`` to logits ``[b, classes]``, in evaluation mode.
+        example: at least two images; with one the graph would take one at a time only.
+        facts: what is to be known of the model besides, such as class names.
+        requirements: of pip, to run it.
+
+    Returns:
+        Python lines that load it with MLflow alone.
+
+    Raises:
+        ValueError: the name or the store cannot be used.
+    """
+    if not name or set(name) & set("/:"):
+        raise ValueError(f"--mlflow-model {name!r} cannot be a name of a registered model: leave out '/' and ':'")
+    check(uri)
+    client = _open(uri)
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    place = _experiment(client, uri, experiment)
+    with mlflow.start_run(experiment_id=place, run_name=run_name):
+        info = mlflow.pytorch.log_model(
+            model,
+            name="model",
+            signature=_signature(example, classes),
+            input_example=example,
+            registered_model_name=name,
+            serialization_format="pt2",
+            pip_requirements=list(requirements),
+            metadata=dict(facts),
+        )
+    return [
+        "import mlflow",
+        f"mlflow.set_tracking_uri({uri!r})",
+        f"model = mlflow.pytorch.load_model('models:/{name}/{info.registered_model_version}')",
+    ]
+
+
+def _signature(example: NDArray[np.float32], classes: int) -> Any:
+    """Any number of images in, their logits out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    inputs = TensorSpec(example.dtype, (-1, *example.shape[1:]))
+    return ModelSignature(Schema([inputs]), Schema([TensorSpec(example.dtype, (-1, classes))]))
+
+
 class _Writer:
     """The MLflow side; lives in the tracker's thread."""
 
     def __init__(self, launch: _Launch) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
-
-        self._client: MlflowClient = MlflowClient(launch.uri)
-        self._experiment = self._find_experiment(launch)
+        self._client = _open(launch.uri)
+        self._experiment = _experiment(self._client, launch.uri, launch.experiment)
         run = self._client.create_run(self._experiment, run_name=launch.run_name, tags=launch.tags)
         self._parent: str = run.info.run_id
         self._children: dict[str, _Child] = {}
         self._flushed = time.monotonic()
         self._ended = False
         self._log_parameters(self._parent, launch.parameters)
-
-    def _find_experiment(self, launch: _Launch) -> str:
-        found = self._client.get_experiment_by_name(launch.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        place = None
-        if launch.uri.startswith("sqlite:///"):  # otherwise MLflow puts the files under the current folder
-            place = (Path(launch.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-            place = f"{place}/{launch.experiment}"
-        return str(self._client.create_experiment(launch.experiment, artifact_location=place, tags=TRAINING_VIEW))
 
     def _log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -254,7 +370,7 @@ class _Writer:
         if time.monotonic() - self._flushed > BATCH_SECONDS:
             self.flush()
 
-    def end(self, record: Record, now: int) -> None:
+    def end(self, record: Record, checkpoint: Path | None, now: int) -> None:
         child = self._children.get(record.trial)
         if child is None:  # it failed before it started
             tags = {"method": record.method, "benchmark": record.benchmark, "phase": record.phase}
@@ -265,7 +381,9 @@ class _Writer:
             (name, float(value), now, record.steps) for name, value in scores.items() if value is not None
         ]
         self._flush(child)
-        self._client.log_text(child.run_id, record.model_dump_json(indent=2), "record.json")
+        self._client.log_text(child.run_id, record.model_dump_json(indent=2), RECORD)
+        if checkpoint is not None:
+            self._client.log_artifact(child.run_id, str(checkpoint), CHECKPOINTS)
         self._client.set_tag(child.run_id, "status", record.status)
         if record.error:
             self._client.set_tag(child.run_id, "error", record.error[:500])

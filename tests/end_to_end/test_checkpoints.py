@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from bench import checkpoints, data, methods
-from bench.spec import Trial
+from bench import backbones, checkpoints, data, methods
+from bench.spec import Backbone, Trial
 from tests.unit.test_trial import make
 
 from .conftest import ROOT, Run
 
 
-def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def python(lines: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run lines in a fresh interpreter that cannot import this package."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-P", "-c", "\n".join(lines)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def test_every_confirmed_trial_keeps_its_weights_and_no_more(small: Run) -> None:
@@ -33,12 +47,94 @@ def test_every_confirmed_trial_keeps_its_weights_and_no_more(small: Run) -> None
 def test_evaluation_agrees_with_the_record_to_the_last_digit(small: Run) -> None:
     done = bench("evaluate", small.folder / "records" / "block_expansion-confirm-p2-seed1.json")
     assert done.returncode == 0, done.stderr
-    assert "largest deviation from the record: 0 points" in done.stdout
+    assert "largest deviation from the record: 0 points, measured on cpu" in done.stdout
+    for name in ("target_accuracy", "source_accuracy", "target_top5", "knn 20 top1", "knn 200 top5"):
+        assert re.search(rf"^{name} +(\S+) +\1$", done.stdout, re.M), name
     folder = small.folder / "evaluation" / "block_expansion-confirm-p2-seed1"
     assert (folder / "confusion.png").stat().st_size > 1000
     lines = (folder / "per_class.csv").read_text().splitlines()
     assert len(lines) == 11
-    assert sum(int(line.split(",")[1]) for line in lines[1:]) == 500
+    assert lines[0] == "class,name,images,accuracy"
+    assert [line.split(",")[1] for line in lines[1:]] == [str(digit) for digit in range(10)]
+    assert sum(int(line.split(",")[2]) for line in lines[1:]) == 500
+    right = sum(int(line.split(",")[2]) * float(line.split(",")[3]) for line in lines[1:])
+    accuracy = small.records["block_expansion-confirm-p2-seed1"]["target_accuracy"]
+    assert right / 500 == pytest.approx(accuracy)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_deviates_is_an_error(small: Run, tmp_path: Path) -> None:
+    trial = "block_expansion-confirm-p1-seed0"
+    shutil.copytree(small.folder / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "records").mkdir()
+    path = tmp_path / "records" / f"{trial}.json"
+    changed = small.records[trial]
+    changed["details"]["knn"]["20"]["top5"] -= 0.125
+    path.write_text(json.dumps(changed))
+    done = bench("evaluate", path)
+    assert done.returncode == 1
+    assert "largest deviation from the record: 0.125 points" in done.stdout
+    assert done.stderr == f"error: {path} says something else, on the same kind of device: see above\n"
+    changed["provenance"]["hardware"]["devices"] = ["Some GPU"]
+    path.write_text(json.dumps(changed))
+    done = bench("evaluate", path, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "another kind of device" in done.stdout
+
+
+def child(small: Run, trial: str) -> tuple[str, str]:
+    """The store of the small study, and the id of a trial's run."""
+    import mlflow
+
+    store = f"sqlite:///{small.folder.parents[1] / 'mlflow.db'}"
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("block_expansion")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"run_name = '{trial}'")
+    return store, run.info.run_id
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # the study's included, if this test is the first to need it
+def test_an_mlflow_run_is_all_that_is_needed(small: Run, tmp_path: Path) -> None:
+    """The run's own artifacts are measured again, registered, and loaded where this package is not."""
+    trial = "block_expansion-confirm-p1-seed1"
+    store, run = child(small, trial)
+    done = bench("evaluate", run, "--tracking-uri", store, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "largest deviation from the record: 0 points" in done.stdout
+    place = tmp_path / "results" / "runs" / run
+    assert (place / "evaluation" / trial / "per_class.csv").is_file()
+    kept = small.folder / "checkpoints" / f"{trial}.safetensors"
+    assert (place / "checkpoints" / kept.name).read_bytes() == kept.read_bytes()
+    where = ["--tracking-uri", store, "--out", "m.safetensors", "--mlflow-model", "digits of mine"]
+    done = bench("export", run, *where, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()[-3:]
+    assert lines[-1] == "model = mlflow.pytorch.load_model('models:/digits of mine/1')"
+    exported, preprocess, _ = checkpoints._load_export(tmp_path / "m.safetensors")
+    images = preprocess(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
+    torch.save(images, tmp_path / "images.pt")
+    loaded = python([*lines, DESCRIBE], tmp_path)
+    assert loaded.returncode == 0, loaded.stderr
+    described = json.loads(loaded.stdout.splitlines()[-1])
+    assert described["inputs"] == [-1, 3, 32, 32]
+    assert described["example"] == [2, 3, 32, 32]
+    assert json.loads(described["facts"]["preprocess"])["mean"] == [0.5, 0.5, 0.5]
+    assert json.loads(described["facts"]["class_names"]) == [str(digit) for digit in range(10)]
+    with torch.inference_mode():
+        expected = exported(images)
+        assert (torch.load(tmp_path / "logits.pt") - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+DESCRIBE = """
+import json, sys, torch
+torch.save(model(torch.load("images.pt")), "logits.pt")
+assert not {"bench", "timm", "peft"} & set(sys.modules)
+found = mlflow.pyfunc.load_model("models:/digits of mine/1")
+inputs, example = found.metadata.signature.inputs.inputs[0].shape, found.input_example
+print(json.dumps({"inputs": list(inputs), "example": list(example.shape), "facts": found.metadata.metadata}))
+"""
 
 
 def test_an_export_is_loaded_by_timm_alone_and_predicts(small: Run, tmp_path: Path) -> None:
@@ -47,50 +143,116 @@ def test_an_export_is_loaded_by_timm_alone_and_predicts(small: Run, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()[-3:]
     check = "import sys; assert 'bench' not in sys.modules; print(len(model.blocks))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", "\n".join([*lines, check])], cwd=tmp_path, capture_output=True, text=True
-    )
+    loaded = python([*lines, check], tmp_path)
     assert loaded.stdout.strip() == "14", loaded.stderr
     picture = tmp_path / "ein Bild mit Ümlaut.png"
     test = data.target("digits").test
     Image.fromarray(test.take(torch.arange(1))[0].permute(1, 2, 0).numpy()).save(picture)
-    found = bench("predict", model, picture)
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    shutil.copy(picture, tmp_path / "folder" / "inner" / "b.PNG")
+    (tmp_path / "folder" / "notes.txt").write_text("no picture")
+    found = bench("predict", model, picture, tmp_path / "folder", tmp_path / "*.png")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.count("class") == 5
+    assert [line.split(":")[0] for line in found.stdout.splitlines()] == [
+        str(picture),
+        str(tmp_path / "folder" / "inner" / "b.PNG"),
+        str(picture),
+    ]
+    first = found.stdout.splitlines()[0].split(": ")[1].split(", ")
+    assert len(first) == 5
+    assert all(re.fullmatch(r"\d \d+\.\d %", one) for one in first)  # the classes of digits are called 0 to 9
+    (tmp_path / "folder" / "broken.png").write_bytes(picture.read_bytes()[:60])
+    for wrong, words in (("folder/broken.png", "cannot be read as a picture"), ("no*.png", "there is no picture")):
+        done = bench("predict", model, tmp_path / wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: ")
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("method", methods.names())
-def test_the_exported_model_equals_the_trained_one(method: str, tmp_path: Path) -> None:
-    from bench import backbones, records, trial
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """A small timm backbone whose weights lie in a file of DINO's layout."""
+    backbone = Backbone(name="vit_tiny_patch16_224", image_size=32)
+    torch.manual_seed(5)
+    vit = backbones.plain(backbone, num_classes=0)
+    path = tmp_path_factory.mktemp("weights") / "dino.pth"
+    torch.save({"teacher": {f"backbone.{key}": value for key, value in vit.state_dict().items()}}, path)
+    return backbone.model_copy(update={"weights": str(path)})
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "dino"])
+def test_the_exported_model_of_every_method_equals_the_trained_one(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The printed lines are run where this package cannot be imported, one method's after another's."""
     torch.set_num_threads(1)
-    spec = make(method, phase="confirm", steps=3)
-    kept: list[dict[str, torch.Tensor]] = []
-    record = trial.run(spec, keep=lambda tensors: kept.append(dict(tensors)))
-    path = record.write(tmp_path / "records")
-    save(kept[0], records.weights_of(path))
-    checkpoints.export(path, tmp_path / "model.safetensors")
-    exported, _ = checkpoints._load_export(tmp_path / "model.safetensors")
-    trained = trial.restore(Trial.model_validate_json(json.dumps(record.config)), kept[0], torch.device("cpu"))
-    images = backbones.preprocess(backbones.TINY)(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
-    with torch.inference_mode():
-        assert (exported(images) - trained(images)).abs().max() < 1e-4 * trained(images).abs().max()
+    backbone = backbones.TINY if name == "tiny" else request.getfixturevalue("dino")
+    images = backbones.preprocess(backbone)(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
+    save_file({"images": images}, tmp_path / "images.safetensors")
+    expected, script = {}, ["logits = {}"]
+    for method in methods.names():
+        spec = make(method, phase="confirm", steps=3)
+        spec = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"backbone": backbone})})
+        trained, path = train(spec, tmp_path / method)
+        lines = checkpoints.export(checkpoints.merge(path), tmp_path / method / "model.safetensors")
+        assert len(lines) == 3
+        script += [*lines, "images = safetensors.torch.load_file('images.safetensors')['images']"]
+        script += [f"logits[{method!r}] = model(images).detach()"]
+        with torch.inference_mode():
+            expected[method] = trained(images)
+    script += ["safetensors.torch.save_file(logits, 'logits.safetensors')", "import sys"]
+    script += ["assert not {'bench', 'peft', 'ray', 'mlflow'} & set(sys.modules)"]
+    done = python(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for method, logits in load_file(tmp_path / "logits.safetensors").items():
+        assert (logits - expected[method]).abs().max() < 1e-5 * expected[method].abs().max(), method
+
+
+def train(spec: Trial, folder: Path) -> tuple[Any, Path]:
+    """A few steps of a confirmation as the loop does them, its readings left out; returns model and record."""
+    from bench import records, training, trial
+    from bench.trial import target_of
+
+    cpu = torch.device("cpu")
+    trial.seed_everything(spec.seed)
+    vit = trial.build(spec, cpu)
+    preprocess = backbones.preprocess(spec.benchmark.backbone)
+    target = target_of(spec.benchmark)
+    config = training.resolve(spec.train, images=len(target.train))
+    about = {"classes": target.num_classes, "seed": spec.seed, "device": cpu, "report": trial.ignore}
+    training.train(vit, target.train, preprocess, config, **about)
+    scores = ("target_accuracy", "source_accuracy", "source_accuracy_before", "forgetting", "mean")
+    record = records.of(spec, status="ok", **dict.fromkeys(scores, 0.0))
+    path = record.write(folder / "records")
+    save(trial.kept_tensors(spec, vit), records.weights_of(path))
+    return vit.eval(), path
 
 
 def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
     path.parent.mkdir(parents=True)
     save_file(tensors, path)
 
 
 def test_what_cannot_be_done_is_said(small: Run, tmp_path: Path) -> None:
+    import mlflow
+
+    store, searched = child(small, "block_expansion-search-00")
+    _, confirmed = child(small, "block_expansion-confirm-p1-seed0")
+    parent = mlflow.MlflowClient(store).get_run(searched).data.tags["mlflow.parentRunId"]
     for arguments, words in (
         (["evaluate", tmp_path / "no.json"], "there is no record"),
         (["evaluate", small.folder / "records" / "block_expansion-search-00.json"], "only confirmed trials"),
         (["predict", tmp_path / "no.safetensors", "x.png"], "there is no model"),
+        (["export", tmp_path / "no.json"], "say where to"),
+        (["evaluate", "0" * 32, "--tracking-uri", store], f"there is no run {'0' * 32} in {store}"),
+        (["evaluate", parent, "--tracking-uri", store], "holds no record"),
+        (["evaluate", searched, "--tracking-uri", store], "only confirmed trials"),
+        (["evaluate", searched, "--tracking-uri", f"sqlite:///{tmp_path}/no.db"], "there is no MLflow store"),
+        (["export", confirmed, "--tracking-uri", store, "--mlflow-model", "a/b"], "leave out '/' and ':'"),
     ):
-        done = bench(*arguments)
+        done = bench(*arguments, folder=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert words in done.stderr

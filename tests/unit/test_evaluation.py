@@ -82,6 +82,7 @@ class Recorder(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.modes: list[bool] = []
+        self.norm = torch.nn.LayerNorm(3)  # as every backbone has one: its features are those behind it
 
     def forward(self, images: Tensor) -> Tensor:
         self.modes.append(self.training)

@@ -223,6 +223,30 @@ def test_a_trial_that_failed_before_it_started_has_a_run(store: Path, record: Ma
     assert children["early"].data.tags["method"] == "full"
 
 
+def test_a_run_gives_back_its_record_and_its_trained_tensors(store: Path, tmp_path: Path, record: Make) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"tensors")
+    tracker = opened(store)
+    tracker.trial_finished(record(trial="a"), tmp_path / "a.safetensors")
+    tracker.trial_finished(record(trial="b"))
+    tracker.close()
+    assert tracker.problem is None
+    parent, children = runs(store)
+    uri, folder = tracking.default_uri(store), tmp_path / "fetched"
+    for name in ("a", "b", "a"):  # twice: what is there already is written anew
+        path = tracking.fetch(uri, children[name].info.run_id, folder)
+        assert path == folder / "records" / f"{name}.json"
+        assert Record.model_validate_json(path.read_text()) == record(trial=name)
+    assert [path.read_bytes() for path in (folder / "checkpoints").iterdir()] == [b"tensors"]
+    for run, place, said in (
+        ("0" * 32, uri, f"there is no run {'0' * 32} in "),
+        (parent.info.run_id, uri, "holds no record"),
+        (parent.info.run_id, f"sqlite:///{tmp_path}/no.db", "there is no MLflow store"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            tracking.fetch(place, run, folder)
+    assert not (tmp_path / "no.db").exists()
+
+
 def test_more_points_than_one_request_takes(store: Path, record: Make) -> None:
     tracker = opened(store)
     tracker.trial_started("a", TRIAL, TAGS)
