@@ -100,7 +100,7 @@ def _leaderboard(folder: Path) -> int:
 
     board = leaderboard.build(records.read_all(folder / "records"))
     leaderboard.write(board, folder)
-    Console().print(leaderboard.table(board))
+    leaderboard.show(board, Console())
     print(f"written to {folder}")
     return 0
 

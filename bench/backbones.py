@@ -32,6 +32,14 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 HEADS = ("head.", "head_dist.", "fc.", "mask_token")
 """What a checkpoint may hold, or lack, beside the backbone."""
 
+
+def precision_on(device: torch.device, precision: str) -> str:
+    """What ``auto`` means on a device: bf16 on CUDA, fp32 elsewhere; any other precision is itself."""
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return precision
+
+
 RANDOM_SEED = 0
 """Of random weights: they stand for one backbone, the same in every trial and every worker, whatever a trial's seed."""
 

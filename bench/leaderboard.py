@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.records import Record, write_atomically
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 METHOD_ORDER = ("full", "top_k", "linear", "lora", "block_expansion")
@@ -239,13 +240,15 @@ def reference(benchmark: str) -> Mapping[str, Any] | None:
     return found
 
 
+PUBLISHED = ("Published", "Trainable", "Target acc.", "Source acc.", "MEAN", "our target", "our source", "our MEAN")
+
+
 def _published(board: Leaderboard) -> list[str]:
     """What others have published on this benchmark, beside our rows of the same method."""
     found = reference(board.benchmark)
     if found is None:
         return []
-    header = ["Published", "Trainable", "Target acc.", "Source acc.", "MEAN", "our target", "our source", "our MEAN"]
-    lines = [header, ["---", *["---:"] * 7], *(_published_cells(entry, board) for entry in found["rows"])]
+    lines = [[*PUBLISHED], ["---", *["---:"] * 7], *(_published_cells(entry, board) for entry in found["rows"])]
     table = ["| " + " | ".join(line) + " |" for line in lines]
     return ["", "## Published", "", *table, "", f"{found['source']}. {found['note']}"]
 
@@ -324,6 +327,31 @@ def table(board: Leaderboard) -> Table:
     for row in board.rows:
         found.add_row(*_screen_cells(row), style="bold" if row.best else "")
     return found
+
+
+def show(board: Leaderboard, console: Console) -> None:
+    """Print the table, and what others have published on the same benchmark."""
+    console.print(table(board))
+    others = published_table(board)
+    if others is not None:
+        console.print(others)
+
+
+def published_table(board: Leaderboard) -> Table | None:
+    """Published numbers beside ours for the screen, if there are any for this benchmark."""
+    from rich.table import Table
+
+    found = reference(board.benchmark)
+    if found is None:
+        return None
+    table = Table(title=f"published for {board.benchmark}, and ours", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in PUBLISHED[2:]:
+        table.add_column(name, justify="right")
+    for entry in found["rows"]:
+        label, _, *cells = _published_cells(entry, board)
+        table.add_row(label.replace("block_expansion", "block exp."), *cells)
+    return table
 
 
 def _screen_cells(row: Row) -> Iterator[str]:

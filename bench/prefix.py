@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.augment import augment, erase, take
-from bench.backbones import HALVES, Preprocess
+from bench.backbones import HALVES, Preprocess, precision_on
 from bench.data import Split
 from bench.spec import SpecError, TrainConfig
 
@@ -133,10 +133,10 @@ def activations(
     return found.activations
 
 
-def bytes_needed(tail: Tail, config: TrainConfig, *, images: int) -> int:
+def bytes_needed(tail: Tail, config: TrainConfig, *, images: int, device: torch.device) -> int:
     """Memory that the activations of all views take."""
     assert config.views is not None
-    size = 2 if config.precision in HALVES else 4
+    size = 2 if precision_on(device, config.precision) in HALVES else 4
     return size * config.views * images * math.prod(tail.shape())
 
 
@@ -146,7 +146,7 @@ def make_room(tail: Tail, config: TrainConfig, *, images: int, device: torch.dev
     Raises:
         SpecError: these would not fit all the same.
     """
-    needed = bytes_needed(tail, config, images=images)
+    needed = bytes_needed(tail, config, images=images, device=device)
     held = sum(kept.activations.nbytes for kept in _kept)
     budget = int(SHARE * (free_memory(device) + held))
     while _kept and needed + held > budget:
@@ -172,7 +172,7 @@ def _compute(tail: Tail, images: Split, preprocess: Preprocess, config: TrainCon
     assert config.views is not None
     order = torch.arange(len(images)).repeat(config.views)
     config = config.model_copy(update={"batch_size": BATCH})
-    half = HALVES.get(config.precision)
+    half = HALVES.get(precision_on(device, config.precision))
     training, parts = tail.training, []
     tail.eval()
     # Not in inference mode: training saves these tensors for its backward pass.

@@ -139,11 +139,13 @@ class TrainConfig(Frozen):
         float, Field(ge=0, le=1, description="share of the images of which a random rectangle is erased")
     ] = 0.0
     precision: Annotated[
-        Literal["fp32", "tf32", "bf16", "fp16"],
+        Literal["auto", "fp32", "tf32", "bf16", "fp16"],
         Field(
-            description="of a training step: fp32, tf32 (as fp32 where there is no CUDA), bf16, or fp16 with scaling"
+            description="of a training step: auto (bf16 on CUDA, else fp32), fp32, tf32 (as fp32 where there is no "
+            "CUDA), bf16, or fp16 with scaling"
         ),
-    ] = "fp32"
+    ] = "auto"
+    compile: Annotated[bool, Field(description="torch.compile the training step: slow to start, then faster")] = False
     views: Annotated[
         int | None,
         Field(

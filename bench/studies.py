@@ -238,6 +238,8 @@ def check(study: Study, benchmark: Benchmark, *, depth: int, workers: int = 1) -
                 f"{where}: accumulate = {trial.train.accumulate} would split the batch whose statistics the head norm "
                 f"takes; use accumulate = 1 or a benchmark without head_norm"
             )
+        if study.scheduler == "asha" and study.protocol == "paper":
+            raise SpecError(f"{where}: scheduler asha needs validation readings, and protocol paper has none")
         if study.scheduler == "asha" and not trial.train.val_every:
             raise SpecError(f"{where}: scheduler asha needs readings to compare; set train.val_every")
         if study.scheduler == "asha" and trial.train.epochs is not None:

@@ -314,7 +314,7 @@ def _conclude(records: Sequence[Record], folder: Path, console: Console, tracker
         return 1
     board = leaderboard.build(records)
     leaderboard.write(board, folder)
-    console.print(leaderboard.table(board))
+    leaderboard.show(board, console)
     console.print(f"Table, picture and records: {folder}", highlight=False, soft_wrap=True)
     tracker.finish(folder, board, "FINISHED")
     return 0

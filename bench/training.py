@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench import parallel
 from bench.augment import InFiles, augment, erase, mix, take
-from bench.backbones import HALVES, Preprocess
+from bench.backbones import HALVES, Preprocess, precision_on
 from bench.data import Split
 from bench.spec import TrainConfig, parse
 
@@ -104,10 +104,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """The optimizer over the trainable parameters."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     lr, decay = config.lr, config.weight_decay
+    fused = all(parameter.device.type == "cuda" for parameter in parameters)  # one kernel; on a CPU it gains nothing
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=config.momentum)
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=config.momentum, fused=fused)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=lr, betas=(config.beta1, config.beta2), weight_decay=decay)
+    return kind(parameters, lr=lr, betas=(config.beta1, config.beta2), weight_decay=decay, fused=fused)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -258,7 +259,8 @@ class _Stepper:
         self.skipped = 0
         self._model, self._config, self._device = model, config, device
         self._optimizer = make_optimizer(model, config)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self._precision = precision_on(device, config.precision)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._precision == "fp16")
 
     def set_lr(self, lr: float) -> float:
         for group in self._optimizer.param_groups:
@@ -269,7 +271,7 @@ class _Stepper:
         """One step on this rank's share of a batch; returns its mean loss, on the device."""
         self._optimizer.zero_grad(set_to_none=True)
         count, losses = self._config.accumulate, []
-        with _tensor_cores(self._device, allowed=self._config.precision == "tf32"):
+        with _tensor_cores(self._device, allowed=self._precision == "tf32"):
             for index, (inputs, labels) in enumerate(parts, start=1):
                 with self._silent(index < count):
                     loss = self._loss(inputs, labels) / count
@@ -279,7 +281,7 @@ class _Stepper:
         return torch.stack(losses).sum()
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        half = HALVES.get(self._config.precision)
+        half = HALVES.get(self._precision)
         with torch.autocast(self._device.type, half, enabled=half is not None):
             return F.cross_entropy(self._model(inputs), labels, label_smoothing=self._config.label_smoothing)
 

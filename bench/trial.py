@@ -260,7 +260,7 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
         report(metrics)
 
     trained = training.train(
-        _distribute(tail or vit, device),
+        _distribute(_compiled(tail or vit) if config.compile else tail or vit, device),
         target.train,
         preprocess,
         config,
@@ -279,6 +279,7 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
     if keep is not None and parallel.rank() == 0:
         keep(kept_tensors(trial, vit))
     facts = {
+        "precision": backbones.precision_on(device, config.precision),
         **({"kept_step": best.step} if best else {}),
         **({"frozen_blocks": tail.depth} if tail else {}),
         **_skipped(config, trained),
@@ -291,6 +292,13 @@ def _shared(trial: Trial, tail: prefix.Tail, images: Split, config: TrainConfig,
     benchmark = trial.benchmark
     key = (benchmark.backbone, benchmark.target, trial.protocol, config.start_from)
     return prefix.activations(tail, images, target_preprocess(trial), config, key=key, device=device)
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    """The model as training calls it; measuring goes past this, and finds the same weights."""
+    compiled = torch.compile(model)
+    assert isinstance(compiled, nn.Module)
+    return compiled
 
 
 def _skipped(config: TrainConfig, trained: Trained) -> dict[str, int]:

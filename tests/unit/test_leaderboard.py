@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import random
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -356,6 +357,10 @@ def test_published_numbers_stand_beside_ours(paper_records: MakeAll) -> None:
     assert "88.13 | 25.24 | 56.69 | 95.5" in lines["full"]
     assert "88.58 | 74.61 | 81.60 | 91.0" in lines["block_expansion p=3"]
     assert "2404.17245" in text
+    shown = io.StringIO()
+    leaderboard.show(leaderboard.build(records), Console(file=shown, width=90))
+    assert "published for cifar100, and ours" in shown.getvalue()
+    assert re.search(r"block exp. p=3 +88.58 +74.61 +81.60 +91.0", shown.getvalue())
 
 
 def test_rows_that_were_chosen_on_test_data_are_marked(paper_records: MakeAll) -> None:

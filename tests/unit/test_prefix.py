@@ -91,7 +91,7 @@ def test_a_warm_linear_trial_costs_next_to_nothing() -> None:
 def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tail = prefix.Tail(model("top_k"))
     config = TrainConfig(views=4)
-    assert prefix.bytes_needed(tail, config, images=1000) == 4 * 4 * 1000 * 17 * 64
+    assert prefix.bytes_needed(tail, config, images=1000, device=CPU) == 4 * 4 * 1000 * 17 * 64
     monkeypatch.setattr(prefix, "free_memory", lambda device: 10 * 2**20)
     with pytest.raises(SpecError, match=r"train.views = 4 of 1,000 images needs 0.0 GiB .* ask for fewer views"):
         prefix.make_room(tail, config, images=1000, device=CPU)

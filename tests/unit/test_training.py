@@ -246,3 +246,23 @@ def test_head_norm_is_a_batch_norm_without_parameters() -> None:
         assert torch.allclose(ours(x), torchs(x), atol=1e-5)
     assert torch.allclose(ours.mean, torchs.running_mean, atol=1e-5)
     assert not list(ours.parameters())
+
+
+def test_a_compiled_step_trains_the_same() -> None:
+    """With a backend that needs no compiler: that the step goes through torch.compile is what is tested."""
+    plain, compiled = model(), model()
+    compiled.load_state_dict(plain.state_dict())
+    config = recipe(steps=4)
+    losses = [
+        [report["train_loss"] for report in fitted(config, net)]
+        for net in (plain, torch.compile(compiled, backend="eager"))
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu() -> None:
+    from bench.backbones import precision_on
+
+    assert precision_on(CPU, "auto") == "fp32"
+    assert precision_on(torch.device("cuda"), "auto") == "bf16"
+    assert precision_on(torch.device("cuda"), "fp32") == "fp32"
