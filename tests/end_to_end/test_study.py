@@ -183,7 +183,9 @@ def test_own_pictures_and_an_own_backbone(launch: Launch, tmp_path: Path) -> Non
     vit = backbones.plain(Backbone(name="vit_tiny_patch16_224", image_size=32), num_classes=0)
     teacher = {f"backbone.{name}": value for name, value in vit.state_dict().items()}
     torch.save({"student": {}, "teacher": teacher}, tmp_path / "dino.pth")
-    own = ["--target", f"folder:{tmp_path}", "--source", f"folder:{tmp_path}", "--source-per-class", "10"]
+    (tmp_path / "train" / "cat" / "bad.png").write_bytes(b"no picture")
+    own = ["--benchmark", f"folder:{tmp_path}", "--source", f"folder:{tmp_path}", "--bad-images", "skip"]
+    own += ["--set", "source.per_class=10", "--set", "source.confirm_per_class=12"]
     own += ["--backbone", "vit_tiny_patch16_224", "--weights", str(tmp_path / "dino.pth"), "--image-size", "32"]
     small = ["--trials", "1", "--seeds", "0", "--set", "train.steps=3", "--set", "train.batch_size=8"]
     done = launch("paper", tmp_path / "results", *own, *small)
@@ -192,4 +194,9 @@ def test_own_pictures_and_an_own_backbone(launch: Launch, tmp_path: Path) -> Non
     found = records.read_all(folder / "records")
     assert {record.method for record in found} == {"full", "top_k", "linear", "lora", "block_expansion"}
     assert {record.status for record in found} == {"ok"}
+    for record in found:  # the recipe is the paper's, shortened; one image is left out
+        assert (record.config["train"]["crop_min"], record.config["train"]["warmup_steps"]) == (0.08, 0)
+        assert record.details["images"]["skipped"] == 1
+        assert record.details["images"]["source_bank"] == (30 if record.phase == "search" else 36)
+    assert "bad.png cannot be read as a picture" in done.out
     assert (folder / "pareto.png").is_file()
