@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench import backbones, data, methods, studies, training
+from bench import backbones, data, methods, prefix, studies, training
 from bench.spec import Benchmark, Space, SpecError, Study, Suite, Trial, Value
 from bench.trial import target_of
 
@@ -79,6 +79,25 @@ def _corners(study: Study, benchmark: Benchmark, row: dict[str, Value]) -> list[
     """The row's trials that may differ in size: one for each combination of the method's own fields."""
     found = {str(t.fields): t for t in studies.corners(study, benchmark) if t.row == row}
     return list(found.values())
+
+
+def check(suite: Suite, benchmark: Benchmark) -> None:
+    """Try what can only be known with the target's images at hand: the steps of epochs, and the room for views.
+
+    Raises:
+        SpecError: a trial could not be carried out.
+    """
+    for study in suite.studies:
+        for trial in studies.corners(study, benchmark):
+            if trial.train.epochs is None and trial.train.views is None:
+                continue
+            images = len(target_of(benchmark).train)
+            config = training.resolve(trial.train, images=images)
+            if config.views is not None:
+                with torch.device("meta"):
+                    tail = prefix.Tail(_model(trial))
+                if not torch.cuda.is_available():  # a GPU's memory is known where the trial runs
+                    prefix.make_room(tail, config, images=images, device=torch.device("cpu"))
 
 
 def parameters(trial: Trial) -> int:

@@ -29,16 +29,22 @@ class Launch:
 
     def run(self) -> int:
         """Carry it out; returns the exit code."""
-        from bench import backbones, study
+        from bench import study  # torch is imported below where it is needed, and not for the embedded benchmark
 
         if self.address is None:  # on a cluster every node fetches for itself, when its first trial needs the data
             for own in (self.benchmark.source, self.benchmark.target):
                 data.fetch(own.name)
             if self.benchmark != benchmarks.get("tiny"):
+                from bench import backbones
+
                 for reason in _read_data(self.benchmark, files_only=False):
                     print(f"skipped: {reason}")
                 backbones.create(self.benchmark.backbone, num_classes=0)  # downloaded once, before the workers start
 
+            if self._depends_on_images:
+                from bench import plans
+
+                plans.check(self.suite, self.benchmark)
         return study.run(
             self.suite,
             self.benchmark,
@@ -52,6 +58,12 @@ class Launch:
                 gpus=resources.gpus(),
             ),
         )
+
+    @property
+    def _depends_on_images(self) -> bool:
+        """Whether some trial can only be checked when the target's images are at hand."""
+        trials = (trial for study in self.suite.studies for trial in studies.corners(study, self.benchmark))
+        return any(trial.train.epochs is not None or trial.train.views is not None for trial in trials)
 
     def describe(self) -> str:
         """What would run, and on what: the text of ``--dry-run``. Builds the models to count their parameters."""

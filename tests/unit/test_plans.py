@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import benchmarks, plans, studies
+from bench.spec import SpecError
 
 
 def test_a_suite_is_estimated_row_by_row() -> None:
@@ -32,3 +33,22 @@ def test_the_steps_of_epochs_are_counted_on_the_target() -> None:
     suite = studies.load("linear", overrides=["train.epochs=2"], settings={"trials": 1, "seeds": [0]})
     assert plans._sizes(suite, benchmarks.get("tiny")) == "32 steps x 64 images"  # 997 images
     assert plans._seen(suite, benchmarks.get("tiny")) == 2 * 32 * 64
+
+
+@pytest.mark.parametrize(
+    ("study", "override", "said"),
+    [
+        ("linear", ["train.epochs=1", "train.warmup_steps=16"], "epochs = 1 of 997 images: warmup_steps = 16 leaves"),
+        ("linear", ["train.views=100000000"], "needs .* GiB for activations"),
+        ("full", ["train.views=2"], "train.views needs"),
+    ],
+)
+def test_what_only_the_images_can_tell_is_checked_before_anything_starts(
+    study: str, override: list[str], said: str
+) -> None:
+    with pytest.raises(SpecError, match=said):
+        plans.check(studies.load(study, overrides=override), benchmarks.get("tiny"))
+
+
+def test_recipes_that_fit_pass() -> None:
+    plans.check(studies.load("top_k", overrides=["train.views=2", "train.epochs=1"]), benchmarks.get("tiny"))
