@@ -75,7 +75,8 @@ def _run(suite: Suite, benchmark: Benchmark, options: Options, folder: Path, con
     importlib.import_module("bench.search")
     planned = plan_resources(options)
     console.print(f"Plan: {planned.describe()}", highlight=False)
-    with ended_by_sigterm(), interruptible(Pool(planned, storage=folder / "ray")) as pool:  # ray.init has its own way
+    with ended_by_sigterm():  # ray.init has its own way
+        pool = Pool(planned, storage=folder / "ray")
         tracker = _open_tracker(suite, benchmark, options)
         try:
             records = _trials(suite, benchmark, folder, console, tracker, pool)
@@ -110,22 +111,28 @@ def only_launch_in(folder: Path) -> Iterator[None]:
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the launch in good order, as Ctrl-C does, with the exit code that a shell gives it."""
-    before = signal.signal(signal.SIGTERM, _end)
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt  # of all exceptions the one that comes through Ray unchanged
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt:
+        if received:
+            raise SystemExit(128 + received[0]) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
 @contextmanager
-def interruptible(pool: Pool) -> Iterator[Pool]:
-    """A pool whose threads take no notice of its end if the launch is ended early."""
+def interruptible(pool: Pool) -> Iterator[None]:
+    """Abandon the pool if the launch is ended early; with its board the listener ends, too."""
     try:
-        yield pool
+        yield
     except BaseException:
         pool.abandon()
         raise
@@ -153,14 +160,15 @@ def _trials(
     total = sum(study.trials + study.confirmations for study in suite.studies)
     with StudyProgress(console, total=total) as progress:
         listener = Listener(pool, progress, tracker, folder)
-        expected = 0
-        for study in suite.studies:
-            search(study, benchmark, pool, launch=suite.name, storage=folder / "ray")
-            expected += study.trials + _confirm(study, benchmark, pool, listener, suite.name, progress)
-        listener.wait_for(expected, lambda record: True)
-        listener.closing = True
-        pool.close()
-        listener.join()
+        with interruptible(pool):
+            expected = 0
+            for study in suite.studies:
+                search(study, benchmark, pool, launch=suite.name, storage=folder / "ray")
+                expected += study.trials + _confirm(study, benchmark, pool, listener, suite.name, progress)
+            listener.wait_for(expected, lambda record: True)
+            listener.closing = True
+            pool.close()
+            listener.join()
     return listener.records
 
 
@@ -198,7 +206,7 @@ class Listener:
             return sorted(found(), key=lambda record: record.trial)
 
     def join(self) -> None:
-        """Wait for the thread's end; the pool is closed by now."""
+        """Wait for the thread's end; the pool is closed, or abandoned, by now."""
         self._thread.join()
         if self._error is not None:
             raise self._error

@@ -43,7 +43,7 @@ START_SECONDS = 600.0
 """How long a worker group may take to ask for its first trial, before the slot is given up."""
 
 CLOSE_SECONDS = 60.0
-"""How long the end of a slot whose work is done is waited for."""
+"""How long the end of the slots is waited for, when their work is done or the launch is interrupted."""
 
 POLL_SECONDS = 10.0
 """How long a call to the board may wait for news before it is asked again."""
@@ -294,7 +294,7 @@ class Board:
 
 
 class Pool:
-    """The worker groups of one launch. They start at once and live until :meth:`close`."""
+    """The worker groups of one launch. They start at once and live until :meth:`close` or :meth:`abandon`."""
 
     def __init__(self, plan: Plan, *, storage: Path, start_seconds: float = START_SECONDS) -> None:
         """Start the slots.
@@ -330,14 +330,24 @@ class Pool:
     def close(self) -> None:
         """End the slots. Nothing must be queued or running: what is waited for is their shutdown only."""
         ray.get(self.board.close.remote())
+        self._join()
+
+    def _join(self) -> None:
+        end = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
-            thread.join(timeout=CLOSE_SECONDS)
+            thread.join(timeout=max(0.0, end - time.monotonic()))
             if thread.is_alive():
                 log.warning("%s did not end within %.0f s", thread.name, CLOSE_SECONDS)
 
     def abandon(self) -> None:
-        """The launch is interrupted: what happens to the slots from now on is no news."""
+        """The launch is interrupted: end the board, and with it every slot, at its trial's next report.
+
+        The slots are waited for, because a thread that still waits for Ray when Ray is shut down ends the process on
+        the spot, and leaves Ray's behind.
+        """
         self._abandoned = True
+        ray.kill(self.board)
+        self._join()
 
     def _hold(self, slot: int) -> None:
         """Keep one slot open; runs in its own thread for as long as the slot lives."""
