@@ -33,6 +33,10 @@ TRAIN_SHARE = 0.8
 """Of a limited budget of labelled images; the rest is validation (VTAB-1k, Zhai et al. 2019: 800 and 200)."""
 
 
+SHARED_BYTES = 32 * 2**20
+"""Images of a split that take more than this are held once for all processes of a machine."""
+
+
 class Split(Protocol):
     """Labelled images, in memory or not."""
 
@@ -244,7 +248,7 @@ def target(name: str, *, size: Size | int = 224, samples: int | None = None, bad
     """
     found: Target = _build(name, "target", size, bad_images)
     if samples is None:
-        return found
+        return replace(found, train=_shared(found.train), val=_shared(found.val), test=_shared(found.test))
     training = round(samples * TRAIN_SHARE)
     train, val = (
         _budgeted(getattr(found, part), count, name, part, samples)
@@ -256,6 +260,15 @@ def target(name: str, *, size: Size | int = 224, samples: int | None = None, bad
             f"image: ask for more"
         )
     return replace(found, train=train, val=val)
+
+
+def _shared(images: Split) -> Split:
+    """Images in memory, if they are many, from memory that all processes of the machine share."""
+    if not isinstance(images, Images) or images.images.nbytes < SHARED_BYTES:
+        return images
+    from bench.data._cache import shared
+
+    return Images(shared(images.images, images.fingerprint()), images.labels)
 
 
 def _budgeted(images: Split, count: int, name: str, part: str, samples: int) -> Split:

@@ -7,9 +7,12 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.records import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def root() -> Path:
@@ -25,6 +28,21 @@ def digest(parts: Iterable[str | bytes | memoryview]) -> str:
         found.update(len(data).to_bytes(8, "little"))
         found.update(data)
     return found.hexdigest()
+
+
+def shared(pixels: Tensor, key: str) -> Tensor:
+    """The same uint8 values, mapped from a file, so that all processes of a machine hold them once.
+
+    Args:
+        key: of the values.
+    """
+    import torch
+
+    path = root() / "shared" / f"{key}.bin"
+    if not path.is_file():
+        write_atomically(path, pixels.contiguous().numpy().tobytes())
+    flat = torch.from_file(str(path), shared=False, size=pixels.numel(), dtype=torch.uint8)
+    return flat.view(pixels.shape)
 
 
 def remember(kind: str, key: str, compute: Callable[[], Any]) -> Any:

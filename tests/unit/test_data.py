@@ -12,7 +12,7 @@ import torch
 
 from bench import backbones, data, evaluation, pretrain
 from bench.backbones import ASSETS, TINY_PREPROCESS
-from bench.data import Split, shapes
+from bench.data import Split, digits, shapes
 from bench.data._splits import stratified
 from bench.spec import SpecError
 
@@ -125,3 +125,16 @@ def test_info_nce_prefers_partners() -> None:
     z = torch.eye(4).repeat(2, 1)
     apart = pretrain.info_nce(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), temperature=0.2)
     assert pretrain.info_nce(z, temperature=0.2) < apart
+
+
+def test_large_splits_are_held_once_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "SHARED_BYTES", 1000)
+    data.target.cache_clear()
+    plain = digits.target()
+    for _ in range(2):  # written, then found
+        found = data.target("digits")
+        data.target.cache_clear()
+        for part in ("train", "val", "test"):
+            assert torch.equal(getattr(found, part).images, getattr(plain, part).images)
+    assert len(list((tmp_path / "shared").iterdir())) == 3
