@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,16 +47,12 @@ CLOSE_SECONDS = 60.0
 POLL_SECONDS = 10.0
 """How long a call to the board may wait for news before it is asked again."""
 
-GROUP_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others in a collective, as long as they live (Ray Train's own default)."""
-
 RAY_SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor a slot, for checkpoints that a slot does not have
-    "TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES": "1",  # as Ray's own torch backend does
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the launch, not only the search
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records and MLflow say it all
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no metric
@@ -307,7 +302,7 @@ class Pool:
         self.plan = plan
         actor: Any = ray.remote(num_cpus=0)(Board)
         self.board = actor.options(max_concurrency=1000).remote(plan.slots, start_seconds)
-        importlib.import_module("ray.train.v2.api.data_parallel_trainer")  # once, not in every thread at the same time
+        importlib.import_module("ray.train.torch")  # once, not in every thread at the same time
         self._storage = storage
         self._abandoned = False
         self._threads = [
@@ -365,11 +360,9 @@ class Pool:
     def _trainer(self, slot: int) -> Any:
         """One life of a worker group. Whether it gets another one is the board's to say, not Ray's."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
 
-        # TorchTrainer's base class: it differs in that neither this process nor the controller has to import torch.
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-        return DataParallelTrainer(
+        return TorchTrainer(
             serve,
             train_loop_config={"board": self.board, "slot": slot},
             scaling_config=ScalingConfig(
@@ -452,7 +445,6 @@ def serve(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(1)  # a slot a core beats threads, and results do not depend on the machine's size
     board, first, world = config["board"], get_context().get_world_rank() == 0, get_context().get_world_size()
     device = get_device()
-    _join_group(device)
 
     def take() -> Any:
         return ray.get(board.take.remote(config["slot"])) if first else None
@@ -481,31 +473,6 @@ def serve(config: Mapping[str, Any]) -> None:
             continue
         if first:
             ray.get(board.finish.remote(ticket, record, weights, time.perf_counter() - start))
-    if world > 1:
-        torch.distributed.destroy_process_group()
-
-
-def _join_group(device: Any) -> None:
-    """Connect the workers of a slot, if there are several, as torch's process group."""
-    import torch
-    import torch.distributed as dist
-    from ray.train import get_context
-    from ray.train.collective import broadcast_from_rank_zero
-    from torch.distributed import TCPStore  # type: ignore[attr-defined] # not in __all__
-
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    rank, world = get_context().get_world_rank(), get_context().get_world_size()
-    if world == 1:
-        return
-    host, store = ray.util.get_node_ip_address(), None
-    if rank == 0:  # port 0: the system chooses a free one
-        store = TCPStore(host, 0, world, is_master=True, wait_for_workers=False)
-    host, port = broadcast_from_rank_zero((host, store.port) if store else None)
-    store = store or TCPStore(host, port, world, is_master=False)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=GROUP_TIMEOUT
-    )
 
 
 def _share(value: Any) -> Any:
