@@ -23,6 +23,8 @@ from tests.unit.test_trial import make
 
 from .conftest import ROOT, Run
 
+pytestmark = pytest.mark.timeout(400)  # the study's included, whichever test is the first to need it
+
 
 def bench(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *map(str, arguments)]
@@ -95,7 +97,6 @@ def child(small: Run, trial: str) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)  # the study's included, if this test is the first to need it
 def test_an_mlflow_run_is_all_that_is_needed(small: Run, tmp_path: Path) -> None:
     """The run's own artifacts are measured again, registered, and loaded where this package is not."""
     trial = "block_expansion-confirm-p1-seed1"

@@ -78,7 +78,8 @@ def wait(ready: Callable[[], bool]) -> None:
 
 
 def test_workers_that_cannot_start_end_the_launch_with_a_reason(tmp_path: Path) -> None:
-    broken = "import sys\nif any('default_worker' in word for word in sys.orig_argv): sys.modules['torch'] = None\n"
+    worker = "any('default_worker' in word for word in sys.orig_argv)"
+    broken = f"import sys\nif {worker}: sys.modules['safetensors.torch'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(broken)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     launch = Launch(tmp_path / "pictures", tmp_path / "results", "--trials", "2", env=environment)
@@ -86,7 +87,7 @@ def test_workers_that_cannot_start_end_the_launch_with_a_reason(tmp_path: Path) 
     assert (code, err) == (1, "")
     assert "2 of 2 trials failed" in out
     assert "could not be kept alive" in out
-    assert "import of torch halted" in out
+    assert "import of safetensors.torch halted" in out
     assert {record["status"] for record in launch.records} == {"failed"}
 
 
