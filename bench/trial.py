@@ -290,7 +290,7 @@ def _run(trial: Trial, report: Report, device: torch.device, progress: _Progress
 def _shared(trial: Trial, tail: prefix.Tail, images: Split, config: TrainConfig, device: torch.device) -> Tensor:
     """Activations of the frozen blocks, which other trials of this process may have computed."""
     benchmark = trial.benchmark
-    key = (benchmark.backbone, benchmark.target, trial.protocol, config.start_from)
+    key = (benchmark.backbone, benchmark.target, trial.protocol, config.start_from, trial.method, trial.fields)
     return prefix.activations(tail, images, target_preprocess(trial), config, key=key, device=device)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,24 +151,26 @@ def _tensor(picture: PIL.Image.Image) -> Tensor:
 
 def _header(path: Path) -> tuple[int, int]:
     """Height and width of a picture."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            return file.height, file.width
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+    with _opened(path) as file:
+        return file.height, file.width
 
 
 def _read(path: Path, *, draft: bool = False) -> PIL.Image.Image:
     """An image file as RGB; as a draft a JPEG is decoded at an eighth of its size, with every byte of it read."""
+    with _opened(path) as file:
+        if draft:
+            file.draft("RGB", (file.width // 8, file.height // 8))
+        return _to_rgb(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+    """A picture file; whatever goes wrong while it is read is a ValueError that names it."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as file:
-            if draft:
-                file.draft("RGB", (file.width // 8, file.height // 8))
-            return _to_rgb(file)
+            yield file
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from None
 
