@@ -44,7 +44,10 @@ def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, stora
     tuner = tune.Tuner(
         # The worker groups hold the cores and GPUs; what Tune starts only waits for them (workers.CPUS_PER_WORKER).
         tune.with_resources(
-            tune.with_parameters(PooledTrial, board=pool.board, method=study.method), {"CPU": CPUS_PER_WATCHER}
+            tune.with_parameters(
+                PooledTrial, board=pool.board, study=study, watchers=min(pool.plan.slots, study.trials)
+            ),
+            {"CPU": CPUS_PER_WATCHER},
         ),
         tune_config=tune.TuneConfig(
             search_alg=InOrder(proposals(study, metric, mode), submit, metric=metric, mode=mode, lag=pool.plan.slots),
@@ -170,10 +173,15 @@ class InOrder(Searcher):
 class PooledTrial(tune.Trainable):
     """Tune's view of a trial: passes the pool's validation readings on. It neither trains nor knows the proposal."""
 
-    def setup(self, config: dict[str, Any], board: Any, method: str) -> None:  # type: ignore[override]
-        """Remember where to watch, and whom; tune.with_parameters adds the arguments."""
-        self._board, self._method = board, method
+    def setup(self, config: dict[str, Any], board: Any, study: Study, watchers: int) -> None:  # type: ignore[override]
+        """Remember where to watch, and whom; tune.with_parameters adds the arguments.
+
+        The actors of a search begin together: if one had a result before another one has started, Tune would give it
+        the other's trial, start one more for the next trial, and so on.
+        """
+        self._board, self._method = board, study.method
         self._watch(config)
+        ray.get(board.meet.remote(study.name, watchers))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune reuses this actor: end the old trial, if it still runs, and watch the new one."""
@@ -186,6 +194,7 @@ class PooledTrial(tune.Trainable):
 
         A failed trial ends without a score, and not with an exception, after which Tune would start a new actor.
         """
+        self._watching = True
         metrics, record = None, None
         while metrics is None and record is None:
             metrics, record = ray.get(self._board.reading.remote(self._trial, self._seen))
@@ -196,11 +205,15 @@ class PooledTrial(tune.Trainable):
         return {"step": record.steps, "done": True, FAILED: record.status == "failed", **_scores(record)}
 
     def cleanup(self) -> None:
-        """Stop the trial at its next report, if a scheduler ended it before its time."""
-        ray.get(self._board.release.remote(self._trial))
+        """Stop the trial at its next report, if a scheduler ended it before its time.
+
+        Tune may also have given the trial to another actor before this one had started: then it is not ours to stop.
+        """
+        if self._watching:
+            ray.get(self._board.release.remote(self._trial))
 
     def _watch(self, config: Mapping[str, Any]) -> None:
-        self._trial, self._seen = f"{self._method}-{label(config[INDEX])}", 0
+        self._trial, self._seen, self._watching = f"{self._method}-{label(config[INDEX])}", 0, False
 
 
 def label(index: int) -> str:

@@ -8,12 +8,13 @@ from and post their results to, so that whoever submits a trial needs to know no
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ class Board:
         self._due = dict.fromkeys(range(slots), time.monotonic() + start_seconds)
         self._last_error = "there is no slot"
         self._events: deque[Event] = deque()
+        self._met: Counter[str] = Counter()
         self._closed = False
         self._changed = asyncio.Condition()
 
@@ -193,6 +195,12 @@ class Board:
         if found is None:
             return None, None
         return (found.readings[index] if len(found.readings) > index else None), found.record
+
+    async def meet(self, place: str, count: int) -> None:
+        """Wait, but only for some seconds, until that many have come to a place."""
+        self._met[place] += 1
+        await self._notify()
+        await self._wait(lambda: self._met[place] >= count)
 
     async def events(self) -> list[Event]:
         """What has happened since the last call; waits for something to happen."""
@@ -452,6 +460,8 @@ def serve(config: Mapping[str, Any]) -> None:
     while (task := _share(take())) != "close":
         if task == "wait":
             continue
+        # What is here now, modules and caches, stays: a trial's own garbage is then found in no time.
+        gc.freeze()
         ticket, trial = task
         start = time.perf_counter()
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from bench.methods import STRICT, Method
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER = "default"
+"""peft's name for the only adapter that a layer has."""
 
 Part = Literal["q", "k", "v", "qkv", "proj", "fc1", "fc2"]
 
@@ -125,9 +132,51 @@ def _split(qkv: Any) -> Any:
             self.q, self.k, self.v = (_linear(qkv, part) for part in range(3))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+            parts = (self.q, self.k, self.v)
+            if all(map(_is_plain, parts)):
+                return _at_once(x, parts)
+            return torch.cat([part(x) for part in parts], dim=-1)
 
     return SplitQkv()
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether all that a layer does is one product and at most one low-rank update of the very same input."""
+    from torch import nn
+
+    if isinstance(layer, nn.Linear):
+        return True
+    dropout = not all(isinstance(module, nn.Identity) for module in layer.lora_dropout.values())
+    return not (dropout or layer.merged or layer.disable_adapters) and layer.active_adapters == [ADAPTER]
+
+
+def _at_once(x: torch.Tensor, layers: Sequence[Any]) -> torch.Tensor:
+    """The outputs of plain layers side by side: one product for all weights, two for all updates.
+
+    Layer by layer, as peft does it, it takes three products for each, and the outputs are copied twice.
+
+    Args:
+        x: ``[..., d]``.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    bases = [layer.get_base_layer() if hasattr(layer, "lora_A") else layer for layer in layers]
+    downs = [layer.lora_A[ADAPTER].weight for layer in layers if hasattr(layer, "lora_A")]
+    width, used, ups = sum(len(down) for down in downs), 0, []
+    for layer, base in zip(layers, bases, strict=True):
+        if not hasattr(layer, "lora_A"):
+            ups.append(base.weight.new_zeros(base.out_features, width))
+            continue
+        up = layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER]
+        ups.append(F.pad(up, (used, width - used - up.shape[1])))  # only its own part of what comes down
+        used += up.shape[1]
+    rows = x.flatten(0, -2)
+    bias = None if bases[0].bias is None else torch.cat([base.bias for base in bases])
+    own = F.linear(rows, torch.cat([base.weight for base in bases]), bias)
+    updated = torch.addmm(own, F.linear(rows, torch.cat(downs)), torch.cat(ups).T) if downs else own
+    found: torch.Tensor = updated.unflatten(0, x.shape[:-1])
+    return found
 
 
 def _linear(qkv: Any, part: int) -> Any:

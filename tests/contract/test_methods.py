@@ -218,6 +218,41 @@ def test_bad_values_are_named(name: str, values: dict[str, Any], words: str) -> 
         methods.load(name, **values)
 
 
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("values", [{}, {"targets": ["v"], "alpha": 3.0}, {"targets": ["k", "v"], "bias": "all"}])
+def test_lora_computes_what_peft_computes_layer_by_layer(values: dict[str, Any], qkv_bias: bool) -> None:
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=5, qkv_bias=qkv_bias
+    )
+    vit = methods.load("lora", rank=3, **values).apply(vit).eval()
+    for name, parameter in vit.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    split = vit.blocks[1].attn.qkv
+    x = torch.randn(2, 5, 16, requires_grad=True)
+    trained = [x, *(p for p in split.parameters() if p.requires_grad)]
+    found = split(x)
+    expected = torch.cat([split.q(x), split.k(x), split.v(x)], dim=-1)  # peft's own forward passes
+    assert (found - expected).abs().max() < 1e-6
+    towards = torch.randn_like(found)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, trained, towards), torch.autograd.grad(expected, trained, towards), strict=True
+    ):
+        assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_lora_with_dropout_drops_inputs_while_it_trains_only() -> None:
+    vit = methods.load("lora", dropout=0.5).apply(micro_vit())
+    for name, parameter in vit.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(parameter)
+    images, _ = batch()
+    with torch.inference_mode():
+        assert torch.equal(vit.eval()(images), vit(images))
+        assert not torch.equal(vit.train()(images), vit(images))
+
+
 def test_what_does_not_fit_the_depth_is_refused() -> None:
     with pytest.raises(ValueError, match=r"p = 5 .* 12 blocks .*1, 2, 3, 4, 6, 12"):
         methods.load("block_expansion", p=5).apply(micro_vit())

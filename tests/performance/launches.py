@@ -31,8 +31,11 @@ class Launch:
 
     @property
     def own_cost_per_trial(self) -> float:
-        """What a trial took beside training and evaluating, where one trial runs at a time."""
-        return (self.span - self.busy) / len(self.records)
+        """What a trial took beside training and evaluating, where one trial runs at a time.
+
+        Of the first trial the span holds that part alone: what came before it belongs to the start.
+        """
+        return (self.span - self.busy) / (len(self.records) - 1)
 
     @property
     def trials_per_minute(self) -> float:

@@ -130,3 +130,16 @@ def test_a_slot_that_does_not_come_in_time_is_given_up(monkeypatch: pytest.Monke
         assert await board.take(0) == "close"
 
     play(story, start_seconds=0.01)
+
+
+def test_whoever_meets_goes_on_together_or_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(board: Board) -> None:
+        early = asyncio.create_task(board.meet("linear", 2))
+        await asyncio.sleep(0.01)
+        assert not early.done()
+        await asyncio.wait_for(board.meet("linear", 2), timeout=1)
+        await asyncio.wait_for(early, timeout=1)
+        monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
+        await asyncio.wait_for(board.meet("lora", 2), timeout=1)  # nobody else comes
+
+    play(story)
