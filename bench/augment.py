@@ -42,6 +42,10 @@ class InMemory(Protocol):
 class InFiles(InMemory, Protocol):
     """Images that are cropped as they are decoded, out of the whole picture, and take a while."""
 
+    @property
+    def kept(self) -> bool:
+        """Whether ``take`` decodes an image only once."""
+
     def sizes(self, indices: Tensor) -> Tensor:
         """Height and width of the pictures, ``[b, 2]``."""
 

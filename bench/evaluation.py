@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from bench import backbones, parallel, probes
+from bench.augment import InFiles
 from bench.backbones import Preprocess
 from bench.data import Source, Split
 from bench.data import _cache as cache
+from bench.loading import ahead, processes_for
 from bench.records import write_atomically
 
 BATCH = 256
@@ -54,11 +56,15 @@ def _map_mine(
     indices = parallel.mine(len(images))
     rows: Tensor | None = None
     with torch.inference_mode():
-        for start, part in zip(range(0, max(1, len(indices)), BATCH), indices.split(BATCH), strict=True):
-            found = function(preprocess(images.take(part).to(device)))
+        processes = processes_for(device) if isinstance(images, InFiles) and not images.kept else 0
+        taken = ahead(indices.split(BATCH), images.take, processes=processes, pin=device.type == "cuda")
+        start = 0
+        for part, pixels in taken:
+            found = function(preprocess(pixels.to(device, non_blocking=True)))
             if rows is None:  # filled as they come: joining them at the end would take the memory twice
                 rows = found.new_empty(len(indices), *found.shape[1:])
             rows[start : start + len(part)] = found
+            start += len(part)
     assert rows is not None  # the indices of a rank without images are split into one empty part
     return rows
 

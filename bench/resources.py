@@ -19,6 +19,11 @@ def gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return gpus_of_node()
+
+
+def gpus_of_node() -> int:
+    """NVIDIA GPUs of the machine, whoever may use them."""
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 

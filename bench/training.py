@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from bench import parallel
 from bench.augment import InFiles, augment, erase, mix, take
 from bench.backbones import HALVES, Preprocess, precision_on
 from bench.data import Split
+from bench.loading import ahead, processes_for
 from bench.spec import TrainConfig, parse
 
 Report = Callable[[Mapping[str, float]], None]
@@ -27,9 +26,6 @@ Report = Callable[[Mapping[str, float]], None]
 
 REPORTS = 20
 """Points that a trial's loss curve has at least, if it has as many steps."""
-
-AHEAD = 2
-"""Batches of files that are read while the device computes an earlier one."""
 
 REPORT_STEPS = 50
 """Steps between two reports at most: a trial can be stopped only when it reports."""
@@ -201,9 +197,10 @@ def _load(
     seed: int,
     device: torch.device,
 ) -> Loaded:
-    """Images, augmented anew for every step; files are read ahead while the device computes."""
+    """Images, augmented anew for every step; files are decoded by loader processes while the device computes."""
 
-    def read(step: int, batch: Tensor) -> list[tuple[_Where, Tensor, Tensor, bool]]:
+    def read(item: tuple[int, Tensor]) -> list[tuple[_Where, Tensor, Tensor, bool]]:
+        step, batch = item
         return [piece(batch[positions], _Where(seed=seed, step=step, positions=positions)) for positions in parts]
 
     def piece(indices: Tensor, where: _Where) -> tuple[_Where, Tensor, Tensor, bool]:
@@ -218,7 +215,9 @@ def _load(
             return inputs, labels
         return mix(inputs, labels, config, classes=classes, seed=seed, step=where["step"])
 
-    for step, pieces in _ahead(order, read, depth=AHEAD if isinstance(images, InFiles) else 0):
+    decoding = isinstance(images, InFiles) and (config.crops or not images.kept)
+    processes = processes_for(device) if decoding else 0
+    for (step, _), pieces in ahead(order, read, processes=processes, pin=device.type == "cuda"):
         yield step, (prepare(*one) for one in pieces)
 
 
@@ -226,30 +225,6 @@ class _Where(TypedDict):
     seed: int
     step: int
     positions: Tensor
-
-
-Piece = TypeVar("Piece")
-
-
-def _ahead(order: Order, read: Callable[[int, Tensor], Piece], *, depth: int) -> Iterator[tuple[int, Piece]]:
-    """What ``read`` makes of every step, computed in a thread up to ``depth`` steps ahead of its use."""
-    if not depth:
-        yield from ((step, read(step, batch)) for step, batch in order)
-        return
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        waiting: deque[tuple[int, Future[Piece]]] = deque()
-        try:
-            for step, batch in order:
-                waiting.append((step, thread.submit(read, step, batch)))
-                if len(waiting) > depth:
-                    ready, future = waiting.popleft()
-                    yield ready, future.result()
-            while waiting:
-                ready, future = waiting.popleft()
-                yield ready, future.result()
-        finally:  # a trial that is stopped leaves without what was read for it
-            for _, future in waiting:
-                future.cancel()
 
 
 class _Stepper:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from bench.spec import Size, SpecError
 if TYPE_CHECKING:
     import PIL.Image
     from torch import Tensor
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 CACHE_BYTES = 2 * 2**30
@@ -53,7 +56,7 @@ class FileImages:
         self.labels: Tensor = torch.tensor(labels, dtype=torch.int64)
         self._kept: dict[int, Tensor] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
-        self._keep = len(paths) * 3 * size.pixels**2 <= CACHE_BYTES
+        self.kept = len(paths) * 3 * size.pixels**2 <= CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,13 +65,13 @@ class FileImages:
         """uint8 ``[len(indices), 3, size.pixels, size.pixels]``."""
         import torch
 
-        return torch.stack(list(self._pool.map(self._one, indices.tolist())))
+        return torch.stack(self._each(self._one, indices.tolist()))
 
     def sizes(self, indices: Tensor) -> Tensor:
         """Height and width of the pictures, int64 ``[len(indices), 2]``; only their headers are read, and once."""
         import torch
 
-        return torch.tensor(list(self._pool.map(self._size, indices.tolist())))
+        return torch.tensor(self._each(self._size, indices.tolist()))
 
     def take_crops(self, indices: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
         """Crops of the whole pictures, stretched to the size (bilinear, as torchvision's RandomResizedCrop does it).
@@ -83,7 +86,7 @@ class FileImages:
         import torch
 
         jobs = zip(indices.tolist(), boxes.tolist(), mirrored.tolist(), strict=True)
-        return torch.stack(list(self._pool.map(self._crop, jobs)))
+        return torch.stack(self._each(self._crop, list(jobs)))
 
     def select(self, indices: NDArray[np.int64]) -> FileImages:
         """Some of the images as a split of their own."""
@@ -98,7 +101,7 @@ class FileImages:
         found = self._kept.get(index)
         if found is None:
             found = decode(self.paths[index], self.size)
-            if self._keep:
+            if self.kept:
                 self._kept[index] = found
         return found
 
@@ -118,6 +121,14 @@ class FileImages:
         picture = picture.crop((x, y, min(x + w, picture.width), min(y + h, picture.height)))
         picture = picture.resize((pixels, pixels), Image.Resampling.BILINEAR)
         return _tensor(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture)
+
+    def _each(self, function: Callable[[Job], Done], jobs: Sequence[Job]) -> list[Done]:
+        """By threads; one after another in a loader process, which has inherited no threads and is not alone."""
+        from torch.utils.data import get_worker_info
+
+        if get_worker_info() is not None:
+            return [function(job) for job in jobs]
+        return list(self._pool.map(function, jobs))
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

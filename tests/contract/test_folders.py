@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from pathlib import Path
 
@@ -191,8 +192,9 @@ def test_reading_ahead_changes_nothing(tmp_path: Path, crop_min: float, monkeypa
     preprocess = Preprocess(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
     config = TrainConfig(steps=7, batch_size=8, lr=0.01, crop_min=crop_min, flip=True)
 
-    def losses(ahead: int) -> list[float]:
-        monkeypatch.setattr(training, "AHEAD", ahead)
+    def losses(processes: int) -> list[float]:
+        monkeypatch.setattr(training, "processes_for", lambda device: processes)
+        train.kept = False
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
         found: list[float] = []
@@ -210,3 +212,24 @@ def test_reading_ahead_changes_nothing(tmp_path: Path, crop_min: float, monkeypa
 
     assert losses(0) == losses(3)
     assert len(losses(2)) == 7
+    assert not multiprocessing.active_children()
+
+
+def test_a_picture_that_breaks_in_a_loader_process_is_named(tmp_path: Path) -> None:
+    from bench import evaluation
+    from bench.backbones import Preprocess
+
+    train = data.target(f"folder:{classes(tmp_path)}", size=16).train
+    assert isinstance(train, FileImages)
+    train.kept = False
+    preprocess = Preprocess(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+    def means() -> torch.Tensor:
+        return evaluation.map_images(lambda x: x.mean((1, 2, 3)), train, preprocess, torch.device("cpu"))
+
+    whole = preprocess(train.take(torch.arange(len(train))))
+    assert torch.equal(means(), whole.mean((1, 2, 3)))
+    train.paths[5].write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(train.paths[5]))} cannot be read as a picture"):
+        means()
+    assert not multiprocessing.active_children()

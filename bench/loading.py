@@ -1,0 +1,78 @@
+"""Work that is done ahead of its use, by processes beside the one that trains."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from bench import resources
+
+AHEAD = 2
+"""Items that every process makes ready before they are asked for."""
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def processes_for(device: torch.device) -> int:
+    """Loader processes for one training process: with a GPU its share of the cores, else as many as its threads."""
+    if device.type == "cuda":
+        return max(1, resources.cores() // max(1, resources.gpus_of_node()))
+    return torch.get_num_threads()
+
+
+def ahead(
+    items: Iterable[Item], make: Callable[[Item], Made], *, processes: int, pin: bool = False
+) -> Iterator[tuple[Item, Made]]:
+    """Every item and what ``make`` makes of it, in the order of the items.
+
+    Args:
+        make: runs in forked processes, so it sees what is here now, and must use neither CUDA nor other threads.
+        processes: with 0 all is made here, when it is asked for.
+        pin: put tensors into pinned memory, from where a GPU takes them without waiting.
+
+    Raises:
+        ValueError: as ``make`` raised it.
+    """
+    if not processes:
+        yield from ((item, make(item)) for item in items)
+        return
+    sent, kept = itertools.tee(items)
+    loader: Any = DataLoader(
+        _Makes(make),
+        sampler=sent,
+        batch_size=None,
+        num_workers=processes,
+        prefetch_factor=AHEAD,
+        multiprocessing_context="fork",  # nothing is imported again, and images in memory are shared
+        pin_memory=pin,
+        generator=torch.Generator(),  # the loader draws a number, which must not shift the trial's own
+    )
+    for item, made in zip(kept, loader, strict=True):
+        if isinstance(made, _Problem):
+            raise ValueError(made.message)
+        yield item, made
+
+
+class _Problem:
+    """A ValueError that crosses to another process; the loader itself would bury its words in a traceback."""
+
+    def __init__(self, error: ValueError) -> None:
+        self.message = str(error)
+
+
+class _Makes(Dataset[Any]):
+    """What the loader indexes by items."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __getitem__(self, item: Any) -> Any:
+        try:
+            return self._make(item)
+        except ValueError as error:
+            return _Problem(error)

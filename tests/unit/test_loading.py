@@ -1,0 +1,57 @@
+"""What loader processes make: all of it, in order, only a little ahead, and without a trace."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from bench.loading import AHEAD, ahead
+
+
+@pytest.mark.parametrize("processes", [0, 1, 3])
+def test_items_come_with_what_is_made_of_them_in_order(processes: int) -> None:
+    found = list(ahead(range(10), lambda n: (n * n, os.getpid()), processes=processes))
+    assert [(item, square) for item, (square, _) in found] == [(n, n * n) for n in range(10)]
+    pids = {pid for _, (_, pid) in found}
+    assert pids == {os.getpid()} if not processes else os.getpid() not in pids and len(pids) == processes
+    assert not multiprocessing.active_children()
+
+
+def test_an_endless_stream_is_read_only_a_little_ahead() -> None:
+    asked: list[int] = []
+
+    def endless() -> Iterator[int]:
+        for number in itertools.count():
+            asked.append(number)
+            yield number
+
+    stream = ahead(endless(), torch.tensor, processes=2)
+    assert [item for item, _ in itertools.islice(stream, 3)] == [0, 1, 2]
+    assert len(asked) <= 3 + 2 * AHEAD + 1
+    stream.close()  # as a trial does that is stopped
+    assert not multiprocessing.active_children()
+
+
+def test_errors_of_both_kinds_arrive(capfd: pytest.CaptureFixture[str]) -> None:
+    def halve(number: int) -> int:
+        if number == 2:
+            raise ValueError("2 is not to be halved")
+        return 4 // number
+
+    with pytest.raises(ValueError, match=r"^2 is not to be halved$"):
+        list(ahead([4, 2, 1], halve, processes=1))
+    with pytest.raises(ZeroDivisionError, match="Caught ZeroDivisionError in DataLoader worker"):
+        list(ahead([4, 0], halve, processes=1))
+
+
+def test_the_trials_own_random_numbers_are_left_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    list(ahead([1, 2], lambda n: n, processes=1))
+    assert torch.equal(torch.rand(1), expected)
