@@ -20,7 +20,8 @@ from bench.data import _cache as cache
 from bench.loading import ahead, processes_for
 from bench.records import write_atomically
 
-BATCH = 256
+BATCH = {"cpu": 256, "cuda": 1024}
+"""Images that are evaluated at once, by type of device; fewer where they do not fit into its memory."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,30 @@ def _map_mine(
     """This rank's rows of :func:`map_images`, those of the images :func:`bench.parallel.mine`."""
     indices = parallel.mine(len(images))
     rows: Tensor | None = None
+    size, start = BATCH[device.type], 0
+    processes = processes_for(device) if isinstance(images, InFiles) and not images.kept else 0
     with torch.inference_mode():
-        processes = processes_for(device) if isinstance(images, InFiles) and not images.kept else 0
-        taken = ahead(indices.split(BATCH), images.take, processes=processes, pin=device.type == "cuda")
-        start = 0
-        for part, pixels in taken:
-            found = function(preprocess(pixels.to(device, non_blocking=True)))
+        for part, pixels in ahead(indices.split(size), images.take, processes=processes, pin=device.type == "cuda"):
+            inputs = pixels.to(device, non_blocking=True)
+            found, size = _as_fits(lambda x: function(preprocess(x)), inputs, size)
             if rows is None:  # filled as they come: joining them at the end would take the memory twice
                 rows = found.new_empty(len(indices), *found.shape[1:])
             rows[start : start + len(part)] = found
             start += len(part)
     assert rows is not None  # the indices of a rank without images are split into one empty part
     return rows
+
+
+def _as_fits(function: Callable[[Tensor], Tensor], inputs: Tensor, size: int) -> tuple[Tensor, int]:
+    """Apply a function to parts of at most ``size`` inputs, halved until memory suffices; returns the size as well."""
+    while True:
+        try:
+            found = [function(part) for part in inputs.split(size)]
+            return found[0] if len(found) == 1 else torch.cat(found), size
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        size //= 2  # only here, where the exception holds no tensors any more
 
 
 def extract(vit: Any, images: Split, preprocess: Preprocess, device: torch.device) -> Tensor:

@@ -224,6 +224,7 @@ class Backbone(Frozen):
 
 Count = Annotated[int | None, Field(ge=1)]
 BadImages = Annotated[Literal["error", "skip"], Field(description="what an image file that cannot be read does")]
+KeepDecoded = Annotated[bool, Field(description="decode picture files once, into a file below BENCH_DATA")]
 
 
 class SourceData(Frozen):
@@ -239,6 +240,7 @@ class SourceData(Frozen):
     confirm_per_class: Annotated[Count, Field(description="bank images of each class at the confirmation")] = None
     confirm_queries: Annotated[Count, Field(description="query images of each class at the confirmation")] = None
     bad_images: BadImages = "error"
+    keep_decoded: KeepDecoded = False
 
     def size(self, phase: Literal["search", "confirm"]) -> tuple[int | None, int | None]:
         """Bank and query images of each class in a phase; None: all of them."""
@@ -255,6 +257,7 @@ class TargetData(Frozen):
         Field(ge=5, description="images to learn from: 4/5 for training, 1/5 for validation; all if empty"),
     ] = None
     bad_images: BadImages = "error"
+    keep_decoded: KeepDecoded = False
 
 
 @dataclass(frozen=True)

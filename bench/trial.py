@@ -400,7 +400,9 @@ def target_of(benchmark: Benchmark) -> Target:
     """A benchmark's target, at its backbone's resolution."""
     own = benchmark.target
     size = backbones.preprocess(benchmark.backbone).files
-    return data.target(own.name, size=size, samples=own.samples, bad_images=own.bad_images)
+    return data.target(
+        own.name, size=size, samples=own.samples, bad_images=own.bad_images, keep_decoded=own.keep_decoded
+    )
 
 
 def source_of(benchmark: Benchmark, phase: Phase) -> Source:
@@ -411,7 +413,14 @@ def source_of(benchmark: Benchmark, phase: Phase) -> Source:
 def _source_of(backbone: Backbone, own: SourceData, phase: Phase) -> Source:
     per_class, queries = own.size(phase)
     size = backbones.preprocess(backbone).files
-    return data.source(own.name, size=size, per_class=per_class, queries=queries, bad_images=own.bad_images)
+    return data.source(
+        own.name,
+        size=size,
+        per_class=per_class,
+        queries=queries,
+        bad_images=own.bad_images,
+        keep_decoded=own.keep_decoded,
+    )
 
 
 @functools.cache

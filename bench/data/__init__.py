@@ -66,6 +66,8 @@ class Request:
     """What the backbone wants; only images that are decoded from files heed it."""
     bad_images: Policy
     """What an image file that cannot be read does; only images that are decoded from files heed it."""
+    keep_decoded: bool = False
+    """Whether pictures are kept decoded on disk; only images that are decoded from files heed it."""
 
 
 @dataclass(frozen=True)
@@ -183,12 +185,13 @@ def _builder(kind: str, role: Role) -> Any:
 
 
 @functools.cache
-def _build(name: str, role: Role, size: Size | int, bad_images: Policy) -> Any:
+def _build(name: str, role: Role, size: Size | int, bad_images: Policy, keep_decoded: bool) -> Any:
     check(name, role)
     kind, _, argument = name.partition(":")
     build = _builder(kind, role)
     if inspect.signature(build).parameters:
-        return build(Request(argument or None, size if isinstance(size, Size) else Size(size), bad_images))
+        size = size if isinstance(size, Size) else Size(size)
+        return build(Request(argument or None, size, bad_images, keep_decoded))
     return build()
 
 
@@ -200,6 +203,7 @@ def source(
     per_class: int | None = None,
     queries: int | None = None,
     bad_images: Policy = "error",
+    keep_decoded: bool = False,
 ) -> Source:
     """A source domain, built once a process.
 
@@ -209,11 +213,12 @@ def source(
         per_class: images of each class in the bank, chosen by a seed; all if None.
         queries: images of each class in either set of queries, likewise.
         bad_images: what an image file that cannot be read does.
+        keep_decoded: whether pictures are kept decoded on disk.
 
     Raises:
         SpecError: it cannot be built.
     """
-    found = _build(name, "source", size, bad_images)
+    found = _build(name, "source", size, bad_images, keep_decoded)
     if isinstance(found, Target):
         found = Source(bank=found.train, val=found.val, test=found.test)
     return Source(
@@ -233,7 +238,14 @@ def _thinned(images: Split, per_class: int | None) -> Split:
 
 
 @functools.cache
-def target(name: str, *, size: Size | int = 224, samples: int | None = None, bad_images: Policy = "error") -> Target:
+def target(
+    name: str,
+    *,
+    size: Size | int = 224,
+    samples: int | None = None,
+    bad_images: Policy = "error",
+    keep_decoded: bool = False,
+) -> Target:
     """A target data set, built once a process.
 
     Args:
@@ -242,11 +254,12 @@ def target(name: str, *, size: Size | int = 224, samples: int | None = None, bad
         samples: images to learn from, four fifths of them in ``train`` and one in ``val``; all if None. Test images
             are all kept.
         bad_images: what an image file that cannot be read does.
+        keep_decoded: whether pictures are kept decoded on disk.
 
     Raises:
         SpecError: it cannot be built.
     """
-    found: Target = _build(name, "target", size, bad_images)
+    found: Target = _build(name, "target", size, bad_images, keep_decoded)
     if samples is None:
         return replace(found, train=_shared(found.train), val=_shared(found.val), test=_shared(found.test))
     training = round(samples * TRAIN_SHARE)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.data import Policy, Request
 from bench.data import _cache as cache
+from bench.data._decoded import Decoded, decoded
 from bench.data._splits import stratified
 from bench.spec import Size, SpecError
 
@@ -41,18 +42,26 @@ class FileImages:
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Sequence[int], *, size: Size, skipped: Sequence[str] = ()
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int],
+        *,
+        size: Size,
+        skipped: Sequence[str] = (),
+        keep_decoded: bool = False,
     ) -> None:
         """Refer to files, without opening them.
 
         Args:
             skipped: what was left out because it cannot be read: one sentence an image.
+            keep_decoded: decode all of them on first use, into a file that stays.
         """
         import torch
 
         if not paths:
             raise SpecError("a split holds no images")
         self.paths, self.size, self.skipped = list(paths), size, list(skipped)
+        self._keep_decoded = keep_decoded
         self.labels: Tensor = torch.tensor(labels, dtype=torch.int64)
         self._kept: dict[int, Tensor] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
@@ -91,7 +100,13 @@ class FileImages:
     def select(self, indices: NDArray[np.int64]) -> FileImages:
         """Some of the images as a split of their own."""
         labels = self.labels.numpy()[indices].tolist()
-        return FileImages([self.paths[i] for i in indices], labels, size=self.size, skipped=self.skipped)
+        return FileImages(
+            [self.paths[i] for i in indices],
+            labels,
+            size=self.size,
+            skipped=self.skipped,
+            keep_decoded=self._keep_decoded,
+        )
 
     def fingerprint(self) -> str:
         """See :meth:`bench.data.Split.fingerprint`; of the files' places, sizes and times, not of their content."""
@@ -100,22 +115,32 @@ class FileImages:
     def _one(self, index: int) -> Tensor:
         found = self._kept.get(index)
         if found is None:
-            found = decode(self.paths[index], self.size)
+            found = centre(self._picture(index), self.size)
             if self.kept:
                 self._kept[index] = found
         return found
 
     def _size(self, index: int) -> tuple[int, int]:
+        if self._keep_decoded:
+            height, width = self._decoded.sizes[index].tolist()
+            return height, width
         found = self._sizes.get(index)
         if found is None:
-            found = self._sizes[index] = _header(self.paths[index])
+            found = self._sizes[index] = header(self.paths[index])
         return found
+
+    def _picture(self, index: int) -> PIL.Image.Image:
+        return self._decoded[index] if self._keep_decoded else read(self.paths[index])
+
+    @cached_property
+    def _decoded(self) -> Decoded:
+        return decoded(self.paths, cache.digest(_fingerprints(self.paths)))
 
     def _crop(self, job: tuple[int, list[float], bool]) -> Tensor:
         from PIL import Image
 
         index, (left, top, width, height), mirrored = job
-        picture, pixels = _read(self.paths[index]), self.size.pixels
+        picture, pixels = self._picture(index), self.size.pixels
         x, y = (round(share * side) for share, side in zip((left, top), picture.size, strict=True))
         w, h = (max(1, round(share * side)) for share, side in zip((width, height), picture.size, strict=True))
         picture = picture.crop((x, y, min(x + w, picture.width), min(y + h, picture.height)))
@@ -141,10 +166,13 @@ def decode(path: Path, size: Size | int) -> Tensor:
     Raises:
         ValueError: naming the file, if it is missing, damaged, too large or no picture.
     """
+    return centre(read(path), size if isinstance(size, Size) else Size(size))
+
+
+def centre(picture: PIL.Image.Image, size: Size) -> Tensor:
+    """A picture, resized and cropped: uint8 ``[3, pixels, pixels]``."""
     from PIL import Image
 
-    picture = _read(path)
-    size = size if isinstance(size, Size) else Size(size)
     pixels = size.pixels
     scale = max(round(pixels / size.crop_pct), pixels) / min(picture.size)
     width, height = (max(pixels, round(side * scale)) for side in picture.size)
@@ -160,13 +188,13 @@ def _tensor(picture: PIL.Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
-def _header(path: Path) -> tuple[int, int]:
+def header(path: Path) -> tuple[int, int]:
     """Height and width of a picture."""
     with _opened(path) as file:
         return file.height, file.width
 
 
-def _read(path: Path, *, draft: bool = False) -> PIL.Image.Image:
+def read(path: Path, *, draft: bool = False) -> PIL.Image.Image:
     """An image file as RGB; as a draft a JPEG is decoded at an eighth of its size, with every byte of it read."""
     with _opened(path) as file:
         if draft:
@@ -239,7 +267,7 @@ def readable(paths: Sequence[Path], labels: Sequence[int], request: Request) -> 
         raise SpecError(f"{next(iter(bad.values()))}; {advice}{others}")
     good = [index for index in range(len(paths)) if index not in bad]
     chosen = [paths[index] for index in good], [labels[index] for index in good]
-    return FileImages(*chosen, size=request.size, skipped=list(bad.values()))
+    return FileImages(*chosen, size=request.size, skipped=list(bad.values()), keep_decoded=request.keep_decoded)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -275,7 +303,7 @@ def _read_through(paths: Sequence[Path]) -> dict[int, str]:
 
     def problem(path: Path) -> str | None:
         try:
-            _read(path, draft=True)
+            read(path, draft=True)
         except ValueError as error:
             return str(error)
         return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,3 +235,38 @@ def test_a_picture_that_breaks_in_a_loader_process_is_named(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=f"^{re.escape(str(train.paths[5]))} cannot be read as a picture"):
         means()
     assert not multiprocessing.active_children()
+
+
+def test_pictures_that_are_kept_decoded_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    name = f"folder:{classes(tmp_path / 'pictures')}"
+    plain, kept = (data.target(name, size=16, keep_decoded=keep).train for keep in (False, True))
+    assert isinstance(plain, FileImages)
+    assert isinstance(kept, FileImages)
+    indices = torch.tensor([5, 0, 41])
+    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.6]]).expand(3, 4)
+    mirrored = torch.tensor([True, False, True])
+
+    def everything(images: FileImages) -> list[torch.Tensor]:
+        return [images.take(indices), images.sizes(indices), images.take_crops(indices, boxes, mirrored)]
+
+    expected = everything(plain)
+    assert all(map(torch.equal, everything(kept), expected))
+    again = kept.select(np.arange(len(kept)))  # another process, or a later launch
+    for path in kept.paths:  # found by place, size and time: that nothing is decoded again shows when they are broken
+        stat = path.stat()
+        path.write_bytes(bytes(stat.st_size))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert all(map(torch.equal, everything(again), expected))
+
+
+def test_pictures_that_do_not_fit_onto_the_disk_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    train = data.target(f"folder:{classes(tmp_path / 'pictures')}", size=16, keep_decoded=True).train
+    with pytest.raises(
+        SpecError, match=r"keep_decoded: 42 pictures take .* GiB, and 0\.0 GiB are free in .*BENCH_DATA"
+    ):
+        train.take(torch.tensor([0]))

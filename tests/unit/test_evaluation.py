@@ -56,12 +56,31 @@ def test_every_image_is_mapped_once_and_in_order(count: int) -> None:
     seen: list[Tensor] = []
 
     def function(images: Tensor) -> Tensor:
-        assert len(images) <= evaluation.BATCH
+        assert len(images) <= evaluation.BATCH["cpu"]
         seen.append(number(images))
         return number(images)
 
     assert torch.equal(evaluation.map_images(function, numbered(count), RAW, CPU), torch.arange(count))
     assert torch.equal(torch.cat(seen), torch.arange(count))
+
+
+def test_a_batch_that_does_not_fit_is_halved_once_and_for_all() -> None:
+    tried: list[int] = []
+
+    def function(images: Tensor) -> Tensor:
+        tried.append(len(images))
+        if len(images) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return number(images)
+
+    assert torch.equal(evaluation.map_images(function, numbered(400), RAW, CPU), torch.arange(400))
+    assert tried == [256, 128, 64, 64, 64, 64, 64, 64, 16]
+
+    def never(images: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluation.map_images(never, numbered(5), RAW, CPU)
 
 
 @pytest.mark.parametrize("count", ODD)
