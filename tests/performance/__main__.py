@@ -25,6 +25,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", nargs="*", choices=step.PEERS, default=list(step.PEERS), help="whom step runs against"
     )
+    parser.add_argument(
+        "--works",
+        nargs="+",
+        choices=step.WORKS,
+        default=list(step.WORKS),
+        help="what step trains on: digits or JPEG files",
+    )
     parser.add_argument("--out", type=Path, default=Path("results/perf"), help="folder (default: results/perf)")
     return parser
 
@@ -41,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quick: bool = args.quick
     parts: dict[str, Callable[[], Iterator[Line]]] = {
         "harness": lambda: harness.lines(quick=quick, repeats=repeats),
-        "step": lambda: step.lines(quick=quick, repeats=repeats, peers=args.peers),
+        "step": lambda: step.lines(quick=quick, repeats=repeats, peers=args.peers, names=args.works),
         "knn": lambda: knn.lines(quick=quick, repeats=repeats),
         "scaling": lambda: scaling.lines(quick=quick, repeats=repeats),
         "growth": lambda: growth.lines(quick=quick, repeats=repeats),

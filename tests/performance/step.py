@@ -16,10 +16,14 @@ from tests.performance.works import METHODS, Work, pictures
 PEERS = {"lightning": "Lightning + transformers", "timm": "timm loop"}
 
 
-def lines(*, quick: bool, repeats: int, peers: Sequence[str]) -> Iterator[Line]:
+WORKS = ("digits", "files")
+
+
+def lines(*, quick: bool, repeats: int, peers: Sequence[str], names: Sequence[str] = WORKS) -> Iterator[Line]:
     """For every work and method: ours against each peer, then against the matrix rate."""
     with tempfile.TemporaryDirectory() as folder:
-        for work in works(Path(folder), quick=quick):
+        chosen = [work for work in works(Path(folder), quick=quick) if ("files" if work.images else "digits") in names]
+        for work in chosen:
             for method in ["full"] if quick else METHODS:
                 yield from _method(work, method, repeats=repeats, peers=peers, goal=None if quick else _goal(work))
 
