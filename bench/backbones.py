@@ -202,18 +202,31 @@ def _randomise(vit: Any, backbone: Backbone) -> Any:
 
 
 def _download(backbone: Backbone, num_classes: int) -> Any:
+    vit = plain(backbone, num_classes=num_classes)  # says what is wrong with the name before anything is downloaded
+    state = {key: value for key, value in _downloaded(backbone).items() if not key.startswith(HEADS)}
+    if faults := _faults(state, vit):
+        raise SpecError(f"timm's weights of {backbone.name!r} do not fit its architecture: {faults}")
+    vit.load_state_dict(state, strict=False)
+    return vit
+
+
+@functools.lru_cache(maxsize=1)
+def _downloaded(backbone: Backbone) -> dict[str, Tensor]:
+    """timm's own weights, without a head; kept, so that not every trial asks the hub for them."""
     import timm
 
-    plain(backbone, num_classes=num_classes)  # says what is wrong with the name before anything is downloaded
     name = timm_name(backbone.name)
     try:
-        return timm.create_model(name, pretrained=True, num_classes=num_classes, **_options(backbone, None))
+        with torch.random.fork_rng(devices=[]):  # asked for by the first trial only, whose draws it must not shift
+            vit = timm.create_model(name, pretrained=True, num_classes=0, **_options(backbone, None))
     except (OSError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpecError(
             f"the weights of {name!r} cannot be downloaded ({first}); fetch them on another machine and name the file "
             f"with --weights, or use --weights random"
         ) from None
+    state: dict[str, Tensor] = vit.state_dict()
+    return state
 
 
 def _load(vit: Any, path: Path) -> Any:

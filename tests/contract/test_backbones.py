@@ -171,6 +171,39 @@ def test_random_weights_are_one_backbone_whatever_the_seed() -> None:
     assert torch.equal(torch.rand(1), drawn)  # the fixed seed leaves the caller's stream alone
 
 
+def test_downloaded_weights_are_asked_for_once_and_leave_the_draws_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, asked = timm.create_model, 0
+
+    def with_a_hub(name: str, *, pretrained: bool = False, **options: Any) -> Any:
+        nonlocal asked
+        vit = own(name, **options)
+        if pretrained:
+            asked += 1
+            vit.load_state_dict(state(), strict=False)
+        return vit
+
+    monkeypatch.setattr(timm, "create_model", with_a_hub)
+    backbones._downloaded.cache_clear()
+    backbone = TINY_VIT.model_copy(update={"weights": None})
+    built = []
+    for classes in (5, 5, 7):
+        torch.manual_seed(1)
+        built.append((backbones.create(backbone, num_classes=classes), torch.rand(1)))
+    (first, draw), (second, again), (third, _) = built
+    assert asked == 1
+    assert torch.equal(draw, again)  # whether or not the weights were there already
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    assert third.head.out_features == 7
+    for name, value in state().items():
+        assert torch.equal(third.state_dict()[name], value), name
+    with torch.no_grad():
+        first.blocks[0].attn.qkv.weight.add_(1)  # training must not reach what is kept
+    assert torch.equal(
+        backbones.create(backbone, num_classes=5).blocks[0].attn.qkv.weight, state()["blocks.0.attn.qkv.weight"]
+    )
+    backbones._downloaded.cache_clear()
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_weights_of_every_family_are_loaded_in_timms_layout(name: str, tmp_path: Path) -> None:
     vit, other = small(name), small(name, seed=1)
