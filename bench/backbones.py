@@ -203,11 +203,7 @@ def _randomise(vit: Any, backbone: Backbone) -> Any:
 
 def _download(backbone: Backbone, num_classes: int) -> Any:
     vit = plain(backbone, num_classes=num_classes)  # says what is wrong with the name before anything is downloaded
-    state = {key: value for key, value in _downloaded(backbone).items() if not key.startswith(HEADS)}
-    if faults := _faults(state, vit):
-        raise SpecError(f"timm's weights of {backbone.name!r} do not fit its architecture: {faults}")
-    vit.load_state_dict(state, strict=False)
-    return vit
+    return _fill(vit, _downloaded(backbone), f"of timm's {backbone.name!r}")
 
 
 @functools.lru_cache(maxsize=1)
@@ -239,9 +235,14 @@ def _load(vit: Any, path: Path) -> Any:
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # of another architecture
         reason = _faults(state, vit) or f"timm cannot read them as those of a {type(vit).__name__}: {error}"
         raise SpecError(f"the weights in {path} do not fit: {reason}") from None
+    return _fill(vit, state, f"in {path}")
+
+
+def _fill(vit: Any, state: Mapping[str, Tensor], where: str) -> Any:
+    """Give a model weights in its own layout; its head stays as it is."""
     state = {key: value.float() for key, value in state.items() if not key.startswith(HEADS)}
     if faults := _faults(state, vit):
-        raise SpecError(f"the weights in {path} do not fit: {faults}")
+        raise SpecError(f"the weights {where} do not fit: {faults}")
     vit.load_state_dict(state, strict=False)
     return vit
 

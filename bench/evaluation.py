@@ -20,8 +20,8 @@ from bench.data import _cache as cache
 from bench.loading import ahead, processes_for
 from bench.records import write_atomically
 
-BATCH = {"cpu": 256, "cuda": 1024}
-"""Images that are evaluated at once, by type of device; fewer where they do not fit into its memory."""
+BATCH, CUDA_BATCH = 256, 1024
+"""Images that are evaluated at once, elsewhere and on a GPU; fewer where they do not fit into its memory."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _map_mine(
     """This rank's rows of :func:`map_images`, those of the images :func:`bench.parallel.mine`."""
     indices = parallel.mine(len(images))
     rows: Tensor | None = None
-    size, start = BATCH[device.type], 0
+    size, start = CUDA_BATCH if device.type == "cuda" else BATCH, 0
     processes = processes_for(device) if isinstance(images, InFiles) and not images.kept else 0
     with torch.inference_mode():
         for part, pixels in ahead(indices.split(size), images.take, processes=processes, pin=device.type == "cuda"):

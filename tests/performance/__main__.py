@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--repeats must be at least 1, not {repeats}")
     if "step" in args.only and "lightning" in args.peers and importlib.util.find_spec("lightning") is None:
         parser.error("lightning is not installed: run `make perf`, or leave it out with --peers timm")
+    if args.quick and "step" in args.only and "digits" not in args.works:
+        parser.error("--quick trains on digits only: add them to --works")
     quick: bool = args.quick
     parts: dict[str, Callable[[], Iterator[Line]]] = {
         "harness": lambda: harness.lines(quick=quick, repeats=repeats),

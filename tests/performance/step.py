@@ -14,8 +14,6 @@ from tests.performance.table import Line
 from tests.performance.works import METHODS, Work, pictures
 
 PEERS = {"lightning": "Lightning + transformers", "timm": "timm loop"}
-
-
 WORKS = ("digits", "files")
 
 

@@ -37,7 +37,7 @@ def test_an_endless_stream_is_read_only_a_little_ahead() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_errors_of_both_kinds_arrive(capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_both_kinds_arrive() -> None:
     def halve(number: int) -> int:
         if number == 2:
             raise ValueError("2 is not to be halved")
