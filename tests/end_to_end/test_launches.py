@@ -113,7 +113,7 @@ def test_a_scheduler_stops_trials_on_a_machine_with_one_core(tmp_path: Path) -> 
 
 
 def test_launches_beside_each_other_and_one_that_is_interrupted(tmp_path: Path) -> None:
-    pictures, long = tmp_path / "pictures", ["--trials", "400", "--set", "train.steps=3"]
+    pictures, long = tmp_path / "pictures", ["--trials", "400", "--set", "train.steps=200"]
     first = Launch(pictures, tmp_path / "first", *long)
     other = Launch(pictures, tmp_path / "other", "--trials", "4", "--set", "train.steps=3")
     first.wait_for_a_record()
