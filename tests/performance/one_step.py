@@ -16,21 +16,21 @@ from tests.performance.works import METHODS, Work
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WARM = 0.1
-"""Share of a peer's steps that come before its clock starts: its loader's processes start in that time."""
+"""Share of the steps that come before the clock starts, ours and a peer's: loader processes start in that time."""
 
 
 def ours(work: Work, method: str) -> dict[str, Any]:
-    """A trial in a warm process, as in a slot that has done one before. All of its steps count."""
+    """A trial in a warm process, as in a slot that has done one before."""
+    clock = Clock(work)
     trial.run(work.trial(method, steps=2), device=DEVICE)
-    record = trial.run(work.trial(method), device=DEVICE)
+    record = trial.run(work.trial(method), device=DEVICE, report=lambda metrics: clock.at(int(metrics["step"])))
     if record.status != "ok":
         raise RuntimeError(record.error)
     flops = step_flops(work, method)
-    assert record.images_per_second is not None
     return {
-        "images_per_second": record.images_per_second,
+        "images_per_second": clock.images_per_second,
         "trainable": record.trainable_parameters,
-        "flops_per_second": flops * record.images_per_second / work.batch,
+        "flops_per_second": flops * clock.images_per_second / work.batch,
         "matrix_flops_per_second": matrix_rate(work.precision),
     }
 
@@ -122,31 +122,37 @@ def synchronize() -> None:
 
 
 class Clock:
-    """Counts a peer's steps, and times them from the end of the first tenth to the last."""
+    """Times steps: from the first reading after a tenth of them, to the last step."""
 
     def __init__(self, work: Work) -> None:
-        self._work, self._steps = work, 0
+        self._work = work
         self._warm = max(1, int(WARM * work.steps))
-        self._start = self._end = 0.0
+        self._first: tuple[int, float] | None = None
+        self._last = (0, 0.0)
 
     def tick(self) -> bool:
-        """A step has been done; returns whether it was the last."""
-        self._steps += 1
-        if self._steps == self._warm:
-            synchronize()
-            self._start = time.perf_counter()
-        if self.done:
-            synchronize()
-            self._end = time.perf_counter()
+        """One more step has been done; returns whether it was the last."""
+        self.at(self._last[0] + 1)
         return self.done
+
+    def at(self, step: int) -> None:
+        """So many steps have been done."""
+        starts = self._first is None and step >= self._warm
+        if starts or step == self._work.steps:
+            synchronize()
+        self._last = (step, time.perf_counter())
+        if starts:
+            self._first = self._last
 
     @property
     def done(self) -> bool:
-        return self._steps >= self._work.steps
+        return self._last[0] >= self._work.steps
 
     @property
     def images_per_second(self) -> float:
-        return self._work.batch * (self._work.steps - self._warm) / (self._end - self._start)
+        assert self.done and self._first is not None
+        (first, start), (last, end) = self._first, self._last
+        return self._work.batch * (last - first) / (end - start)
 
 
 WAYS = {"ours": ours, "lightning": lightning, "timm": timm_loop}
