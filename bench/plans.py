@@ -9,7 +9,7 @@ import torch
 
 from bench import backbones, data, methods, prefix, studies, training
 from bench.spec import Benchmark, Space, SpecError, Study, Suite, Trial, Value
-from bench.trial import target_of
+from bench.trial import source_of, target_of
 
 
 def describe(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
@@ -98,6 +98,20 @@ def check(suite: Suite, benchmark: Benchmark) -> None:
                     tail = prefix.Tail(_model(trial))
                 if not torch.cuda.is_available():  # a GPU's memory is known where the trial runs
                     prefix.make_room(tail, config, images=images, device=torch.device("cpu"))
+
+
+def decode_kept(benchmark: Benchmark) -> None:
+    """Decode what is to be kept decoded, before workers start: they find it done, and a full disk is found here.
+
+    Raises:
+        SpecError: there is too little room on the disk.
+    """
+    if benchmark.target.keep_decoded:
+        target = target_of(benchmark)
+        data.decode_kept(target.train, target.val, target.test)
+    if benchmark.source.keep_decoded:
+        search, confirm = source_of(benchmark, "search"), source_of(benchmark, "confirm")
+        data.decode_kept(search.bank, search.val, confirm.bank, confirm.test)
 
 
 def parameters(trial: Trial) -> int:

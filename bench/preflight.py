@@ -45,6 +45,7 @@ class Launch:
                 from bench import plans
 
                 plans.check(self.suite, self.benchmark)
+                plans.decode_kept(self.benchmark)
         return study.run(
             self.suite,
             self.benchmark,
@@ -61,7 +62,9 @@ class Launch:
 
     @property
     def _depends_on_images(self) -> bool:
-        """Whether some trial can only be checked when the target's images are at hand."""
+        """Whether something can only be checked when the images are at hand."""
+        if self.benchmark.source.keep_decoded or self.benchmark.target.keep_decoded:
+            return True
         trials = (trial for study in self.suite.studies for trial in studies.corners(study, self.benchmark))
         return any(trial.train.epochs is not None or trial.train.views is not None for trial in trials)
 

@@ -231,6 +231,19 @@ def skipped(*splits: Split) -> list[str]:
     return list(dict.fromkeys(reason for split in splits for reason in getattr(split, "skipped", ())))
 
 
+def decode_kept(*splits: Split) -> None:
+    """Decode now the pictures that are to be kept decoded on disk, instead of when they are first asked for.
+
+    Raises:
+        SpecError: there is too little room on the disk.
+    """
+    from bench.data._files import FileImages
+
+    for split in splits:
+        if isinstance(split, FileImages):
+            split.decode_kept()
+
+
 def _thinned(images: Split, per_class: int | None) -> Split:
     from bench.data._splits import balanced
 

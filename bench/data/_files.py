@@ -108,6 +108,15 @@ class FileImages:
             keep_decoded=self._keep_decoded,
         )
 
+    def decode_kept(self) -> None:
+        """Decode all pictures now, if they are to be kept decoded.
+
+        Raises:
+            SpecError: there is too little room on the disk.
+        """
+        if self._keep_decoded:
+            self._decoded  # noqa: B018 - made when first read
+
     def fingerprint(self) -> str:
         """See :meth:`bench.data.Split.fingerprint`; of the files' places, sizes and times, not of their content."""
         return cache.digest([str(self.size), *_fingerprints(self.paths), self.labels.numpy().tobytes()])

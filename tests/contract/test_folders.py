@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import data
+from bench import data, preflight
 from bench.data._files import FileImages, decode
 from bench.spec import Size, SpecError
 
@@ -270,3 +270,27 @@ def test_pictures_that_do_not_fit_onto_the_disk_are_not_decoded(
         SpecError, match=r"keep_decoded: 42 pictures take .* GiB, and 0\.0 GiB are free in .*BENCH_DATA"
     ):
         train.take(torch.tensor([0]))
+
+
+def test_what_is_to_be_kept_decoded_is_decoded_before_workers_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    started: list[int] = []
+    monkeypatch.setattr("bench.study.run", lambda *_: started.append(1) or 0)
+    launch = preflight.prepare(
+        study="linear",
+        benchmark="tiny",
+        target=f"folder:{classes(tmp_path / 'pictures')}",
+        overrides=["target.keep_decoded=true"],
+        results=tmp_path / "results",
+    )
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(SpecError, match="keep_decoded: 42 pictures take"):
+            launch.run()
+    assert not started
+    assert launch.run() == 0
+    assert started
+    # 42 to train on; the splits to validate and to test on come from the same folder
+    assert len(list((tmp_path / "data" / "decoded").glob("*.bin"))) == 3
