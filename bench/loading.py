@@ -15,14 +15,17 @@ from bench import resources
 AHEAD = 2
 """Items that every process makes ready before they are asked for."""
 
+MOST = 16
+"""Processes beside one that trains on a GPU: each holds ``AHEAD`` whole batches in shared memory."""
+
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 def processes_for(device: torch.device) -> int:
-    """Loader processes for one training process: with a GPU its share of the cores, else as many as its threads."""
+    """Loader processes for one training process: with a GPU its share of the cores up to 16, else one a thread."""
     if device.type == "cuda":
-        return max(1, resources.cores() // max(1, resources.gpus_of_node()))
+        return min(MOST, max(1, resources.cores() // max(1, resources.gpus_of_node())))
     return torch.get_num_threads()
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from bench.loading import AHEAD, ahead
+from bench import resources
+from bench.loading import AHEAD, ahead, processes_for
 
 
 @pytest.mark.parametrize("processes", [0, 1, 3])
@@ -55,3 +56,13 @@ def test_the_trials_own_random_numbers_are_left_alone() -> None:
     torch.manual_seed(0)
     list(ahead([1, 2], lambda n: n, processes=1))
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(("cores", "gpus", "expected"), [(2, 4, 1), (24, 2, 12), (128, 1, 16)])
+def test_a_gpu_gets_its_share_of_the_cores_within_bounds(
+    cores: int, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: cores)
+    monkeypatch.setattr(resources, "gpus_of_node", lambda: gpus)
+    assert processes_for(torch.device("cuda")) == expected
+    assert processes_for(torch.device("cpu")) == torch.get_num_threads()
