@@ -41,7 +41,7 @@ mlflow: $(STAMP) ## Browse runs, curves and tables in results/mlflow.db
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db $(ARGS)
 
 # The peers are an extra of their own: the stamp of `setup` depends on it, and is settled when make starts.
-perf: ## Measure against peers, write results/perf/ (about an hour; ARGS="--quick", "--only knn")
+perf: ## Measure against peers, write results/perf/ (two to three hours; ARGS="--quick", "--only knn")
 	@$(MAKE) --no-print-directory setup EXTRAS=dev,perf
 	$(BIN)/python -m tests.performance $(ARGS)
 
