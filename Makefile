@@ -25,8 +25,9 @@ setup: $(STAMP) ## Make .venv with the pinned versions (EXTRAS=dev,cluster adds 
 study: $(STAMP) ## Run a study and show its leaderboard (STUDY=lora, ARGS="--trials 4")
 	$(BIN)/python launch.py --study $(STUDY) $(ARGS)
 
-test: $(STAMP) ## Run the tests, fast ones first (ARGS="-k probes")
-	$(BIN)/python -m pytest $(ARGS)
+# One process a core, up to eight: what needs one Ray stays in one process (pytest-xdist's groups).
+test: $(STAMP) ## Run the tests on all cores, fast ones first (ARGS="-k knn")
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## Lint, formatting and strict types, changing nothing
 	$(BIN)/ruff check .

@@ -7,7 +7,6 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 EPILOG = """\
@@ -43,13 +42,10 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def seeds(text: str) -> list[int]:
-    """One word of ``--seeds``: a number, or several with commas between them."""
-    return [int(part) for part in text.split(",") if part.strip()]
-
-
 def arguments() -> Parser:
     """The command line."""
+    from bench.launching.request import add_flags
+
     parser = Parser(
         prog="launch.py",
         description="Search, confirm and rank fine-tuning methods by what they learn and what they forget.",
@@ -65,35 +61,7 @@ def arguments() -> Parser:
         default="tiny",
         help="backbone, source and target, or folder:<path> for a target of yours (default: tiny, embedded)",
     )
-    add("--backbone", metavar="NAME", help="another backbone: a timm ViT, such as vit_base_patch16_224.dino")
-    add("--weights", metavar="FILE", help="its weights from a local file (safetensors, timm, DINO), or random")
-    add("--image-size", type=int, metavar="PIXELS", help="input size, if not the backbone's own")
-    add("--source", metavar="NAME", help="another source, such as imagenet1k:/data/imagenet or folder:/data/birds")
-    add("--source-per-class", type=int, metavar="N", help="bank images of each class while searching (default: all)")
-    add("--target", metavar="NAME", help="another target, such as folder:/data/birds")
-    add("--bad-images", choices=["error", "skip"], help="what an image file that cannot be read does (default: error)")
-    add("--trials", type=int, metavar="N", help="search trials of each method")
-    add("--seeds", type=seeds, nargs="+", metavar="SEED", help="seeds of the confirmation, such as 0 1 2 or 0,1,2")
-    add("--num-workers", type=int, default=1, metavar="N", help="DDP processes of one trial (default: 1)")
-    add(
-        "--slots",
-        type=int,
-        metavar="M",
-        help="trials at once (default: as many as there are GPUs, else cores)",
-    )
-    add(
-        "--address",
-        metavar="ADDRESS",
-        help="Ray cluster to run on: auto, or host:port (default: this machine)",
-    )
-    add(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        metavar="FOLDER",
-        help="where to write (default: results)",
-    )
-    add("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite in the results folder)")
+    add_flags(parser)
     add(
         "--set",
         action="append",
@@ -111,36 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 every trial failed, 2 bad input."""
     parser = arguments()
     args = parser.parse_strictly(argv)
-    from bench import preflight
+    from bench.launching import listing, preflight
+    from bench.launching.request import Request
     from bench.spec import SpecError
 
     if args.list:
-        print(preflight.listing())
+        print(listing.listing())
         return 0
     try:
-        launch = preflight.prepare(
-            study=args.study,
-            benchmark=args.benchmark,
-            backbone=args.backbone,
-            weights=args.weights,
-            image_size=args.image_size,
-            source=args.source,
-            source_per_class=args.source_per_class,
-            bad_images=args.bad_images,
-            target=args.target,
-            trials=args.trials,
-            seeds=[seed for word in args.seeds for seed in word] if args.seeds else None,
-            workers=args.num_workers,
-            slots=args.slots,
-            address=args.address,
-            results=args.results,
-            tracking_uri=args.tracking_uri,
-            overrides=args.overrides,
-        )
+        launch = preflight.prepare(Request.parsed(args))
         if args.dry_run:
-            print(launch.describe())
+            from bench.launching import plans
+
+            print(plans.describe(launch))
             return 0
-        return launch.run()
+        from bench.launching import study
+
+        return study.run(launch)
     except SpecError as error:
         parser.error(str(error))
     except KeyboardInterrupt:

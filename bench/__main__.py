@@ -87,28 +87,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list() -> int:
-    from bench import preflight
+    from bench.launching.listing import listing
 
-    print(preflight.listing())
+    print(listing())
     return 0
 
 
 def _leaderboard(folder: Path) -> int:
     from rich.console import Console
 
-    from bench import leaderboard, records
+    from bench.folder import LaunchFolder
+    from bench.reporting import leaderboard
+    from bench.reporting.rows import build
 
-    board = leaderboard.build(records.read_all(folder / "records"))
-    leaderboard.write(board, folder)
+    place = LaunchFolder(folder)
+    board = build(place.read_records())
+    leaderboard.write(board, place)
     leaderboard.show(board, Console())
     print(f"written to {folder}")
     return 0
 
 
 def _store(args: argparse.Namespace) -> str:
-    from bench import tracking
+    from bench.reporting.mlflow_store import default_uri
 
-    return args.tracking_uri or tracking.default_uri(RESULTS)
+    return args.tracking_uri or default_uri(RESULTS)
 
 
 def _record(args: argparse.Namespace) -> Path:
@@ -116,28 +119,31 @@ def _record(args: argparse.Namespace) -> Path:
     path = Path(args.record)
     if path.exists() or not RUN_ID.fullmatch(args.record):
         return path
-    from bench import tracking
+    from bench.folder import LaunchFolder
+    from bench.reporting.mlflow_models import fetch
 
-    return tracking.fetch(_store(args), args.record, RESULTS / "runs" / args.record)
+    return fetch(_store(args), args.record, LaunchFolder(RESULTS / "runs" / args.record))
 
 
 def _evaluate(record: Path, device: str | None) -> int:
     import torch
 
     from bench import checkpoints
+    from bench.folder import LaunchFolder
 
     torch.set_num_threads(1)  # as the workers compute: sums in another order may differ in their last digit
-    found = checkpoints.evaluate(record, device)
-    folder = record.parent.parent / "evaluation" / record.stem
-    checkpoints.write_evaluation(found, folder)
-    print(f"{'':<24}{'now':>9}{'record':>9}")
-    for name, (now, recorded) in found.pairs.items():
-        print(f"{name:<24}{now:>9.3f}{recorded:>9.3f}")
-    print(f"largest deviation from the record: {found.deviation:g} points, measured on {found.device.type}")
+    again = checkpoints.evaluate(record, device)
+    folder = LaunchFolder.holding(record).evaluation / record.stem
+    checkpoints.write_evaluation(again, folder)
+    width = max(map(len, again.pairs))
+    print(f"{'':<{width}}{'now':>9}{'record':>9}")
+    for name, (now, recorded) in again.pairs.items():
+        print(f"{name:<{width}}{now:>9.3f}{recorded:>9.3f}")
+    print(f"largest deviation from the record: {again.deviation:g} points, measured on {again.device.type}")
     print(f"accuracy by class and confusion matrix: {folder}")
-    if found.deviation == 0:
+    if again.deviation == 0:
         return 0
-    if not found.comparable:
+    if not again.comparable:
         print("(the record was made on another kind of device, where sums may round differently)")
         return 0
     print(f"error: {record} says something else, on the same kind of device: see above", file=sys.stderr)
@@ -162,27 +168,25 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _register(merged: checkpoints.Merged, store: str, name: str) -> Sequence[str]:
-    from bench import tracking
+    from bench.reporting.mlflow_models import Registration, register
 
-    return tracking.register(
-        store,
-        name,
-        merged.model,
+    wanted = Registration(
+        model=merged.model,
         example=merged.example.numpy(),
         classes=merged.target.num_classes,
-        experiment=merged.record.study,
-        run_name=f"export of {merged.record.trial}",
         facts=merged.facts,
         requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in ("torch", "numpy")],
     )
+    run_name = f"export of {merged.record.trial}"
+    return register(store, name, wanted, experiment=merged.record.study, run_name=run_name)
 
 
 def _predict(model: Path, images: Sequence[str]) -> int:
     from bench import checkpoints
 
-    for found in checkpoints.predict(model, images):
-        best = [f"{name} {percent:.1f} %" for name, percent in zip(found.classes, found.percent, strict=True)]
-        print(f"{found.image}: {', '.join(best)}")
+    for prediction in checkpoints.predict(model, images):
+        ranked = zip(prediction.classes, prediction.percent, strict=True)
+        print(f"{prediction.image}: {', '.join(f'{name} {percent:.1f} %' for name, percent in ranked)}")
     return 0
 
 

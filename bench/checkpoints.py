@@ -11,30 +11,29 @@ import dataclasses
 import glob
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench import backbones, data, evaluation, methods, records, trial
-from bench.backbones import Preprocess
-from bench.data._files import SUFFIXES, decode
+from bench import data, methods, models, records
+from bench.data import SUFFIXES
+from bench.measuring import Meter, map_images
+from bench.models import Preprocess, Setting
+from bench.readings import Reading
 from bench.records import Record
 from bench.spec import Backbone
-from bench.trial import load
-
-CPU = torch.device("cpu")
+from bench.vit import Vit
 
 NAMED_CLASSES = 40
-"""Classes that a confusion matrix has room for the names of."""
+"""A confusion matrix has room for the names of so many classes."""
 
 BATCH = 64
-"""Pictures that are classified at once."""
+"""So many pictures are classified at once."""
 
 
 def class_names(target: data.Target) -> Sequence[str]:
@@ -48,16 +47,15 @@ class Evaluation:
 
     record: Record
     device: torch.device
-    scores: Mapping[str, float]
-    details: Mapping[str, Any]
+    readings: Sequence[Reading]
     classes: Sequence[str]
     confusion: Tensor
 
     @property
     def pairs(self) -> dict[str, tuple[float, float]]:
         """Every measurement that the record has too: now, and what the record says."""
-        now = flatten({**self.scores, **self.details})
-        recorded = flatten({**{name: getattr(self.record, name) for name in self.scores}, **self.record.details})
+        again = self.record.model_copy(update={"readings": tuple(self.readings)})
+        now, recorded = _numbers(again), _numbers(self.record)
         return {name: (value, recorded[name]) for name, value in now.items() if name in recorded}
 
     @property
@@ -81,24 +79,16 @@ class Evaluation:
         ]
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The percentages among nested measurements, which are floats; counts are not.
-
-    ``{"knn": {"20": {"top1": 90.0}}}`` becomes ``{"knn 20 top1": 90.0}``.
-    """
-    flat: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name} ")
-        elif isinstance(value, float):
-            flat[prefix + name] = value
-    return flat
+def _numbers(record: Record) -> dict[str, float]:
+    """Scores and readings of a record by name, in percent."""
+    named = {f"{reading.name} {name}": value for reading in record.readings for name, value in reading.numbers.items()}
+    return {**record.scores_of(), **named}
 
 
 def _devices(record: Record) -> list[str]:
     """Accelerators that a record was made on; none: the CPU."""
-    found: list[str] = record.provenance.get("hardware", {}).get("devices", [])
-    return found
+    devices: list[str] = record.provenance.get("hardware", {}).get("devices", [])
+    return devices
 
 
 def device_for(record: Record, asked: str | None) -> torch.device:
@@ -121,46 +111,46 @@ def evaluate(path: Path, device: str | None = None) -> Evaluation:
         device: ``cpu`` or ``cuda``; by default the record's.
 
     Raises:
-        ValueError: see :func:`load` and :func:`device_for`.
+        ValueError: see :func:`bench.models.load` and :func:`device_for`.
     """
-    record, spec, vit = load(path, CPU)
-    place = device_for(record, device)
-    vit = vit.to(place)
-    measured = trial.measure(spec, vit, place)
-    target = trial.target_of(spec.benchmark)
-    predicted = evaluation.map_images(vit, target.test, trial.target_preprocess(spec), place).argmax(1).cpu()
+    record, spec, vit = models.load(path)
+    setting = Setting.of(spec, device_for(record, device))
+    vit = vit.to(setting.device)
+    meter, target = Meter(spec, setting), setting.target
+    meter.measure_all(vit, record.measured_step, methods.load(spec.method, **spec.fields))
+    predicted = map_images(vit, target.test, setting.preprocess, setting.device).argmax(1).cpu()
     count = target.num_classes
     confusion = torch.bincount(target.test.labels * count + predicted, minlength=count**2).view(count, count)
-    return Evaluation(record, place, measured.scores, measured.details, class_names(target), confusion)
+    return Evaluation(record, setting.device, meter.readings, class_names(target), confusion)
 
 
-def write_evaluation(found: Evaluation, folder: Path) -> None:
+def write_evaluation(again: Evaluation, folder: Path) -> None:
     """Write ``per_class.csv`` and ``confusion.png``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "name", "images", "accuracy"])
-    writer.writerows(found.per_class)
+    writer.writerows(again.per_class)
     records.write_atomically(folder / "per_class.csv", text.getvalue())
-    _draw_confusion(found, folder / "confusion.png")
+    _draw_confusion(again, folder / "confusion.png")
 
 
-def _draw_confusion(found: Evaluation, path: Path) -> None:
+def _draw_confusion(again: Evaluation, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    share = found.confusion / found.confusion.sum(1, keepdim=True).clamp(min=1)
-    count = len(found.classes)
+    share = again.confusion / again.confusion.sum(1, keepdim=True).clamp(min=1)
+    count = len(again.classes)
     named = count <= NAMED_CLASSES
     side = max(5, 0.25 * count) if named else 5
     figure, axes = pyplot.subplots(figsize=(side + 1, side), dpi=150, layout="constrained")
     image = axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="percent of the class")
-    axes.set(xlabel="predicted class", ylabel="true class", title=found.record.trial)
+    axes.set(xlabel="predicted class", ylabel="true class", title=again.record.trial)
     if named:
-        axes.set_xticks(range(count), found.classes, rotation=90, parse_math=False)
-        axes.set_yticks(range(count), found.classes, parse_math=False)
+        axes.set_xticks(range(count), again.classes, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), again.classes, parse_math=False)
     figure.savefig(path)
     pyplot.close(figure)
 
@@ -173,7 +163,7 @@ class Merged:
     backbone: Backbone
     preprocess: Preprocess
     target: data.Target
-    model: Any
+    model: Vit
 
     @property
     def depth(self) -> int:
@@ -202,17 +192,15 @@ def merge(path: Path) -> Merged:
     """A confirmed trial's model, see :class:`Merged`.
 
     Raises:
-        ValueError: see :func:`load`.
+        ValueError: see :func:`bench.models.load`; or what the method trains cannot be merged.
     """
-    record, spec, vit = load(path, CPU)
+    record, spec, vit = models.load(path)
     method = methods.load(spec.method, **spec.fields)
-    model = backbones.fold_head_norm(method.merge(vit)).eval()
-    backbone, preprocess, target = (
-        spec.benchmark.backbone,
-        trial.target_preprocess(spec),
-        trial.target_of(spec.benchmark),
-    )
-    return Merged(record, backbone, preprocess, target, model)
+    if not method.mergeable:
+        raise ValueError(f"{path}: what {spec.method} trains cannot be merged into plain timm modules")
+    setting = Setting.of(spec, models.CPU)
+    model = models.fold_head_norm(method.merge(vit)).eval()
+    return Merged(record, spec.benchmark.backbone, setting.preprocess, setting.target, model)
 
 
 def export(merged: Merged, out: Path) -> Sequence[str]:
@@ -224,7 +212,7 @@ def export(merged: Merged, out: Path) -> Sequence[str]:
     weights = {name: value.contiguous() for name, value in merged.model.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, out, metadata=merged.facts)
-    build = backbones.constructor(merged.backbone, num_classes=merged.target.num_classes, depth=merged.depth)
+    build = models.constructor(merged.backbone, num_classes=merged.target.num_classes, depth=merged.depth)
     return [
         "import timm, safetensors.torch",
         f"model = {build}.eval()",
@@ -251,11 +239,10 @@ def predict(model: Path, images: Sequence[str | Path], *, top: int = 5) -> Itera
         ValueError: the model was not made by :func:`export`, there is no such picture, or it cannot be read.
     """
     vit, preprocess, names = _load_export(model)
-    found = _pictures(images)
-    for paths in (found[start : start + BATCH] for start in range(0, len(found), BATCH)):
-        pixels = torch.stack([decode(path, preprocess.files) for path in paths])
+    files = _pictures(images)
+    for paths in (files[start : start + BATCH] for start in range(0, len(files), BATCH)):
         with torch.inference_mode():
-            probabilities = vit(preprocess(pixels)).softmax(1)
+            probabilities = vit(preprocess.of_files(paths)).softmax(1)
         best = probabilities.topk(min(top, len(names)), dim=1)
         for path, labels, shares in zip(paths, best.indices.tolist(), best.values.tolist(), strict=True):
             yield Prediction(path, tuple(names[label] for label in labels), tuple(100 * share for share in shares))
@@ -263,7 +250,7 @@ def predict(model: Path, images: Sequence[str | Path], *, top: int = 5) -> Itera
 
 def _pictures(images: Sequence[str | Path]) -> list[Path]:
     """Picture files that are named, lie in a named folder, or match a pattern."""
-    found: list[Path] = []
+    files: list[Path] = []
     for image in map(Path, images):
         if image.is_dir():
             own = sorted(path for path in image.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -273,18 +260,18 @@ def _pictures(images: Sequence[str | Path]) -> list[Path]:
             own = sorted(map(Path, glob.glob(str(image), recursive=True)))  # noqa: PTH207 - Path takes no absolute ones
         if not own:
             raise ValueError(f"there is no picture {image}" if not image.is_dir() else f"{image} holds no pictures")
-        found += own
-    return found
+        files += own
+    return files
 
 
-def _load_export(model: Path) -> tuple[Any, Preprocess, Sequence[str]]:
+def _load_export(model: Path) -> tuple[Vit, Preprocess, Sequence[str]]:
     if not model.is_file():
         raise ValueError(f"there is no model {model}; python -m bench export makes one")
     try:
         with safe_open(model, framework="pt") as file:
             facts = file.metadata() or {}
         backbone = Backbone.model_validate_json(facts["backbone"])
-        vit = backbones.plain(backbone, num_classes=int(facts["num_classes"]), depth=int(facts["depth"]))
+        vit = models.plain(backbone, num_classes=int(facts["num_classes"]), depth=int(facts["depth"]))
         vit.load_state_dict(load_file(model))
         names: Sequence[str] = json.loads(facts["class_names"])
         preprocess = Preprocess(**json.loads(facts["preprocess"]))

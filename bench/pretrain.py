@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench import backbones, data, evaluation, probes, records
-from bench.backbones import TINY_ARCHITECTURE, TINY_PREPROCESS
+from bench import data, records
 from bench.data import Split, shapes
-
-CPU = torch.device("cpu")
+from bench.measuring import knn_accuracy, source_score
+from bench.models import CPU, TINY, TINY_ARCHITECTURE, TINY_PREPROCESS, plain
+from bench.readings import HEADLINE_K
+from bench.vit import Vit
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Recipe:
     seed: int = 0
 
 
-def pretrain(recipe: Recipe, *, track: Iterable[int] | None = None) -> nn.Module:
+def pretrain(recipe: Recipe, *, track: Iterable[int] | None = None) -> Vit:
     """Train the tiny vision transformer; returns the averaged weights as a model without a head.
 
     Args:
@@ -54,7 +55,7 @@ def pretrain(recipe: Recipe, *, track: Iterable[int] | None = None) -> nn.Module
     pixels = torch.from_numpy(images)
     vit = tiny_vit()
     head = nn.Sequential(nn.Linear(64, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 64))
-    average: nn.Module = copy.deepcopy(vit)
+    average: Vit = copy.deepcopy(vit)
     parameters = [*vit.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     for step in range(recipe.steps) if track is None else track:
@@ -70,9 +71,9 @@ def pretrain(recipe: Recipe, *, track: Iterable[int] | None = None) -> nn.Module
     return average
 
 
-def tiny_vit() -> Any:
+def tiny_vit() -> Vit:
     """The untrained architecture."""
-    return backbones.plain(backbones.TINY, num_classes=0)
+    return plain(TINY, num_classes=0)
 
 
 def info_nce(projections: Tensor, *, temperature: float) -> Tensor:
@@ -108,7 +109,7 @@ def _set_lr(optimizer: torch.optim.Optimizer, step: int, recipe: Recipe) -> None
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, momentum: float) -> None:
+def _follow(average: Vit, model: Vit, momentum: float) -> None:
     for mine, its in zip(average.parameters(), model.parameters(), strict=True):
         mine.lerp_(its, 1 - momentum)
 
@@ -141,20 +142,20 @@ def pretrain_tiny(*, out: Path, recipe: Recipe | None = None, track: Iterable[in
     return facts
 
 
-def _accuracies(vit: nn.Module) -> Iterator[tuple[str, float]]:
+def _accuracies(vit: Vit) -> Iterator[tuple[str, float]]:
     """Top-1 at k = 20 of the trained model, and of an untrained one and raw pixels to compare it with."""
     source = data.source("shapes")
-    yield "val", evaluation.source_score(vit, source, source.val, TINY_PREPROCESS, CPU).accuracy
-    yield "test", evaluation.source_score(vit, source, source.test, TINY_PREPROCESS, CPU).accuracy
+    yield "val", source_score(vit, source, source.val, TINY_PREPROCESS, CPU).accuracy
+    yield "test", source_score(vit, source, source.test, TINY_PREPROCESS, CPU).accuracy
     torch.manual_seed(0)
-    yield "test_untrained", evaluation.source_score(tiny_vit(), source, source.test, TINY_PREPROCESS, CPU).accuracy
+    yield "test_untrained", source_score(tiny_vit(), source, source.test, TINY_PREPROCESS, CPU).accuracy
     yield "test_raw_pixels", _raw_pixels(source.bank, source.test)
 
 
 def _raw_pixels(bank: Split, queries: Split) -> float:
-    flat, found = (TINY_PREPROCESS(part.take(torch.arange(len(part)))).flatten(1) for part in (bank, queries))
-    score: Mapping[int, tuple[float, float]] = probes.knn_accuracy(flat, bank.labels, found, queries.labels)
-    return score[probes.HEADLINE_K][0]
+    flat, asked = (TINY_PREPROCESS(part.take(torch.arange(len(part)))).flatten(1) for part in (bank, queries))
+    score: Mapping[int, tuple[float, float]] = knn_accuracy(flat, bank.labels, asked, queries.labels)
+    return score[HEADLINE_K][0]
 
 
 def shapes_checksum() -> str:

@@ -3,88 +3,146 @@
 from __future__ import annotations
 
 import functools
+import json
+import math
 import os
 import platform
 import subprocess
 import tempfile
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from bench.readings import FLAT, SCORES, Reading, flat, of_schema_1, scores
+from bench.spec import SearchContext, Value
 
 if TYPE_CHECKING:
     from bench.spec import Trial
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 PACKAGES = ("ray", "torch", "torchvision", "timm", "peft", "optuna", "mlflow", "numpy", "scikit-learn")
 
-Percent = Annotated[float, Field(ge=0, le=100)]
-Change = Annotated[float, Field(ge=-100, le=100)]
+Status = Literal["ok", "failed", "stopped"]
+
+AGREE = 1e-6
+"""A flat name may differ by so many points from the readings that it is a view of: rounding may do that."""
+
+DETAILS_OF_SCHEMA_1 = ("target_top5", "knn", "knn_before")
+"""The details held these, which readings hold now."""
 
 
 class Record(BaseModel):
-    """The result of one trial. Accuracies and forgetting are in percent; what was not measured is ``None``.
+    """The result of one trial, as readings (see :mod:`bench.readings`).
 
-    A search trial is measured on validation data (``val_*``) only; a confirmation on test data only.
-    ``forgetting = source_accuracy_before - source_accuracy``; ``mean = (target_accuracy + source_accuracy) / 2``.
+    The JSON also holds the flat names (``target_accuracy``, ``val_mean``, ...), which are views of the readings: a
+    search trial is measured on validation data and has those with ``val_``, a confirmation on test data. What was not
+    measured is ``None``. Records of schema 1 are read, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     trial: str
     study: str
     benchmark: str
     method: str
-    hyperparameters: dict[str, bool | int | float | str | None]
-    row: dict[str, bool | int | float | str | None]
+    hyperparameters: dict[str, Value]
+    row: dict[str, Value]
     seed: int
     phase: Literal["search", "confirm"]
-    status: Literal["ok", "failed", "stopped"]
+    status: Status
     protocol: Literal["clean", "paper"] = "clean"
     """``paper``: chosen on test data, as in arXiv 2404.17245; not comparable with clean results."""
+    search: SearchContext | None = None
+    """The search that proposed the configuration, or whose outcome is confirmed; None in schema 1."""
     error: str | None = None
-    target_accuracy: Percent | None = None
-    source_accuracy: Percent | None = None
-    source_accuracy_before: Percent | None = None
-    forgetting: Change | None = None
-    mean: Percent | None = None
-    val_target_accuracy: Percent | None = None
-    val_source_accuracy: Percent | None = None
-    val_source_accuracy_before: Percent | None = None
-    val_forgetting: Change | None = None
-    val_mean: Percent | None = None
+    readings: tuple[Reading, ...] = Field(default=(), strict=False)
     trainable_parameters: int | None = None
     steps: int
     train_seconds: float | None = None
     eval_seconds: float | None = None
     images_per_second: float | None = None
     details: dict[str, Any] = Field(default_factory=dict)
-    """Further measurements, such as top-5 and other values of k."""
+    """Further facts, such as the precision and how many images were read."""
     config: dict[str, Any]
     """The whole trial as it was asked for."""
     provenance: dict[str, Any]
+
+    @property
+    def measured_step(self) -> int:
+        """The step whose model was measured at the end: the last one, or the best one's where that was kept."""
+        step: int = self.details.get("kept_step", self.steps)
+        return step
+
+    def scores_of(self, variant: str | None = None) -> dict[str, float]:
+        """Scores of the trained model, or of a variant of it, in percent (see :data:`bench.readings.SCORES`)."""
+        if self.status == "failed":
+            return {}
+        split = "test" if self.phase == "confirm" else None
+        step = self.measured_step if self.status == "ok" else None
+        return scores(self.readings, split=split, step=step, variant=variant)
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """The trial's five scores, measured on what its phase measures; None where there is none."""
+        return {**dict.fromkeys(SCORES), **self.scores_of()}
+
+    @property
+    def variants(self) -> list[str]:
+        """What the method made of the trained model besides, by name."""
+        return list(dict.fromkeys(reading.variant for reading in self.readings if reading.variant is not None))
+
+    @property
+    def configuration(self) -> str:
+        """Everything that was asked for but the seed: records that agree in it are repeats of each other."""
+        own = {name: value for name, value in self.config.items() if name not in ("id", "seed", "phase", "search")}
+        return json.dumps(
+            [self.method, self.row, self.hyperparameters, self.protocol, own], sort_keys=True, default=str
+        )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_json(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Compare the flat names with the readings; a record of schema 1 becomes one of schema 2."""
+        if not isinstance(values, Mapping):
+            return handler(values)
+        record = handler(_without_views(values))
+        _check_views(record, values)
+        return record
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.status == "failed" and not self.error:
             raise ValueError("a failed record says why in error")
-        if self.status == "ok":
-            prefix = "val_" if self.phase == "search" else ""
-            for name in (
-                "target_accuracy",
-                "source_accuracy",
-                "source_accuracy_before",
-                "forgetting",
-                "mean",
-            ):
-                if getattr(self, prefix + name) is None:
-                    raise ValueError(f"a successful {self.phase} record needs {prefix}{name}")
+        keys = [reading.key for reading in self.readings]
+        if len(set(keys)) < len(keys):
+            raise ValueError("two readings have the same step, split, domain, probe and variant")
+        missing = [name for name, value in self.scores.items() if value is None]
+        if self.status == "ok" and missing:
+            (name,) = flat({missing[0]: None}, self.phase)
+            raise ValueError(f"a successful {self.phase} record needs {name}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _with_views(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        own: dict[str, Any] = handler(self)
+        views = {**dict.fromkeys(FLAT), **flat(self.scores, self.phase)}
+        before = list(own).index("readings")
+        return {**dict(list(own.items())[:before]), **views, **dict(list(own.items())[before:])}
 
     def write(self, folder: Path) -> Path:
         """Write ``<folder>/<trial>.json`` so that a reader sees either all of it or nothing; returns the path."""
@@ -93,13 +151,35 @@ class Record(BaseModel):
         return path
 
 
+def _without_views(values: Mapping[str, Any]) -> dict[str, Any]:
+    own = {name: value for name, value in values.items() if name not in FLAT}
+    if values.get("schema_version") != 1:
+        return own
+    own |= {"schema_version": SCHEMA_VERSION, "readings": of_schema_1(values)}
+    own["details"] = {k: v for k, v in (values.get("details") or {}).items() if k not in DETAILS_OF_SCHEMA_1}
+    return own
+
+
+def _check_views(record: Record, given: Mapping[str, Any]) -> None:
+    """Refuse flat names that say something else than the readings that they are views of."""
+    views = flat(record.scores, record.phase)
+    for name in FLAT:
+        value, own = given.get(name), views.get(name)
+        if value is None and (own is None or name not in given):
+            continue
+        number = isinstance(value, int | float) and math.isfinite(value)
+        if own is None or not number or abs(own - value) > AGREE:
+            raise ValueError(f"{name} = {value!r} contradicts the readings, which say {own}")
+
+
 def of(
     trial: Trial,
     *,
-    status: Literal["ok", "failed", "stopped"],
+    status: Status,
     workers: int = 1,
     devices: Iterable[str] = (),
     steps: int = 0,
+    readings: Sequence[Reading] = (),
     **measured: Any,
 ) -> Record:
     """The record of a trial, with its configuration and the provenance of this process.
@@ -108,6 +188,7 @@ def of(
         workers: processes that trained it together.
         devices: names of their accelerators.
         steps: optimizer steps done.
+        readings: what was measured.
         measured: further fields of :class:`Record`.
     """
     return Record(
@@ -121,6 +202,8 @@ def of(
         phase=trial.phase,
         status=status,
         protocol=trial.protocol,
+        search=trial.search,
+        readings=tuple(readings),
         steps=steps,
         config=trial.model_dump(mode="json"),
         provenance=provenance(devices=devices) | {"workers": workers},
@@ -155,45 +238,6 @@ def read(path: Path) -> Record:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise ValueError(f"{path} is not a record: {where}: {first['msg']}") from None
-
-
-def weights_of(record: Path) -> Path:
-    """Where the trained tensors of a record file are kept."""
-    return record.parent.parent / "checkpoints" / f"{record.stem}.safetensors"
-
-
-def trained(path: Path) -> tuple[Record, Path]:
-    """A confirmed trial's record and the file of its trained tensors.
-
-    Args:
-        path: of either of the two.
-
-    Raises:
-        ValueError: it is no record, or its trained tensors were not kept.
-    """
-    if path.suffix == ".safetensors":
-        path = path.parent.parent / "records" / f"{path.stem}.json"
-    if not path.is_file():
-        raise ValueError(f"there is no record {path}; records are in results/<study>/<benchmark>/records/")
-    record, weights = read(path), weights_of(path)
-    if not weights.is_file():
-        reason = "only confirmed trials that succeeded keep their weights"
-        raise ValueError(
-            f"there is no checkpoint {weights} for this record ({record.phase}, {record.status}): {reason}"
-        )
-    return record, weights
-
-
-def read_all(folder: Path) -> list[Record]:
-    """All records of ``<folder>/*.json``, by file name.
-
-    Raises:
-        ValueError: there are none, or one of them is no record.
-    """
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise ValueError(f"there are no records in {folder}; run a study first")
-    return [read(path) for path in paths]
 
 
 def provenance(*, devices: Iterable[str] = ()) -> dict[str, Any]:

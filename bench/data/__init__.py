@@ -12,115 +12,45 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from dataclasses import replace
+from typing import Any
 
+from bench.data._kinds import Images, InFiles, InMemory, Policy, Request, Role, Source, Split, Target
+from bench.data._loading import ahead, processes_for
+from bench.data._pictures import SUFFIXES, decode, whole_picture
 from bench.spec import Size, SpecError, unknown
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-Role = Literal["source", "target"]
-Policy = Literal["error", "skip"]
-
-SEED = 0
-"""Of every choice of images that is made here: it belongs to the data, not to a trial."""
+__all__ = [
+    "SUFFIXES",
+    "Images",
+    "InFiles",
+    "InMemory",
+    "Policy",
+    "Request",
+    "Role",
+    "Source",
+    "Split",
+    "Target",
+    "ahead",
+    "check",
+    "decode",
+    "decode_kept",
+    "fetch",
+    "names",
+    "num_classes",
+    "processes_for",
+    "skipped",
+    "source",
+    "target",
+    "whole_picture",
+]
 
 TRAIN_SHARE = 0.8
-"""Of a limited budget of labelled images; the rest is validation (VTAB-1k, Zhai et al. 2019: 800 and 200)."""
-
+"""So much of a limited budget of images is trained on; the rest is validation (VTAB-1k, Zhai et al. 2019: 800 and
+200)."""
 
 SHARED_BYTES = 32 * 2**20
-"""Images of a split that take more than this are held once for all processes of a machine."""
-
-
-class Split(Protocol):
-    """Labelled images, in memory or not."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 ``[n]``, from 0."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, indices: Tensor) -> Tensor:
-        """The images at some indices (int64 ``[b]``): uint8 ``[b, 3, h, w]``, on the CPU."""
-
-    def select(self, indices: NDArray[np.int64]) -> Self:
-        """Some of the images as a split of their own."""
-
-    def fingerprint(self) -> str:
-        """A text that is another one for other images, other labels or another order."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a data set is to be built like."""
-
-    argument: str | None
-    """What stands behind the colon of its name."""
-    size: Size
-    """What the backbone wants; only images that are decoded from files heed it."""
-    bad_images: Policy
-    """What an image file that cannot be read does; only images that are decoded from files heed it."""
-    keep_decoded: bool = False
-    """Whether pictures are kept decoded on disk; only images that are decoded from files heed it."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images in memory: ``images`` uint8 ``[n, 3, h, w]``, ``labels`` int64 ``[n]`` from 0."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        if len(self.images) != len(self.labels):
-            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: Tensor) -> Tensor:
-        """The images at some indices: uint8 ``[b, 3, h, w]``."""
-        return self.images[indices]
-
-    def select(self, indices: NDArray[np.int64]) -> Images:
-        """Some of the images as a split of their own."""
-        import torch
-
-        chosen = torch.from_numpy(indices)
-        return Images(self.images[chosen], self.labels[chosen])
-
-    def fingerprint(self) -> str:
-        """See :meth:`Split.fingerprint`; of the pixels themselves."""
-        from bench.data._cache import digest
-
-        return digest([str(self.images.shape), self.images.contiguous().numpy().data, self.labels.numpy().tobytes()])
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a backbone is fine-tuned on. The three splits share no image; only ``train`` is trained on."""
-
-    train: Split
-    val: Split
-    test: Split
-    num_classes: int
-    class_names: Sequence[str] = ()
-    """A name for every class, or none at all."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a backbone was pre-trained on: the k-NN ``bank``, and queries for the search and for the confirmation."""
-
-    bank: Split
-    val: Split
-    test: Split
+"""A split whose images take more than this is held once for all processes of a machine."""
 
 
 def names() -> list[str]:
@@ -167,9 +97,9 @@ def check(name: str, role: Role) -> None:
 
 def _module(kind: str) -> Any:
     """What offers ``source`` and ``target``: a file of this folder, or an entry of torchvision's."""
-    found = _torchvision_sets().get(kind)
-    if found is not None:
-        return found
+    known = _torchvision_sets().get(kind)
+    if known is not None:
+        return known
     return importlib.import_module(f"{__name__}.{kind}")
 
 
@@ -218,11 +148,11 @@ def source(
     Raises:
         SpecError: it cannot be built.
     """
-    found = _build(name, "source", size, bad_images, keep_decoded)
-    if isinstance(found, Target):
-        found = Source(bank=found.train, val=found.val, test=found.test)
+    domain = _build(name, "source", size, bad_images, keep_decoded)
+    if isinstance(domain, Target):
+        domain = Source(bank=domain.train, val=domain.val, test=domain.test)
     return Source(
-        bank=_thinned(found.bank, per_class), val=_thinned(found.val, queries), test=_thinned(found.test, queries)
+        bank=_thinned(domain.bank, per_class), val=_thinned(domain.val, queries), test=_thinned(domain.test, queries)
     )
 
 
@@ -247,7 +177,7 @@ def decode_kept(*splits: Split) -> None:
 def _thinned(images: Split, per_class: int | None) -> Split:
     from bench.data._splits import balanced
 
-    return images if per_class is None else images.select(balanced(images.labels.numpy(), per_class, seed=SEED))
+    return images if per_class is None else images.select(balanced(images.labels.numpy(), per_class))
 
 
 @functools.cache
@@ -272,27 +202,27 @@ def target(
     Raises:
         SpecError: it cannot be built.
     """
-    found: Target = _build(name, "target", size, bad_images, keep_decoded)
+    whole: Target = _build(name, "target", size, bad_images, keep_decoded)
     if samples is None:
-        return replace(found, train=_shared(found.train), val=_shared(found.val), test=_shared(found.test))
+        return replace(whole, train=_shared(whole.train), val=_shared(whole.val), test=_shared(whole.test))
     training = round(samples * TRAIN_SHARE)
     train, val = (
-        _budgeted(getattr(found, part), count, name, part, samples)
+        _budgeted(getattr(whole, part), count, name, part, samples)
         for part, count in (("train", training), ("val", samples - training))
     )
-    if missing := found.num_classes - len(set(train.labels.tolist())):
+    if missing := whole.num_classes - len(set(train.labels.tolist())):
         raise SpecError(
-            f"target.samples = {samples} leaves {missing} of {name}'s {found.num_classes} classes without a training "
+            f"target.samples = {samples} leaves {missing} of {name}'s {whole.num_classes} classes without a training "
             f"image: ask for more"
         )
-    return replace(found, train=train, val=val)
+    return replace(whole, train=train, val=val)
 
 
 def _shared(images: Split) -> Split:
     """Images in memory, if they are many, from memory that all processes of the machine share."""
     if not isinstance(images, Images) or images.images.nbytes < SHARED_BYTES:
         return images
-    from bench.data._cache import shared
+    from bench.cache import shared
 
     return Images(shared(images.images, images.fingerprint()), images.labels)
 
@@ -304,4 +234,4 @@ def _budgeted(images: Split, count: int, name: str, part: str, samples: int) -> 
         raise SpecError(
             f"target.samples = {samples} needs {count} {part} images, and {name} has {len(images)}: ask for fewer"
         )
-    return images.select(stratified(images.labels.numpy(), [count], seed=SEED)[0])
+    return images.select(stratified(images.labels.numpy(), [count])[0])

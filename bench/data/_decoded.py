@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 
-from bench.data._cache import root
+from bench.cache import root
+from bench.data._pictures import header, read
 from bench.records import write_atomically
 from bench.spec import SpecError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARE = 0.9
-"""Of the free disk space, what pictures may take."""
+"""Pictures may take so much of the free disk space."""
 
 
 class Decoded:
@@ -63,8 +64,6 @@ def _write(paths: Sequence[Path], pixels: Path) -> NDArray[np.int64]:
     """Decode all pictures into a file; returns their heights and widths ``[n, 2]``."""
     from rich.progress import track
 
-    from bench.data._files import header, read
-
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         sizes = np.array(list(pool.map(header, paths)), dtype=np.int64)
         ends = np.cumsum(sizes.prod(1) * 3)
@@ -77,8 +76,8 @@ def _write(paths: Sequence[Path], pixels: Path) -> NDArray[np.int64]:
         file = np.memmap(pixels, mode="w+", shape=(int(ends[-1]),))
 
         def place(index: int) -> None:
-            found = np.asarray(read(paths[index])).reshape(-1)
-            file[ends[index] - len(found) : ends[index]] = found
+            flat = np.asarray(read(paths[index])).reshape(-1)
+            file[ends[index] - len(flat) : ends[index]] = flat
 
         done: Iterator[None] = pool.map(place, range(len(paths)))
         for _ in track(done, description="decoding pictures", total=len(paths), disable=len(paths) < 1000):

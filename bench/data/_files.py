@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import Policy, Request
-from bench.data import _cache as cache
+from bench import cache
 from bench.data._decoded import Decoded, decoded
+from bench.data._kinds import Policy, Request
+from bench.data._pictures import SUFFIXES, centre, header, read, to_tensor
 from bench.data._splits import stratified
 from bench.spec import Size, SpecError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Job = TypeVar("Job")
 Done = TypeVar("Done")
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 CACHE_BYTES = 2 * 2**30
 """A split is kept in memory, once decoded, if it fits into this."""
 
@@ -122,21 +121,21 @@ class FileImages:
         return cache.digest([str(self.size), *_fingerprints(self.paths), self.labels.numpy().tobytes()])
 
     def _one(self, index: int) -> Tensor:
-        found = self._kept.get(index)
-        if found is None:
-            found = centre(self._picture(index), self.size)
+        image = self._kept.get(index)
+        if image is None:
+            image = centre(self._picture(index), self.size)
             if self.kept:
-                self._kept[index] = found
-        return found
+                self._kept[index] = image
+        return image
 
     def _size(self, index: int) -> tuple[int, int]:
         if self._keep_decoded:
             height, width = self._decoded.sizes[index].tolist()
             return height, width
-        found = self._sizes.get(index)
-        if found is None:
-            found = self._sizes[index] = header(self.paths[index])
-        return found
+        size = self._sizes.get(index)
+        if size is None:
+            size = self._sizes[index] = header(self.paths[index])
+        return size
 
     def _picture(self, index: int) -> PIL.Image.Image:
         return self._decoded[index] if self._keep_decoded else read(self.paths[index])
@@ -154,7 +153,7 @@ class FileImages:
         w, h = (max(1, round(share * side)) for share, side in zip((width, height), picture.size, strict=True))
         picture = picture.crop((x, y, min(x + w, picture.width), min(y + h, picture.height)))
         picture = picture.resize((pixels, pixels), Image.Resampling.BILINEAR)
-        return _tensor(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture)
+        return to_tensor(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture)
 
     def _each(self, function: Callable[[Job], Done], jobs: Sequence[Job]) -> list[Done]:
         """By threads; one after another in a loader process, which has inherited no threads and is not alone."""
@@ -167,70 +166,6 @@ class FileImages:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-
-
-def decode(path: Path, size: Size | int) -> Tensor:
-    """One image file of any mode as uint8 ``[3, pixels, pixels]``.
-
-    Raises:
-        ValueError: naming the file, if it is missing, damaged, too large or no picture.
-    """
-    return centre(read(path), size if isinstance(size, Size) else Size(size))
-
-
-def centre(picture: PIL.Image.Image, size: Size) -> Tensor:
-    """A picture, resized and cropped: uint8 ``[3, pixels, pixels]``."""
-    from PIL import Image
-
-    pixels = size.pixels
-    scale = max(round(pixels / size.crop_pct), pixels) / min(picture.size)
-    width, height = (max(pixels, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling[size.interpolation.upper()])
-    left, top = (width - pixels) // 2, (height - pixels) // 2
-    picture = picture.crop((left, top, left + pixels, top + pixels))
-    return _tensor(picture)
-
-
-def _tensor(picture: PIL.Image.Image) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-
-
-def header(path: Path) -> tuple[int, int]:
-    """Height and width of a picture."""
-    with _opened(path) as file:
-        return file.height, file.width
-
-
-def read(path: Path, *, draft: bool = False) -> PIL.Image.Image:
-    """An image file as RGB; as a draft a JPEG is decoded at an eighth of its size, with every byte of it read."""
-    with _opened(path) as file:
-        if draft:
-            file.draft("RGB", (file.width // 8, file.height // 8))
-        return _to_rgb(file)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[PIL.Image.Image]:
-    """A picture file; whatever goes wrong while it is read is a ValueError that names it."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            yield file
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
-
-
-def _to_rgb(file: PIL.Image.Image) -> PIL.Image.Image:
-    """RGB of any mode; 16-bit greys are scaled, not clipped."""
-    from PIL import Image
-
-    if file.mode.startswith("I"):
-        grey = np.asarray(file, dtype=np.float64)
-        file = Image.fromarray((grey / 257).clip(0, 255).astype(np.uint8))
-    return file.convert("RGB")
 
 
 def scan(folder: Path, request: Request, *, classes: Sequence[str] | None = None) -> tuple[list[str], FileImages]:
@@ -247,9 +182,9 @@ def scan(folder: Path, request: Request, *, classes: Sequence[str] | None = None
     """
     if not folder.is_dir():
         raise SpecError(f"there is no folder {folder}")
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    names = list(classes) if classes is not None else found
-    if surplus := sorted(set(found) - set(names)):
+    present = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = list(classes) if classes is not None else present
+    if surplus := sorted(set(present) - set(names)):
         raise SpecError(f"{folder} holds the class {surplus[0]!r}, which the training images do not have")
     if len(names) < 2:
         raise SpecError(f"{folder} must hold a folder of images for each of at least two classes, not {len(names)}")
@@ -281,21 +216,21 @@ def readable(paths: Sequence[Path], labels: Sequence[int], request: Request) -> 
 
 def _images(folder: Path) -> list[Path]:
     """Image files below a class folder; links to folders are not followed, so that no loop can trap it."""
-    found = [
+    paths = [
         Path(place, name)
         for place, _, names in os.walk(folder, followlinks=False)
         for name in names
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     ]
-    return sorted(found)
+    return sorted(paths)
 
 
 def _unreadable(paths: Sequence[Path], policy: Policy) -> dict[int, str]:
     """Images that cannot be read: index to reason. Read through once, and again only when a file has changed."""
     if policy == "error" and len(paths) > VERIFIED:
         return {}  # each of them raises when it is taken
-    found = cache.remember("verified", cache.digest(_fingerprints(paths)), lambda: _read_through(paths))
-    return {int(index): reason for index, reason in found.items()}
+    bad = cache.remember("verified", cache.digest(_fingerprints(paths)), lambda: _read_through(paths))
+    return {int(index): reason for index, reason in bad.items()}
 
 
 def _fingerprints(paths: Sequence[Path]) -> Iterator[str]:
@@ -318,14 +253,12 @@ def _read_through(paths: Sequence[Path]) -> dict[int, str]:
         return None
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        found = pool.map(problem, paths)
-        shown = track(found, description="reading images through", total=len(paths), disable=len(paths) < 1000)
+        problems = pool.map(problem, paths)
+        shown = track(problems, description="reading images through", total=len(paths), disable=len(paths) < 1000)
         return {index: reason for index, reason in enumerate(shown) if reason}
 
 
-def split_off(
-    images: FileImages, shares: Sequence[float], *, seed: int, names: Sequence[str] | None = None
-) -> list[FileImages]:
+def split_off(images: FileImages, shares: Sequence[float], *, names: Sequence[str] | None = None) -> list[FileImages]:
     """Split files by class into parts of the given shares of the whole; what is left over is the first part.
 
     Raises:
@@ -333,7 +266,7 @@ def split_off(
     """
     labels = images.labels.numpy()
     sizes = [round(share * len(labels)) for share in shares]
-    parts = stratified(labels, [len(labels) - sum(sizes), *sizes], seed=seed)
+    parts = stratified(labels, [len(labels) - sum(sizes), *sizes])
     for part in parts:
         if missing := sorted(set(labels.tolist()) - set(labels[part].tolist())):
             name = repr(names[missing[0]]) if names else f"number {missing[0]}"

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+SEED = 0
+"""Every choice of images is made with this seed: it belongs to the data, not to a trial."""
 
-def stratified(labels: NDArray[np.int64], sizes: Sequence[int], *, seed: int) -> list[NDArray[np.int64]]:
+
+def stratified(labels: NDArray[np.int64], sizes: Sequence[int], *, seed: int = SEED) -> list[NDArray[np.int64]]:
     """Split indices into parts of exactly the given sizes, each with the classes in the whole's proportions.
 
     Args:
@@ -36,7 +39,7 @@ def stratified(labels: NDArray[np.int64], sizes: Sequence[int], *, seed: int) ->
     return [np.sort(dealt[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
-def balanced(labels: NDArray[np.int64], per_class: int, *, seed: int) -> NDArray[np.int64]:
+def balanced(labels: NDArray[np.int64], per_class: int, *, seed: int = SEED) -> NDArray[np.int64]:
     """Sorted indices of at most ``per_class`` images of every class, chosen by the seed."""
     order = np.random.default_rng(seed).permutation(len(labels))
     own = labels[order]

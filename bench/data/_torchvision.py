@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import Images, Request, Split, Target
-from bench.data._cache import root
+from bench.cache import root
 from bench.data._files import FileImages, readable, split_off
+from bench.data._kinds import Images, Request, Split, Target
 from bench.data._splits import stratified
 from bench.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SEED = 0
 VAL_SHARE = 0.1
-"""Part of the training images that becomes validation where there is no official one."""
+"""So much of the training images becomes validation where there is no official one."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +110,15 @@ SETS: Mapping[str, TorchvisionSet] = {
 }
 
 
-def _split_of(found: Any, request: Request) -> Split:
+def _split_of(opened: Any, request: Request) -> Split:
     """A torchvision data set as a split: images in memory stay there, files stay files."""
-    if hasattr(found, "data"):
-        labels = found.targets if hasattr(found, "targets") else found.labels
-        return Images(_pixels(found.data), _labels(labels))
-    if hasattr(found, "_samples"):
-        paths, labels = zip(*found._samples, strict=True)
+    if hasattr(opened, "data"):
+        labels = opened.targets if hasattr(opened, "targets") else opened.labels
+        return Images(_pixels(opened.data), _labels(labels))
+    if hasattr(opened, "_samples"):
+        paths, labels = zip(*opened._samples, strict=True)
     else:
-        paths, labels = (found._images if hasattr(found, "_images") else found._image_files), found._labels
+        paths, labels = (opened._images if hasattr(opened, "_images") else opened._image_files), opened._labels
     return readable([Path(path) for path in paths], [int(label) for label in labels], request)
 
 
@@ -141,13 +139,13 @@ def _labels(values: Any) -> Tensor:
 def _split(train: Split) -> tuple[Split, Split]:
     """Training images without, and with nothing but, the validation part."""
     if isinstance(train, FileImages):
-        first, second = split_off(train, [VAL_SHARE], seed=SEED)
+        first, second = split_off(train, [VAL_SHARE])
         return first, second
     count = round(VAL_SHARE * len(train))
-    rest, val = stratified(train.labels.numpy(), [len(train) - count, count], seed=SEED)
+    rest, val = stratified(train.labels.numpy(), [len(train) - count, count])
     return train.select(rest), train.select(val)
 
 
-def _class_names(found: Any) -> list[str]:
+def _class_names(opened: Any) -> list[str]:
     """Names as torchvision gives them: Imagenette has several for a class."""
-    return [", ".join(name) if isinstance(name, tuple) else str(name) for name in getattr(found, "classes", ())]
+    return [", ".join(name) if isinstance(name, tuple) else str(name) for name in getattr(opened, "classes", ())]

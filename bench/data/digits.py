@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data import Images, Target
+from bench.data._kinds import Images, Target
 from bench.data._splits import stratified
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SIZES = {"train": 997, "val": 300, "test": 500}
-SEED = 0
 
 
 def target() -> Target:
@@ -24,7 +23,7 @@ def target() -> Target:
     digits = load_digits()
     labels = digits.target.astype(np.int64)
     images = _resize(torch.from_numpy(digits.images))
-    parts = stratified(labels, list(SIZES.values()), seed=SEED)
+    parts = stratified(labels, list(SIZES.values()))
     splits = {
         name: Images(images[part], torch.from_numpy(labels[part])) for name, part in zip(SIZES, parts, strict=True)
     }

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.data import Request, Target
 from bench.data._files import FileImages, scan, split_off
+from bench.data._kinds import Request, Target
 from bench.spec import SpecError
 
 SHARE = 0.15
-"""Part of the images that validation, and that test, get where there are no folders for them."""
-
-SEED = 0
+"""Validation and test each get so much of the images where there are no folders for them."""
 
 
 def check(argument: str) -> None:
@@ -33,6 +31,6 @@ def target(request: Request) -> Target:
         if train != root and (root / part).is_dir():
             parts[part] = scan(root / part, request, classes=names)[1]
     missing = [part for part in ("val", "test") if part not in parts]
-    rest, *split = split_off(images, [SHARE] * len(missing), names=names, seed=SEED)
+    rest, *split = split_off(images, [SHARE] * len(missing), names=names)
     parts |= dict(zip(missing, split, strict=True))
     return Target(rest, parts["val"], parts["test"], len(names), class_names=names)

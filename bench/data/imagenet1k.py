@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.data import Request, Source
 from bench.data._files import scan, split_off
+from bench.data._kinds import Request, Source
 from bench.spec import SpecError
-
-SEED = 0
 
 
 def check(argument: str) -> None:
@@ -26,5 +24,5 @@ def source(request: Request) -> Source:
     root = Path(request.argument or "")
     names, bank = scan(root / "train", request)
     _, queries = scan(root / "val", request, classes=names)
-    val, test = split_off(queries, [0.5], names=names, seed=SEED)
+    val, test = split_off(queries, [0.5], names=names)
     return Source(bank=bank, val=val, test=test)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import Images, Source
+from bench.data._kinds import Images, Source
 
 Array = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ SPLITS: Mapping[str, tuple[int, int]] = {
     "val": (1000, 2),
     "test": (1000, 3),
 }
-"""Images and seed of every split."""
+"""Every split has so many images, drawn with such a seed."""
 
 
 def split(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -3,7 +3,8 @@
 A method is a frozen dataclass whose fields are its hyper-parameters. It turns a timm vision transformer that has its
 fresh head into one that is ready to train (:meth:`Method.apply`), and a trained one into plain timm modules again
 (:meth:`Method.merge`). A new method is one new file in this folder; it shows up everywhere, and the contract tests run
-over it. Importing this package brings in neither torch nor timm nor peft.
+over it. Where a method needs more than that, it overrides another part of :class:`Method`: a term of the loss, learning
+rates by group, models that follow from the trained one. Importing this package brings in no torch, timm or peft.
 """
 
 from __future__ import annotations
@@ -16,38 +17,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from bench.methods._base import STRICT, Group, Method, Step, has_loss, has_variants, trainable, trainable_parameters
+from bench.methods._layers import train_only
 from bench.spec import SpecError, unknown
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""Configuration of every method's pydantic dataclass."""
-
-
-class Method:
-    """Base of all methods."""
-
-    def apply(self, vit: Any) -> Any:
-        """Prepare a model for training: freeze, insert, wrap. The function it computes does not change yet.
-
-        Args:
-            vit: a timm vision transformer with its fresh head; it is changed in place where possible.
-
-        Returns:
-            The model to train; what is to be trained has ``requires_grad``, nothing else has.
-
-        Raises:
-            ValueError: the method does not fit this model.
-        """
-        raise NotImplementedError
-
-    def merge(self, vit: Any) -> Any:
-        """Turn a trained model into plain timm modules that compute the same function."""
-        return vit
-
-    def check(self, depth: int) -> None:
-        """Raise a ValueError if the method does not fit a vision transformer of ``depth`` blocks."""
+__all__ = [
+    "STRICT",
+    "FieldDoc",
+    "Group",
+    "Method",
+    "Step",
+    "fields",
+    "get",
+    "has_loss",
+    "has_variants",
+    "load",
+    "names",
+    "summary",
+    "train_only",
+    "trainable",
+    "trainable_parameters",
+]
 
 
 @dataclass(frozen=True)
@@ -74,14 +67,14 @@ def get(name: str) -> type[Method]:
     if name not in names():
         raise unknown("method", name, names())
     module = importlib.import_module(f"{__name__}.{name}")
-    found = [
+    own = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise TypeError(f"{module.__name__} must define one subclass of Method, not {len(found)}")
-    return found[0]
+    if len(own) != 1:
+        raise TypeError(f"{module.__name__} must define one subclass of Method, not {len(own)}")
+    return own[0]
 
 
 def load(name: str, **values: Any) -> Method:
@@ -121,16 +114,3 @@ def fields(name: str) -> Mapping[str, FieldDoc]:
 def summary(name: str) -> str:
     """The first line of a method's docstring."""
     return (get(name).__doc__ or "").strip().splitlines()[0]
-
-
-def train_only(vit: Any, *parts: Any) -> Any:
-    """Freeze a model except for some of its modules; returns the model."""
-    vit.requires_grad_(False)
-    for part in parts:
-        part.requires_grad_(True)
-    return vit
-
-
-def trainable_parameters(vit: Any) -> int:
-    """Numbers that training may change."""
-    return sum(parameter.numel() for parameter in vit.parameters() if parameter.requires_grad)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.methods import STRICT, Method, train_only
+from bench.methods._base import STRICT, Method
+from bench.methods._layers import train_only
+
+if TYPE_CHECKING:
+    from bench.vit import Vit
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -31,7 +35,7 @@ class BlockExpansion(Method):
                 f"(possible: {', '.join(map(str, good))})"
             )
 
-    def apply(self, vit: Any) -> Any:
+    def apply(self, vit: Vit) -> Vit:
         """See :meth:`Method.apply`."""
         from torch import nn
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic.dataclasses import dataclass
 
-from bench.methods import STRICT, Method, train_only
+from bench.methods._base import STRICT, Method
+from bench.methods._layers import train_only
+
+if TYPE_CHECKING:
+    from bench.vit import Vit
 
 
 @dataclass(frozen=True, config=STRICT)
 class Linear(Method):
     """The head alone is trained."""
 
-    def apply(self, vit: Any) -> Any:
+    def apply(self, vit: Vit) -> Vit:
         """See :meth:`Method.apply`."""
         return train_only(vit, vit.head)

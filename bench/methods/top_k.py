@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bench.methods import STRICT, Method, train_only
+from bench.methods._base import STRICT, Method
+from bench.methods._layers import train_only
+
+if TYPE_CHECKING:
+    from bench.vit import Vit
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,7 +25,7 @@ class TopK(Method):
         if self.k > depth:
             raise ValueError(f"top_k: k = {self.k} is more than the backbone's {depth} blocks")
 
-    def apply(self, vit: Any) -> Any:
+    def apply(self, vit: Vit) -> Vit:
         """See :meth:`Method.apply`."""
         self.check(len(vit.blocks))
         return train_only(vit, *vit.blocks[-self.k :], vit.head)

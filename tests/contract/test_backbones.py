@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import re
 from pathlib import Path
@@ -15,10 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bench import backbones, methods
-from bench.aliases import ALIASES
-from bench.data._files import decode
+from bench import methods, models
+from bench.data import decode
+from bench.methods import Step
+from bench.models.weights import _downloaded, _load
 from bench.spec import Backbone, Size, SpecError
+from bench.spec.aliases import ALIASES
 
 TINY_VIT = Backbone(name="vit_tiny_patch16_224", weights="random", image_size=32)
 FAMILIES = {  # architectures by timm's names, and the methods that refuse them
@@ -38,15 +41,28 @@ FAMILIES = {  # architectures by timm's names, and the methods that refuse them
 SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 2, "num_classes": 3}
 
 
-def small(name: str, *, seed: int = 0) -> Any:
-    """A family's architecture at a laboratory's size, with every parameter away from its usual initial value."""
-    torch.manual_seed(seed)
+@functools.cache
+def architecture(name: str) -> Any:
+    """A family's architecture at a laboratory's size; not to be changed."""
     patch = int(name.split("patch")[1][:2])
-    vit = timm.create_model(name, img_size=2 * patch, **SMALL)
+    return timm.create_model(name, img_size=2 * patch, **SMALL)
+
+
+def small(name: str, *, seed: int = 0) -> Any:
+    """A family's model at that size, with every parameter away from its usual initial value."""
+    torch.manual_seed(seed)
+    vit = copy.deepcopy(architecture(name))
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return vit.eval()
+
+
+def headless(vit: Any) -> Any:
+    """The backbone of a model without its head, frozen: what a method calls the untouched model."""
+    untouched = copy.deepcopy(vit)
+    untouched.head = torch.nn.Identity()
+    return untouched.requires_grad_(False)
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +71,14 @@ def _one_thread() -> None:
     torch.manual_seed(0)
 
 
-def state(seed: int = 3) -> dict[str, torch.Tensor]:
-    torch.manual_seed(seed)
-    vit = backbones.plain(TINY_VIT, num_classes=0)
-    return {key: value.clone() for key, value in vit.state_dict().items()}
+@functools.cache
+def drawn() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return models.plain(TINY_VIT, num_classes=0).state_dict()
+
+
+def state() -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in drawn().items()}
 
 
 def layouts(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -81,7 +101,7 @@ def layouts(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
 def test_local_weights_are_loaded(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(layouts(state())[layout], path)
-    vit = backbones.create(TINY_VIT.model_copy(update={"weights": str(path)}), num_classes=5)
+    vit = models.create(TINY_VIT.model_copy(update={"weights": str(path)}), num_classes=5)
     for key, value in state().items():
         assert torch.allclose(vit.state_dict()[key], value, atol=1e-3), key
     assert vit.head.out_features == 5
@@ -90,7 +110,7 @@ def test_local_weights_are_loaded(layout: str, tmp_path: Path) -> None:
 def test_safetensors_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(state(), path)
-    vit = backbones.create(TINY_VIT.model_copy(update={"weights": str(path)}), num_classes=5)
+    vit = models.create(TINY_VIT.model_copy(update={"weights": str(path)}), num_classes=5)
     assert torch.equal(vit.state_dict()["norm.bias"], state()["norm.bias"])
 
 
@@ -98,11 +118,11 @@ def test_position_embeddings_are_resampled(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(state(), path)
     larger = Backbone(name=TINY_VIT.name, weights=str(path), image_size=64)
-    vit = backbones.create(larger, num_classes=5)
+    vit = models.create(larger, num_classes=5)
     assert vit.pos_embed.shape[1] == 17
-    assert backbones.preprocess(larger).size == 64
+    assert models.preprocess(larger).size == 64
     with torch.inference_mode():
-        assert backbones.features(vit, torch.randn(2, 3, 64, 64)).shape == (2, 192)
+        assert models.features(vit, torch.randn(2, 3, 64, 64)).shape == (2, 192)
 
 
 class Evil:
@@ -118,7 +138,7 @@ def test_pickled_code_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Evil()))
     for file in (path, tmp_path / "raw.pth"):
         with pytest.raises(SpecError, match="cannot be read as weights"):
-            backbones.read_weights(file)
+            models.read_weights(file)
     assert "executed" not in capsys.readouterr().out
 
 
@@ -130,16 +150,16 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     torch.save(weights, path)
     backbone = TINY_VIT.model_copy(update={"weights": str(path)})
     with pytest.raises(SpecError, match=r"1 missing keys \(blocks.3.mlp.fc1.bias\), 1 unexpected keys \(blocks.0"):
-        backbones.create(backbone, num_classes=5)
+        models.create(backbone, num_classes=5)
     torch.save({"head.weight": torch.zeros(5, 192), "head.bias": torch.zeros(5)}, path)
     with pytest.raises(SpecError, match=r"150 missing keys \(cls_token, pos_embed.*\), 0 unexpected keys, 0 misshapen"):
-        backbones.create(backbone, num_classes=5)
+        models.create(backbone, num_classes=5)
     torch.save({"net": state()}, path)
     with pytest.raises(SpecError, match=r"its 'net' is no tensor, and no layout known here"):
-        backbones.create(backbone, num_classes=5)
+        models.create(backbone, num_classes=5)
     path.write_bytes(b"nonsense")
     with pytest.raises(SpecError, match="cannot be read"):
-        backbones.create(backbone, num_classes=5)
+        models.create(backbone, num_classes=5)
 
 
 def test_weights_of_another_width_or_family_are_refused(tmp_path: Path) -> None:
@@ -154,20 +174,20 @@ def test_weights_of_another_width_or_family_are_refused(tmp_path: Path) -> None:
         with pytest.raises(
             SpecError, match=r"do not fit: \d+ missing keys.* misshapen keys \(cls_token: 1x1x192 for 1x1x"
         ):
-            backbones.create(Backbone(name=name, weights=str(path), image_size=32), num_classes=5)
+            models.create(Backbone(name=name, weights=str(path), image_size=32), num_classes=5)
 
 
 def test_random_weights_are_one_backbone_whatever_the_seed() -> None:
     torch.manual_seed(1)
-    first, drawn = backbones.create(TINY_VIT, num_classes=5), torch.rand(1)
+    first, drawn = models.create(TINY_VIT, num_classes=5), torch.rand(1)
     torch.manual_seed(2)
-    second, probed = backbones.create(TINY_VIT, num_classes=5), backbones.create(TINY_VIT, num_classes=0)
+    second, probed = models.create(TINY_VIT, num_classes=5), models.create(TINY_VIT, num_classes=0)
     for key, value in probed.state_dict().items():
         assert torch.equal(first.state_dict()[key], value), key
         assert torch.equal(second.state_dict()[key], value), key
     assert not torch.equal(first.head.weight, second.head.weight)
     torch.manual_seed(1)
-    backbones.plain(TINY_VIT, num_classes=5)
+    models.plain(TINY_VIT, num_classes=5)
     assert torch.equal(torch.rand(1), drawn)  # the fixed seed leaves the caller's stream alone
 
 
@@ -183,12 +203,12 @@ def test_downloaded_weights_are_asked_for_once_and_leave_the_draws_alone(monkeyp
         return vit
 
     monkeypatch.setattr(timm, "create_model", with_a_hub)
-    backbones._downloaded.cache_clear()
+    _downloaded.cache_clear()
     backbone = TINY_VIT.model_copy(update={"weights": None})
     built = []
     for classes in (5, 5, 7):
         torch.manual_seed(1)
-        built.append((backbones.create(backbone, num_classes=classes), torch.rand(1)))
+        built.append((models.create(backbone, num_classes=classes), torch.rand(1)))
     (first, draw), (second, again), (third, _) = built
     assert asked == 1
     assert torch.equal(draw, again)  # whether or not the weights were there already
@@ -199,27 +219,27 @@ def test_downloaded_weights_are_asked_for_once_and_leave_the_draws_alone(monkeyp
     with torch.no_grad():
         first.blocks[0].attn.qkv.weight.add_(1)  # training must not reach what is kept
     assert torch.equal(
-        backbones.create(backbone, num_classes=5).blocks[0].attn.qkv.weight, state()["blocks.0.attn.qkv.weight"]
+        models.create(backbone, num_classes=5).blocks[0].attn.qkv.weight, state()["blocks.0.attn.qkv.weight"]
     )
-    backbones._downloaded.cache_clear()
+    _downloaded.cache_clear()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_weights_of_every_family_are_loaded_in_timms_layout(name: str, tmp_path: Path) -> None:
     vit, other = small(name), small(name, seed=1)
     save_file({key: value.contiguous() for key, value in vit.state_dict().items()}, tmp_path / "weights.safetensors")
-    backbones._load(other, tmp_path / "weights.safetensors")
+    _load(other, tmp_path / "weights.safetensors")
     size = vit.patch_embed.img_size[0]
     images = torch.randn(2, 3, size, size)
     with torch.inference_mode():
-        assert torch.equal(backbones.features(other, images), backbones.features(vit, images))
+        assert torch.equal(models.features(other, images), models.features(vit, images))
 
 
 def test_names() -> None:
     with pytest.raises(SpecError, match="did you mean 'vit_base_patch16_224'"):
-        backbones.timm_name("vit_bas_patch16_224")
+        models.timm_name("vit_bas_patch16_224")
     with pytest.raises(SpecError, match="no vision transformer"):
-        backbones.plain(Backbone(name="resnet18"), num_classes=2)
+        models.plain(Backbone(name="resnet18"), num_classes=2)
     for name, said in (
         ("vit_base_patch16_siglip_224", "class token"),
         ("vit_base_patch16_gap_224", "class token"),
@@ -227,15 +247,13 @@ def test_names() -> None:
         ("vit_huge_patch16_radio_v3", "no norm after its blocks"),
     ):
         with torch.device("meta"), pytest.raises(SpecError, match=said):
-            backbones.plain(Backbone(name=name), num_classes=2)
+            models.plain(Backbone(name=name), num_classes=2)
 
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_every_alias_is_a_backbone_that_timm_has_weights_for(alias: str) -> None:
-    backbone = Backbone(name=alias)
     assert ALIASES[alias] in timm.list_models(ALIASES[alias].split(".")[0] + ".*", pretrained=True)
-    assert backbones.depth(backbone) in (12, 24, 32, 40)
-    found = backbones.preprocess(backbone)
+    found = models.preprocess(Backbone(name=alias))  # builds it, and would say what is wrong with it
     assert str(found.size) in alias or found.size == {"dinov2": 518, "dinov3": 256}[alias.split("-")[2]]
 
 
@@ -243,20 +261,25 @@ def test_every_alias_is_a_backbone_that_timm_has_weights_for(alias: str) -> None
     ("name", "expected"),
     [
         # timm's default crop is 0.9; DINO and MAE were evaluated on 224 of 256
-        ("vit-b16-224-dino", backbones.Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.875)),
-        ("vit-b16-224-mae", backbones.Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.875)),
-        ("vit-b14-dinov2", backbones.Preprocess(518, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)),
-        ("vit-b16-224-in21k", backbones.Preprocess(224, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.9)),
-        ("vit_base_patch16_224_miil.in21k", backbones.Preprocess(224, (0.0,) * 3, (1.0,) * 3, "bilinear", 0.875)),
+        ("vit-b16-224-dino", models.Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.875)),
+        ("vit-b16-224-mae", models.Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.875)),
+        ("vit-b14-dinov2", models.Preprocess(518, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)),
+        ("vit-b16-224-in21k", models.Preprocess(224, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.9)),
+        ("vit_base_patch16_224_miil.in21k", models.Preprocess(224, (0.0,) * 3, (1.0,) * 3, "bilinear", 0.875)),
     ],
 )
-def test_every_backbone_has_its_own_data_configuration(name: str, expected: backbones.Preprocess) -> None:
-    assert backbones.preprocess(Backbone(name=name)) == expected
+def test_every_backbone_has_its_own_data_configuration(name: str, expected: models.Preprocess) -> None:
+    assert models.preprocess(Backbone(name=name)) == expected
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("tiny", 12), ("vit-l16-224-mae", 24), ("vit-g14-dinov2", 40)])
+def test_depth_is_that_of_the_architecture(name: str, blocks: int) -> None:
+    assert models.depth(Backbone(name=name)) == blocks
 
 
 def test_an_oblong_input_is_refused_unless_a_size_is_given() -> None:
     with pytest.raises(SpecError, match="expects 1024 x 768 pixels: choose a square"):
-        backbones.preprocess(Backbone(name="vit_base_patch16_sapiens2"))
+        models.preprocess(Backbone(name="vit_base_patch16_sapiens2"))
 
 
 def test_pictures_follow_the_configuration(tmp_path: Path) -> None:
@@ -269,7 +292,7 @@ def test_pictures_follow_the_configuration(tmp_path: Path) -> None:
     noise = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     Image.fromarray(noise[0].permute(1, 2, 0).numpy()).save(tmp_path / "noise.png")
     for interpolation in ("bicubic", "bilinear"):
-        preprocess = backbones.Preprocess(20, (0.0,) * 3, (1 / 255,) * 3, interpolation, 1.0)  # type: ignore[arg-type]
+        preprocess = models.Preprocess(20, (0.0,) * 3, (1 / 255,) * 3, interpolation, 1.0)  # type: ignore[arg-type]
         from_file = decode(tmp_path / "noise.png", preprocess.files)
         # Pillow rounds to whole values after either direction, and keeps them in 0..255.
         assert (preprocess(noise)[0] - from_file).abs().max() < 2
@@ -282,10 +305,16 @@ def test_features_are_the_class_token_after_the_final_norm() -> None:
         for name in ("vit_base_patch16_224", "beit_base_patch16_224", "vit_small_patch16_dinov3"):
             vit = small(name)
             norm = vit.fc_norm if isinstance(vit.norm, torch.nn.Identity) else vit.norm
-            found = backbones.features(vit, images)
+            found = models.features(vit, images)
             normalised = (found - norm.bias) / norm.weight
             assert normalised.mean(1).abs().max() < 1e-4, name
             assert (normalised.var(1, correction=0) - 1).abs().max() < 1e-2, name
+
+
+def applied(kind: str, vit: Any) -> tuple[methods.Method, Any]:
+    """A method that fits four blocks, and a copy of a model that it was applied to; ValueError if it refuses."""
+    method = methods.load(kind, **({"p": 2} if kind == "block_expansion" else {}))
+    return method, method.apply(copy.deepcopy(vit)).eval()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -295,21 +324,41 @@ def test_every_method_works_on_every_family_or_says_why_not(name: str) -> None:
     images = torch.randn(2, 3, size, size)
     refused = []
     with torch.inference_mode():
-        features, logits = backbones.features(vit, images), vit(images)
+        features, logits = models.features(vit, images), vit(images)
     for kind in methods.names():
-        method, model = methods.load(kind), copy.deepcopy(vit)
-        if kind == "block_expansion":
-            method = methods.load(kind, p=2)
         try:
-            model = method.apply(model).eval()
+            method, model = applied(kind, vit)
         except ValueError as reason:
             assert re.search("no effect|not supported", str(reason)), reason
             refused.append(kind)
             continue
         with torch.inference_mode():
-            assert (backbones.features(model, images) - features).abs().max() < 1e-4, kind
-            assert (model(images) - logits).abs().max() < 1e-4, kind
-            merged = method.merge(model)
-            assert (merged(images) - logits).abs().max() < 1e-4, kind
-            assert set(merged.state_dict()) >= set(vit.state_dict()), kind
+            found, expected = models.features(model, images), model(images)
+            if method.identity_at_start:
+                assert (found - features).abs().max() < 1e-4, kind
+                assert (expected - logits).abs().max() < 1e-4, kind
+            if method.mergeable:
+                merged = method.merge(model)
+                assert (merged(images) - expected).abs().max() < 1e-4, kind
+                assert set(merged.state_dict()) >= set(vit.state_dict()), kind
     assert refused == FAMILIES[name]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_methods_add_to_training_fits_every_family(name: str) -> None:
+    """Groups, a term of the loss, and further models, of whatever parts a family's model has."""
+    vit = small(name)
+    size = vit.patch_embed.img_size[0]
+    images, untouched = torch.randn(2, 3, size, size), headless(vit)
+    for kind in methods.names():
+        if kind in FAMILIES[name]:
+            continue
+        method, model = applied(kind, vit)
+        grouped = [id(parameter) for group in method.groups(model) for parameter in group.parameters]
+        assert sorted(grouped) == sorted(map(id, methods.trainable(model))), kind
+        logits = model(images)
+        term = method.loss(Step(1, model, untouched, images, logits))
+        assert methods.has_loss(method) == (term is not None), kind
+        assert term is None or (term.shape == () and term.isfinite()), kind
+        for variant, other in method.after(model, untouched):
+            assert other.eval()(images).shape == logits.shape, variant

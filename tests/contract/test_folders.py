@@ -13,8 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import data, preflight
-from bench.data._files import FileImages, decode
+from bench import data
+from bench.data import decode
+from bench.data._files import FileImages
+from bench.launching import preflight
+from bench.launching.changes import Change, assignment
+from bench.launching.launch import Launch
+from bench.launching.request import Request
 from bench.spec import Size, SpecError
 
 
@@ -187,47 +192,44 @@ def test_crops_are_cut_out_of_the_whole_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("crop_min", [0.2, 1.0])
 def test_reading_ahead_changes_nothing(tmp_path: Path, crop_min: float, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench import training
-    from bench.backbones import Preprocess
+    from bench.models import Preprocess
+    from bench.readings import Point
     from bench.spec import TrainConfig
 
     train = data.target(f"folder:{classes(tmp_path)}", size=16).train
-    preprocess = Preprocess(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert isinstance(train, FileImages)
+    feed = training.Feed(train, Preprocess(size=16, mean=(0.5,) * 3, std=(0.5,) * 3), classes=3)
     config = TrainConfig(steps=7, batch_size=8, lr=0.01, crop_min=crop_min, flip=True)
 
     def losses(processes: int) -> list[float]:
-        monkeypatch.setattr(training, "processes_for", lambda device: processes)
+        monkeypatch.setattr("bench.training.loop.processes_for", lambda device: processes)
         train.kept = False
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
-        found: list[float] = []
+        found: list[Point] = []
         training.train(
-            model,
-            train,
-            preprocess,
-            config,
-            classes=3,
-            seed=0,
-            device=torch.device("cpu"),
-            report=lambda metrics: found.append(metrics["train_loss"]),
+            model, feed, config, seed=0, device=torch.device("cpu"), watch=training.Watch(report=found.append)
         )
-        return found
+        return [point.values["train_loss"] for point in found]
 
-    assert losses(0) == losses(3)
-    assert len(losses(2)) == 7
+    alone = losses(0)
+    assert len(set(alone)) == 7
+    assert losses(2) == alone
     assert not multiprocessing.active_children()
 
 
-def test_a_picture_that_breaks_in_a_loader_process_is_named(tmp_path: Path) -> None:
-    from bench import evaluation
-    from bench.backbones import Preprocess
+def test_a_picture_that_breaks_in_a_loader_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import measuring
+    from bench.models import Preprocess
 
+    monkeypatch.setattr("bench.measuring.features.processes_for", lambda device: 1)
     train = data.target(f"folder:{classes(tmp_path)}", size=16).train
     assert isinstance(train, FileImages)
     train.kept = False
     preprocess = Preprocess(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
     def means() -> torch.Tensor:
-        return evaluation.map_images(lambda x: x.mean((1, 2, 3)), train, preprocess, torch.device("cpu"))
+        return measuring.map_images(lambda x: x.mean((1, 2, 3)), train, preprocess, torch.device("cpu"))
 
     whole = preprocess(train.take(torch.arange(len(train))))
     assert torch.equal(means(), whole.mean((1, 2, 3)))
@@ -276,21 +278,31 @@ def test_what_is_to_be_kept_decoded_is_decoded_before_workers_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
-    started: list[int] = []
-    monkeypatch.setattr("bench.study.run", lambda *_: started.append(1) or 0)
-    launch = preflight.prepare(
-        study="linear",
-        benchmark="tiny",
-        target=f"folder:{classes(tmp_path / 'pictures')}",
-        overrides=["target.keep_decoded=true"],
-        results=tmp_path / "results",
-    )
-    with monkeypatch.context() as full:
-        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-        with pytest.raises(SpecError, match="keep_decoded: 42 pictures take"):
-            launch.run()
-    assert not started
-    assert launch.run() == 0
-    assert started
+    launch = keeping_decoded(classes(tmp_path / "pictures"), tmp_path / "results")
+    preflight.make_ready(launch)
     # 42 to train on; the splits to validate and to test on come from the same folder
     assert len(list((tmp_path / "data" / "decoded").glob("*.bin"))) == 3
+
+
+def test_no_worker_starts_before_the_pictures_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from bench.launching import study
+
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    launch = keeping_decoded(classes(tmp_path / "pictures"), tmp_path / "results")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(SpecError, match="keep_decoded: 42 pictures take"):
+        study.run(launch)
+    assert not ray.is_initialized()
+    assert not launch.folder.path.exists()
+
+
+def keeping_decoded(pictures: Path, results: Path) -> Launch:
+    """A launch whose target's pictures are to be kept decoded."""
+    changes = [
+        Change(("target", "name"), f"folder:{pictures}", "--target"),
+        Change(("results",), str(results), "--results"),
+        assignment("target.keep_decoded=true"),
+    ]
+    return preflight.prepare(Request.of("linear", "tiny", changes))

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn.parallel import DistributedDataParallel
 
-from bench import backbones, methods
+from bench import methods, models
+from bench.methods import Step
+from bench.training import terms_of
+from tests.ranks import Ranks
+
+DEPTH = 6
+"""Blocks of the micro model: three, the default of several methods, divides it."""
 
 # Hyper-parameters to try besides the defaults. A method that is not named here is tested with its defaults.
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
-    "block_expansion": [{"p": p} for p in (1, 2, 4, 12)],
+    "block_expansion": [{"p": p} for p in (1, DEPTH)],
     "lora": [
         {"rank": 2, "alpha": 4.0},
         {"targets": ["qkv"]},
         {"targets": ["q", "k", "v", "proj", "fc1", "fc2"]},
         {"bias": "all"},
     ],
-    "top_k": [{"k": 1}, {"k": 12}],
+    "top_k": [{"k": 1}, {"k": DEPTH}],
+    "wise_ft": [{"alphas": [0.0, 1.0]}],
 }
 CASES = [(name, values) for name in methods.names() for values in [{}, *EXAMPLES.get(name, [])]]
 IDS = ["-".join([name, *(f"{k}={v}" for k, v in values.items())]) for name, values in CASES]
@@ -38,18 +45,40 @@ every_case = pytest.mark.parametrize(("name", "values"), CASES, ids=IDS)
 every_method = pytest.mark.parametrize("name", methods.names())
 
 
+def cases_of(wanted: Callable[[type[methods.Method]], bool]) -> pytest.MarkDecorator:
+    """The cases of those methods that promise something, by what their class says."""
+    chosen = [(case, one) for case, one in zip(CASES, IDS, strict=True) if wanted(methods.get(case[0]))]
+    return pytest.mark.parametrize(("name", "values"), [case for case, _ in chosen], ids=[one for _, one in chosen])
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def micro_vit(depth: int = 12, *, seed: int = 0) -> Any:
-    """A small vision transformer whose every tensor, biases and norms too, is away from its usual initial value."""
+@functools.cache
+def architecture(depth: int, classes: int) -> Any:
+    """A small vision transformer, the same in every process; not to be changed."""
+    torch.manual_seed(0)
+    return VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=16, depth=depth, num_heads=2, num_classes=classes
+    ).requires_grad_(False)
+
+
+def micro_vit(depth: int = DEPTH, *, seed: int = 0) -> Any:
+    """A copy of it whose every tensor, biases and norms too, is away from its usual initial value."""
+    vit = copy.deepcopy(architecture(depth, 5))
     torch.manual_seed(seed)
-    vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=depth, num_heads=2, num_classes=5)
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+    return vit.requires_grad_(True).eval()
+
+
+def untouched() -> Any:
+    """The same without a head, frozen: what a method's loss and variants compare with."""
+    vit = copy.deepcopy(architecture(DEPTH, 0))
+    vit.load_state_dict(micro_vit().state_dict(), strict=False)
     return vit.eval()
 
 
@@ -69,14 +98,14 @@ def train(vit: Any, steps: int = 3, lr: float = 0.05) -> Any:
     return vit.eval()
 
 
-@every_case
+@cases_of(lambda method: method.identity_at_start)
 def test_step_0_changes_nothing(name: str, values: dict[str, Any]) -> None:
     images, _ = batch()
     vit = micro_vit()
     with torch.inference_mode():
-        features, logits = backbones.features(vit, images), vit(images)
-        applied = methods.load(name, **values).apply(copy.deepcopy(vit)).eval()
-        assert (backbones.features(applied, images) - features).abs().max() < 1e-5
+        features, logits = models.features(vit, images), vit(images)
+        applied = methods.load(name, **values).apply(vit).eval()
+        assert (models.features(applied, images) - features).abs().max() < 1e-5
         assert (applied(images) - logits).abs().max() < 1e-5
 
 
@@ -84,10 +113,10 @@ def test_block_expansion_is_the_identity_exactly() -> None:
     images, _ = batch()
     vit = micro_vit()
     with torch.inference_mode():
-        features = backbones.features(vit, images)
-        for p in (1, 2, 3, 4, 6, 12):
+        features = models.features(vit, images)
+        for p in (1, 2, 3, 6):
             applied = methods.load("block_expansion", p=p).apply(copy.deepcopy(vit)).eval()
-            assert torch.equal(backbones.features(applied, images), features)
+            assert torch.equal(models.features(applied, images), features)
 
 
 @every_case
@@ -115,20 +144,123 @@ def test_the_state_dict_survives_a_file(name: str, values: dict[str, Any], tmp_p
         assert torch.equal(fresh.eval()(images), trained(images))
 
 
-@every_case
-@pytest.mark.parametrize("norm", [False, True], ids=["", "head_norm"])
-def test_the_merged_model_is_plain_timm_and_computes_the_same(name: str, values: dict[str, Any], norm: bool) -> None:
+@cases_of(lambda method: method.mergeable)
+def test_the_merged_model_is_plain_timm_and_computes_the_same(name: str, values: dict[str, Any]) -> None:
+    """Behind a head norm, which is folded into the head afterwards."""
     images, _ = batch()
-    vit = backbones.add_head_norm(micro_vit()) if norm else micro_vit()
     method = methods.load(name, **values)
-    trained = train(method.apply(vit))
+    trained = train(method.apply(models.add_head_norm(micro_vit())))
     with torch.inference_mode():
         expected = trained(images)
-    merged = backbones.fold_head_norm(method.merge(trained))
+    merged = method.merge(trained)
+    with torch.inference_mode():
+        assert (merged(images) - expected).abs().max() < 1e-5
+    merged = models.fold_head_norm(merged)
     plain = micro_vit(depth=len(merged.blocks), seed=1)
     plain.load_state_dict(merged.state_dict())  # strict: exactly timm's keys
     with torch.inference_mode():
         assert (plain(images) - expected).abs().max() < 1e-5
+
+
+@every_case
+def test_groups_hold_every_trainable_parameter_once(name: str, values: dict[str, Any]) -> None:
+    method = methods.load(name, **values)
+    vit = method.apply(models.add_head_norm(micro_vit()))
+    groups = method.groups(vit)
+    grouped = [id(parameter) for group in groups for parameter in group.parameters]
+    assert len(set(grouped)) == len(grouped)
+    assert set(grouped) == {id(parameter) for parameter in vit.parameters() if parameter.requires_grad}
+    assert all(group.lr_scale > 0 for group in groups)
+
+
+@cases_of(lambda method: method.loss is not methods.Method.loss)
+def test_a_term_of_the_loss_is_finite_and_teaches(name: str, values: dict[str, Any]) -> None:
+    method = methods.load(name, **values)
+    assert methods.has_loss(method)
+    vit, before, (images, _) = train(method.apply(micro_vit())).train(), untouched(), batch()
+    kept = {key: value.clone() for key, value in before.state_dict().items()}
+    term = method.loss(Step(1, vit, before, images, vit(images)))
+    assert term is not None
+    assert term.shape == ()
+    assert term.isfinite()
+    vit.zero_grad()
+    term.backward()
+    assert any(p.grad is not None and p.grad.any() for p in methods.trainable(vit))
+    assert all(torch.equal(value, kept[key]) for key, value in before.state_dict().items())
+    assert all(parameter.grad is None for parameter in before.parameters())
+
+
+@cases_of(lambda method: method.after is not methods.Method.after)
+def test_variants_compute_what_the_trained_model_computes_of(name: str, values: dict[str, Any]) -> None:
+    method = methods.load(name, **values)
+    assert methods.has_variants(method)
+    images, _ = batch()
+    trained, before = train(method.apply(models.add_head_norm(micro_vit()))), untouched()
+    kept = [{key: value.clone() for key, value in vit.state_dict().items()} for vit in (trained, before)]
+    with torch.inference_mode():
+        expected = models.features(trained, images).shape, trained(images).shape
+        names = []
+        for variant, vit in method.after(trained, before):
+            names.append(variant)
+            found = models.features(vit.eval(), images), vit(images)
+            assert tuple(tensor.shape for tensor in found) == expected
+            assert all(tensor.isfinite().all() for tensor in found)
+    assert len(set(names)) == len(names) > 0
+    for vit, state in zip((trained, before), kept, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in vit.state_dict().items())
+
+
+@every_method
+def test_a_method_without_a_loss_or_variants_gives_none(name: str) -> None:
+    method, before, (images, _) = methods.load(name), untouched(), batch()
+    vit = method.apply(micro_vit())
+    assert methods.has_loss(method) or method.loss(Step(1, vit, before, images, vit(images))) is None
+    assert methods.has_variants(method) or list(method.after(vit, before)) == []
+
+
+def test_l2_sp_adds_the_distance_to_the_start_and_the_norm_of_the_head() -> None:
+    method, before, (images, _) = methods.load("l2_sp", alpha=0.3, beta=0.07), untouched(), batch()
+    vit = method.apply(micro_vit())
+
+    def term() -> float:
+        found = method.loss(Step(1, vit, before, images, vit(images)))
+        assert found is not None
+        return found.item()
+
+    head = 0.07 / 2 * (vit.head.weight.square().sum() + vit.head.bias.square().sum()).item()
+    assert term() == pytest.approx(head)  # nothing has moved
+    with torch.no_grad():
+        vit.blocks[1].mlp.fc1.bias.add_(2)
+        vit.norm.weight[0] -= 5
+    assert term() == pytest.approx(head + 0.3 / 2 * (vit.blocks[1].mlp.fc1.bias.numel() * 2**2 + 5**2), rel=1e-5)
+
+
+def test_layer_decay_slows_the_lower_layers() -> None:
+    vit = methods.load("layer_decay", decay=0.5).apply(micro_vit())
+    scales = {
+        id(parameter): group.lr_scale
+        for group in methods.load("layer_decay", decay=0.5).groups(vit)
+        for parameter in group.parameters
+    }
+    named = dict(vit.named_parameters())
+    found = {name: scales[id(named[name])] for name in ("head.bias", "norm.weight", "pos_embed", "cls_token")}
+    assert found == {"head.bias": 1, "norm.weight": 1, "pos_embed": 0.5**7, "cls_token": 0.5**7}
+    for index in range(DEPTH):
+        assert scales[id(named[f"blocks.{index}.attn.qkv.weight"])] == 0.5 ** (DEPTH - index)
+    assert scales[id(named["patch_embed.proj.weight"])] == 0.5 ** (DEPTH + 1)
+
+
+def test_wise_ft_lies_on_the_line_between_before_and_after() -> None:
+    method, before = methods.load("wise_ft", alphas=[0.0, 0.25, 1.0]), untouched()
+    trained = train(method.apply(micro_vit()))
+    found = dict(method.after(trained, before))
+    assert list(found) == ["alpha=0", "alpha=0.25", "alpha=1"]
+    for name, old in before.state_dict().items():
+        new = trained.state_dict()[name]
+        expected = {"alpha=0": old, "alpha=0.25": 0.75 * old + 0.25 * new, "alpha=1": new}
+        for variant, vit in found.items():
+            assert torch.allclose(vit.state_dict()[name], expected[variant], atol=1e-6), (variant, name)
+    assert all(torch.equal(vit.head.weight, trained.head.weight) for vit in found.values())
 
 
 @pytest.mark.parametrize(
@@ -154,18 +286,26 @@ def test_counts_on_vit_base(name: str, values: dict[str, Any], count: int) -> No
     assert methods.trainable_parameters(methods.load(name, **values).apply(vit)) == count
 
 
-def ddp_step(rank: int, world: int, folder: str) -> None:
-    """One backward pass of every method on this rank's half of the batch; rank 0 saves the gradients."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def backward(vit: Any, model: Any, method: methods.Method, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Gradients of a model's parameters, of the method's own term of the loss too."""
+    terms = terms_of(method, vit, untouched)
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    term = terms.loss(1, images, logits) if terms.loss else None
+    (loss if term is None else loss + term).backward()
+
+
+def ddp_gradients(rank: int, world: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Gradients of every method after one backward pass on this rank's part of the batch."""
     images, labels = batch()
+    found = {}
     for name in methods.names():
-        vit = backbones.add_head_norm(methods.load(name).apply(micro_vit())).train()
+        method = methods.load(name)
+        vit = models.add_head_norm(method.apply(micro_vit())).train()
         model = DistributedDataParallel(vit, broadcast_buffers=False)
-        F.cross_entropy(model(images[rank::world]), labels[rank::world]).backward()
-        if rank == 0:
-            save_file(gradients(vit), f"{folder}/{name}.safetensors")
-    dist.destroy_process_group()
+        backward(vit, model, method, images[rank::world], labels[rank::world])
+        found[name] = gradients(vit)
+    return found
 
 
 def gradients(vit: Any) -> dict[str, torch.Tensor]:
@@ -174,16 +314,16 @@ def gradients(vit: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.slow
-def test_a_ddp_step_of_two_processes_equals_one(tmp_path: Path) -> None:
-    mp.spawn(ddp_step, args=(2, str(tmp_path)), nprocs=2)
+def test_a_ddp_step_of_two_processes_equals_one(ranks: Ranks) -> None:
     images, labels = batch()
+    first, second = ranks(ddp_gradients)
     for name in methods.names():
-        vit = backbones.add_head_norm(methods.load(name).apply(micro_vit())).train()
-        F.cross_entropy(vit(images), labels).backward()
-        found = load_file(tmp_path / f"{name}.safetensors")
+        method = methods.load(name)
+        vit = models.add_head_norm(method.apply(micro_vit())).train()
+        backward(vit, vit, method, images, labels)
         for key, gradient in gradients(vit).items():
-            assert torch.allclose(found[key], gradient, atol=1e-6), f"{name}: {key}"
+            assert torch.equal(first[name][key], second[name][key]), f"{name}: {key}"
+            assert torch.allclose(first[name][key], gradient, atol=1e-6), f"{name}: {key}"
 
 
 @every_method
@@ -192,7 +332,7 @@ def test_a_method_is_a_frozen_value(name: str) -> None:
     assert dataclasses.is_dataclass(method)
     assert hash(method) == hash(methods.load(name))
     assert pickle.loads(pickle.dumps(method)) == method
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'anything'"):
         method.anything = 1  # type: ignore[attr-defined]
     assert methods.summary(name)
     assert all(about.doc for about in methods.fields(name).values())
@@ -211,6 +351,9 @@ def test_a_method_is_a_frozen_value(name: str) -> None:
         ("lora", {"targets": []}, "targets"),
         ("top_k", {"k": 0}, "k = 0"),
         ("block_expansion", {"p": 1.5}, "p = 1.5"),
+        ("l2_sp", {"alpha": -1.0}, "alpha = -1.0"),
+        ("layer_decay", {"decay": 0.0}, "decay = 0.0"),
+        ("wise_ft", {"alphas": []}, "alphas"),
     ],
 )
 def test_bad_values_are_named(name: str, values: dict[str, Any], words: str) -> None:
@@ -255,16 +398,18 @@ def test_lora_with_dropout_drops_inputs_while_it_trains_only() -> None:
 
 def test_what_does_not_fit_the_depth_is_refused() -> None:
     with pytest.raises(ValueError, match=r"p = 5 .* 12 blocks .*1, 2, 3, 4, 6, 12"):
-        methods.load("block_expansion", p=5).apply(micro_vit())
+        methods.load("block_expansion", p=5).check(12)
+    with pytest.raises(ValueError, match=r"p = 4 .* 6 blocks"):
+        methods.load("block_expansion", p=4).apply(micro_vit())
+    with pytest.raises(ValueError, match="k = 7 is more than"):
+        methods.load("top_k", k=7).apply(micro_vit())
     with pytest.raises(ValueError, match="k = 13 is more than"):
         methods.load("top_k", k=13).check(12)
 
 
 def test_architectures_without_the_layers_are_refused() -> None:
-    vit = micro_vit()
-    del vit.blocks[3].mlp.fc2
     with pytest.raises(ValueError, match=r"mlp.fc2"):
-        methods.load("block_expansion", p=12).apply(vit)
+        methods.load("block_expansion", p=DEPTH).apply(micro_vit_without_fc2())
     with pytest.raises(ValueError, match=r"blocks.3, a Block, has no linear layer 'mlp.fc2'"):
         methods.load("lora", targets=["fc2"]).apply(micro_vit_without_fc2())
 

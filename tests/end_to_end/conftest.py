@@ -1,60 +1,154 @@
-"""Real studies, run the way a user runs them: in processes of their own."""
+"""Real studies: one the way a user runs it, in a process of its own, and others on one warm pool of this process."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from filelock import FileLock
+from rich.console import Console
+
+import launch as front_door
+from bench import resources
+from bench.cluster import runtime
+from bench.cluster.pool import Pool
+from bench.launching import preflight, study
+from bench.launching.request import Request
 
 ROOT = Path(__file__).resolve().parents[2]
+
+SLOTS = 2
+"""Of the warm pool; Ray is told of more cores, so that there is room for another pool beside it."""
+
+SECONDS = 500
+"""Within which every process here ends, on a busy machine."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished command."""
+    """A finished launch."""
 
     code: int
     out: str
     err: str
-    seconds: float
     folder: Path
 
     @property
     def records(self) -> dict[str, dict[str, Any]]:
-        """Records by trial."""
-        found = [json.loads(path.read_text()) for path in sorted(self.folder.glob("records/*.json"))]
-        return {record["trial"]: record for record in found}
+        """Records by trial, as their files say."""
+        read = [json.loads(path.read_text()) for path in sorted(self.folder.glob("records/*.json"))]
+        return {record["trial"]: record for record in read}
 
 
 Launch = Callable[..., Run]
+Start = Callable[..., subprocess.Popen[str]]
 
 
-@pytest.fixture(scope="session")
-def launch() -> Launch:
-    """Run ``launch.py`` on a study; its results go to a folder of their own."""
+def default_signals() -> None:
+    """Hear Ctrl-C, even if whoever started the tests does not: an ignored signal is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    def run(study: str, results: Path, *arguments: str, name: str | None = None) -> Run:
-        command = [sys.executable, "launch.py", "--study", study, "--results", str(results), *arguments]
-        start = time.monotonic()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
-        folder = results / (name or Path(study).stem) / "tiny"
-        return Run(done.returncode, done.stdout, done.stderr, time.monotonic() - start, folder)
 
-    return run
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a command in a process group of its own, as a terminal does; whatever is left of it ends with the test."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def run(command: list[str], *, prepare: Callable[[], None] = default_signals, **more: Any) -> Any:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        begun.append(
+            subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=prepare, **{**pipes, **more})
+        )
+        return begun[-1]
+
+    yield run
+    for process in begun:
+        end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a process and all that it has started, if it still runs."""
+    if process.poll() is None:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            if member.is_running():
+                member.kill()
+        process.communicate(timeout=60)
 
 
 SMALL = ["--trials", "4", "--seeds", "0", "1", "--set", "train.steps=12", "--set", "train.val_every=5"]
 SMALL += ["--set", "search.p.choices=[1, 2]"]
+FEW_QUERIES = [f"source.{name}=10" for name in ("per_class", "queries", "confirm_per_class", "confirm_queries")]
+SMALL += [word for setting in FEW_QUERIES for word in ("--set", setting)]
 
 
 @pytest.fixture(scope="session")
-def small(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A small block-expansion study: 4 search trials, 2 rows x 2 seeds."""
-    return launch("block_expansion", tmp_path_factory.mktemp("small"), *SMALL)
+def small(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
+    """A small block-expansion study from the command line, on one slot: 4 search trials, 2 rows x 2 seeds.
+
+    It runs once for all processes that share out the tests.
+    """
+    base = tmp_path_factory.getbasetemp()
+    place = (base if worker_id == "master" else base.parent) / "small"
+    place.mkdir(exist_ok=True)
+    ended = place / "ended.json"
+    with FileLock(place / ".lock"):
+        if not ended.is_file():
+            ended.write_text(json.dumps(_small(place / "results")))
+    return Run(*json.loads(ended.read_text()), place / "results" / "block_expansion" / "tiny")
+
+
+def _small(results: Path) -> tuple[int, str, str]:
+    command = [sys.executable, "launch.py", "--study", "block_expansion", "--results", str(results), *SMALL]
+    done = subprocess.run(
+        [*command, "--slots", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        preexec_fn=default_signals,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """Two warm slots of one worker each, on a Ray of their own."""
+    import ray
+
+    os.environ.pop("RAY_ADDRESS", None)
+    runtime.start_ray(None, folder=ROOT, cores=2 * SLOTS)
+    plan = resources.plan(cores=SLOTS, gpus=0, workers=1, slots=SLOTS)
+    warm = Pool(plan, storage=tmp_path_factory.mktemp("ray"))
+    yield warm
+    warm.close()
+    left = [group for group in ray.util.placement_group_table().values() if group["state"] == "CREATED"]
+    assert not left
+    runtime.stop_ray()
+
+
+@pytest.fixture(scope="session")
+def launched(pool: Pool) -> Launch:
+    """Run a command line of ``launch.py`` on the warm pool, or on another one: all but the start of Ray and workers."""
+
+    def run(name: str, results: Path, *arguments: str, on: Pool = pool) -> Run:
+        command = ["--study", name, "--results", str(results), *arguments]
+        launch = preflight.prepare(Request.parsed(front_door.arguments().parse_strictly(command)))
+        preflight.make_ready(launch)
+        said = io.StringIO()
+        with launch.folder.locked():
+            launch.folder.put_aside()
+            code = study.carry_out(launch, on, Console(file=said, width=200))
+        return Run(code, said.getvalue(), "", launch.folder.path)
+
+    return run

@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,46 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from bench import backbones, checkpoints, data, methods
+from bench import checkpoints, data, methods, models, records, training, trial
+from bench.__main__ import main
+from bench.folder import LaunchFolder
+from bench.models import Setting
+from bench.readings import Reading
 from bench.spec import Backbone, Trial
 from tests.unit.test_trial import make
 
 from .conftest import ROOT, Run
 
-pytestmark = pytest.mark.timeout(400)  # the study's included, whichever test is the first to need it
+# The time includes the study, whichever test is the first to need it.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("small")]
 
 
-def bench(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+@dataclass(frozen=True)
+class Done:
+    """A finished command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Bench = Callable[..., Done]
+
+
+@pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Run ``python -m bench`` in this process."""
+
+    def run(*arguments: str | Path, folder: Path = ROOT) -> Done:
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 def python(lines: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -46,11 +74,12 @@ def test_every_confirmed_trial_keeps_its_weights_and_no_more(small: Run) -> None
     assert size < 1.1 * 4 * 50634  # the trainable parameters in float32
 
 
-def test_evaluation_agrees_with_the_record_to_the_last_digit(small: Run) -> None:
+def test_evaluation_agrees_with_the_record_to_the_last_digit(small: Run, bench: Bench) -> None:
     done = bench("evaluate", small.folder / "records" / "block_expansion-confirm-p2-seed1.json")
     assert done.returncode == 0, done.stderr
     assert "largest deviation from the record: 0 points, measured on cpu" in done.stdout
-    for name in ("target_accuracy", "source_accuracy", "target_top5", "knn 20 top1", "knn 200 top5"):
+    shown = ["target_accuracy", "source_accuracy", "target test head top5", "source test knn k=20 top1"]
+    for name in (*shown, "source test knn before k=200 top5"):
         assert re.search(rf"^{name} +(\S+) +\1$", done.stdout, re.M), name
     folder = small.folder / "evaluation" / "block_expansion-confirm-p2-seed1"
     assert (folder / "confusion.png").stat().st_size > 1000
@@ -65,13 +94,14 @@ def test_evaluation_agrees_with_the_record_to_the_last_digit(small: Run) -> None
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_deviates_is_an_error(small: Run, tmp_path: Path) -> None:
+def test_an_evaluation_that_deviates_is_an_error(small: Run, bench: Bench, tmp_path: Path) -> None:
     trial = "block_expansion-confirm-p1-seed0"
     shutil.copytree(small.folder / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "records").mkdir()
     path = tmp_path / "records" / f"{trial}.json"
     changed = small.records[trial]
-    changed["details"]["knn"]["20"]["top5"] -= 0.125
+    (reading,) = (r for r in changed["readings"] if r["domain"] == "source" and r["step"] > 0)
+    reading["numbers"]["k=20 top5"] -= 0.125
     path.write_text(json.dumps(changed))
     done = bench("evaluate", path)
     assert done.returncode == 1
@@ -96,8 +126,7 @@ def child(small: Run, trial: str) -> tuple[str, str]:
     return store, run.info.run_id
 
 
-@pytest.mark.slow
-def test_an_mlflow_run_is_all_that_is_needed(small: Run, tmp_path: Path) -> None:
+def test_an_mlflow_run_is_all_that_is_needed(small: Run, bench: Bench, tmp_path: Path) -> None:
     """The run's own artifacts are measured again, registered, and loaded where this package is not."""
     trial = "block_expansion-confirm-p1-seed1"
     store, run = child(small, trial)
@@ -138,7 +167,7 @@ print(json.dumps({"inputs": list(inputs), "example": list(example.shape), "facts
 """
 
 
-def test_an_export_is_loaded_by_timm_alone_and_predicts(small: Run, tmp_path: Path) -> None:
+def test_an_export_is_loaded_by_timm_alone_and_predicts(small: Run, bench: Bench, tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     done = bench("export", small.folder / "records" / "block_expansion-confirm-p2-seed0.json", "--out", model)
     assert done.returncode == 0, done.stderr
@@ -171,12 +200,24 @@ def test_an_export_is_loaded_by_timm_alone_and_predicts(small: Run, tmp_path: Pa
         assert len(done.stderr.splitlines()) == 1
 
 
+def test_predict_sees_pictures_as_the_evaluation_did(small: Run, bench: Bench, tmp_path: Path) -> None:
+    """The test digits, written to files, get the very classes that made the record's accuracy."""
+    trial = "block_expansion-confirm-p2-seed0"
+    model, test = tmp_path / "model.safetensors", data.target("digits").test
+    assert bench("export", small.folder / "records" / f"{trial}.json", "--out", model).returncode == 0
+    for index, image in enumerate(test.take(torch.arange(len(test)))):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index:03d}.png")
+    best = [prediction.classes[0] for prediction in checkpoints.predict(model, [tmp_path])]
+    right = sum(name == str(label) for name, label in zip(best, test.labels.tolist(), strict=True))
+    assert 100 * right / len(test) == pytest.approx(small.records[trial]["target_accuracy"])
+
+
 @pytest.fixture(scope="module")
 def dino(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     """A small timm backbone whose weights lie in a file of DINO's layout."""
     backbone = Backbone(name="vit_tiny_patch16_224", image_size=32)
     torch.manual_seed(5)
-    vit = backbones.plain(backbone, num_classes=0)
+    vit = models.plain(backbone, num_classes=0)
     path = tmp_path_factory.mktemp("weights") / "dino.pth"
     torch.save({"teacher": {f"backbone.{key}": value for key, value in vit.state_dict().items()}}, path)
     return backbone.model_copy(update={"weights": str(path)})
@@ -189,8 +230,8 @@ def test_the_exported_model_of_every_method_equals_the_trained_one(
 ) -> None:
     """The printed lines are run where this package cannot be imported, one method's after another's."""
     torch.set_num_threads(1)
-    backbone = backbones.TINY if name == "tiny" else request.getfixturevalue("dino")
-    images = backbones.preprocess(backbone)(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
+    backbone = models.TINY if name == "tiny" else request.getfixturevalue("dino")
+    images = models.preprocess(backbone)(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
     save_file({"images": images}, tmp_path / "images.safetensors")
     expected, script = {}, ["logits = {}"]
     for method in methods.names():
@@ -213,30 +254,35 @@ def test_the_exported_model_of_every_method_equals_the_trained_one(
 
 def train(spec: Trial, folder: Path) -> tuple[Any, Path]:
     """A few steps of a confirmation as the loop does them, its readings left out; returns model and record."""
-    from bench import records, training, trial
-    from bench.trial import target_of
-
-    cpu = torch.device("cpu")
     trial.seed_everything(spec.seed)
-    vit = trial.build(spec, cpu)
-    preprocess = backbones.preprocess(spec.benchmark.backbone)
-    target = target_of(spec.benchmark)
-    config = training.resolve(spec.train, images=len(target.train))
-    about = {"classes": target.num_classes, "seed": spec.seed, "device": cpu, "report": trial.ignore}
-    training.train(vit, target.train, preprocess, config, **about)
-    scores = ("target_accuracy", "source_accuracy", "source_accuracy_before", "forgetting", "mean")
-    record = records.of(spec, status="ok", **dict.fromkeys(scores, 0.0))
-    path = record.write(folder / "records")
-    save(trial.kept_tensors(spec, vit), records.weights_of(path))
-    return vit.eval(), path
+    setting = Setting.of(spec, models.CPU)
+    vit = models.build(spec, setting.target.num_classes)
+    config = training.resolve(spec.train, images=len(setting.target.train))
+    feed = training.Feed(setting.target.train, setting.preprocess, setting.target.num_classes)
+    terms = training.terms_of(methods.load(spec.method, **spec.fields), vit, lambda: untouched(spec))
+    watch = training.Watch(trial.ignore)
+    training.train(vit, feed, config, seed=spec.seed, device=models.CPU, watch=watch, terms=terms)
+    place = LaunchFolder(folder)
+    record = records.of(spec, status="ok", steps=config.steps, readings=readings(config.steps))
+    place.checkpoint(record.trial).parent.mkdir(parents=True)
+    save_file(models.kept_tensors(spec, vit), place.checkpoint(record.trial))
+    return vit.eval(), record.write(place.records)
 
 
-def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True)
-    save_file(tensors, path)
+def untouched(spec: Trial) -> Any:
+    return models.untouched(spec.benchmark.backbone, models.CPU)
 
 
-def test_what_cannot_be_done_is_said(small: Run, tmp_path: Path) -> None:
+def readings(steps: int) -> list[Reading]:
+    """What a record needs; nothing was measured."""
+    kinds = ((0, "source", "knn"), (steps, "source", "knn"), (steps, "target", "head"))
+    return [
+        Reading(step=step, split="test", domain=domain, probe=probe, n=None, numbers={"top1": 0.0})  # type: ignore[arg-type]
+        for step, domain, probe in kinds
+    ]
+
+
+def test_what_cannot_be_done_is_said(small: Run, bench: Bench, tmp_path: Path) -> None:
     import mlflow
 
     store, searched = child(small, "block_expansion-search-00")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,33 +16,25 @@ import pytest
 
 from tests.contract.test_folders import classes
 
-from .conftest import ROOT
+from .conftest import SECONDS, Start, default_signals
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("launches")]
 STUDY = "method: linear\nsearch: {lr: {low: 0.0001, high: 1.0, log: true}}\nseeds: [0]\n"
-SECONDS = 180
-"""Within which everything here happens, on a busy machine."""
 
 
 class Launch:
-    """A running ``launch.py`` on sixty pictures, in a process group of its own, as a terminal starts it."""
+    """A running ``launch.py`` on sixty pictures."""
 
-    def __init__(self, folder: Path, results: Path, *arguments: str, study: str = STUDY, **process: Any) -> None:
-        pictures = f"folder:{folder if folder.exists() else classes(folder)}"
-        file = folder.parent / "small.yaml"
+    def __init__(self, start: Start, results: Path, *arguments: str, study: str = STUDY, **process: Any) -> None:
+        folder = results.parent
+        pictures = f"folder:{folder / 'pictures'}"
+        if not (folder / "pictures").exists():
+            classes(folder / "pictures")
+        file = folder / "small.yaml"
         file.write_text(study)
         command = [sys.executable, "launch.py", "--study", str(file), "--results", str(results)]
         command += ["--target", pictures, "--source", pictures, "--source-per-class", "5"]
-        command += ["--set", "train.batch_size=8", *arguments]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **process,
-        )
+        self.process = start([*command, "--set", "train.batch_size=8", *arguments], **process)
         self.results = results
 
     def end(self) -> tuple[int, str, str]:
@@ -55,9 +46,13 @@ class Launch:
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in sorted(self.results.glob("small/*/records/*.json"))]
 
-    def wait_for_a_record(self) -> None:
-        wait(lambda: bool(self.records) or self.process.poll() is not None)
-        assert self.process.poll() is None
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """Wait for something while the launch runs."""
+        end = time.monotonic() + SECONDS
+        while not ready():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.2)
 
     def interrupt(self, number: signal.Signals, *, everywhere: bool) -> tuple[int, str, str]:
         """Send a signal, to all processes of the terminal if wanted; afterwards none of the launch's is left."""
@@ -65,24 +60,17 @@ class Launch:
         assert family
         (os.killpg if everywhere else os.kill)(self.process.pid, number)
         ended = self.end()
-        _, left = psutil.wait_procs(family, timeout=20)
+        _, left = psutil.wait_procs(family, timeout=60)
         assert [process.cmdline() for process in left] == []
         return ended
 
 
-def wait(ready: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def test_workers_that_cannot_start_end_the_launch_with_a_reason(tmp_path: Path) -> None:
+def test_workers_that_cannot_start_end_the_launch_with_a_reason(start: Start, tmp_path: Path) -> None:
     worker = "any('default_worker' in word for word in sys.orig_argv)"
     broken = f"import sys\nif {worker}: sys.modules['safetensors.torch'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(broken)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    launch = Launch(tmp_path / "pictures", tmp_path / "results", "--trials", "2", env=environment)
+    launch = Launch(start, tmp_path / "results", "--trials", "2", "--slots", "1", env=environment)
     code, out, err = launch.end()
     assert (code, err) == (1, "")
     assert "2 of 2 trials failed" in out
@@ -91,13 +79,15 @@ def test_workers_that_cannot_start_end_the_launch_with_a_reason(tmp_path: Path) 
     assert {record["status"] for record in launch.records} == {"failed"}
 
 
-def test_a_scheduler_stops_trials_on_a_machine_with_one_core(tmp_path: Path) -> None:
+def one_core() -> None:
+    default_signals()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def test_a_scheduler_stops_trials_on_a_machine_with_one_core(start: Start, tmp_path: Path) -> None:
     """ASHA; and on a single core the slot's worker and Tune's actor find room beside each other."""
     study = STUDY + "scheduler: asha\ntrials: 6\ntrain: {steps: 120, val_every: 8, schedule: none}\n"
-    one = {min(os.sched_getaffinity(0))}
-    launch = Launch(
-        tmp_path / "pictures", tmp_path / "results", study=study, preexec_fn=lambda: os.sched_setaffinity(0, one)
-    )
+    launch = Launch(start, tmp_path / "results", study=study, prepare=one_core)
     code, out, err = launch.end()
     assert code == 0, out + err
     assert "1 slot x 1 worker, one CPU core each, of 1" in out
@@ -112,27 +102,23 @@ def test_a_scheduler_stops_trials_on_a_machine_with_one_core(tmp_path: Path) -> 
     assert list(launch.results.glob("small/*/pareto.png"))
 
 
-def test_launches_beside_each_other_and_one_that_is_interrupted(tmp_path: Path) -> None:
-    pictures, long = tmp_path / "pictures", ["--trials", "400", "--set", "train.steps=200"]
-    first = Launch(pictures, tmp_path / "first", *long)
-    other = Launch(pictures, tmp_path / "other", "--trials", "4", "--set", "train.steps=3")
-    first.wait_for_a_record()
-    code, out, err = Launch(pictures, tmp_path / "first", *long).end()
+def test_launches_beside_each_other_that_are_ended(start: Start, tmp_path: Path) -> None:
+    """Each has its own Ray and folder; the end of one, whatever ends it and when, is none of the other's business."""
+    long = ["--trials", "400", "--set", "train.steps=200", "--slots", "1"]
+    first = Launch(start, tmp_path / "first", *long)
+    first.wait_for(lambda: bool(first.records))
+    code, out, err = Launch(start, tmp_path / "first", *long).end()
     assert (code, out) == (2, "")
     assert "another launch is writing to" in err
+    other = Launch(start, tmp_path / "other", *long)
+    other.wait_for(lambda: bool(list(tmp_path.glob("other/small/*/ray/slot-*"))))  # its workers are still starting
+    code, _, _ = other.interrupt(signal.SIGTERM, everywhere=False)
+    assert code == 128 + signal.SIGTERM
+    assert other.records == []
+    before = len(first.records)
+    first.wait_for(lambda: len(first.records) > before)
     code, _, err = first.interrupt(signal.SIGINT, everywhere=True)
     assert code == 130
     assert "interrupted; the records of finished trials are kept" in err
-    assert 0 < len(first.records) < 400
-    code, out, err = other.end()
-    assert code == 0, out + err
-    assert {record["status"] for record in other.records} == {"ok"}
-    assert len(other.records) == 5
-
-
-def test_sigterm_ends_a_launch_whose_workers_are_still_starting(tmp_path: Path) -> None:
-    launch = Launch(tmp_path / "pictures", tmp_path / "results", "--trials", "400")
-    wait(lambda: bool(list(tmp_path.glob("results/small/*/ray/slot-*"))))
-    code, _, _ = launch.interrupt(signal.SIGTERM, everywhere=False)
-    assert code == 128 + signal.SIGTERM
-    assert launch.records == []
+    assert {record["status"] for record in first.records} == {"ok"}
+    assert len(first.records) < 400

@@ -16,7 +16,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .conftest import ROOT, Run
+import launch as front_door
+from bench.__main__ import main
+
+from .conftest import ROOT, SECONDS, Run, Start
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("small")]
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S)
@@ -37,11 +42,12 @@ def run_make(target: str) -> None:
 
 def run_launch(arguments: list[str]) -> None:
     extra = [] if "--list" in arguments or "--dry-run" in arguments else ["--dry-run"]
-    assert succeed([sys.executable, "launch.py", *arguments, *extra])
+    assert front_door.main([*arguments, *extra]) == 0
 
 
-def run_bench(arguments: list[str], small: Run, folder: Path) -> None:
+def run_bench(arguments: list[str], small: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command on the small study's results, in an empty folder."""
+    monkeypatch.chdir(folder)
     results = folder / "results/paper/tiny"
     shutil.copytree(small.folder, results)
     record = small.folder / "records" / "block_expansion-confirm-p1-seed0.json"
@@ -52,14 +58,12 @@ def run_bench(arguments: list[str], small: Run, folder: Path) -> None:
         (results / "records" / "lora-confirm-rank8-seed0.json").unlink()
     if arguments[0] == "predict":
         Image.new("L", (50, 70), 128).save(folder / "picture.png")
-        command = [sys.executable, "-m", "bench", "export", str(record), "--out", str(folder / "model.safetensors")]
-        succeed(command)
+        assert main(["export", str(record), "--out", str(folder / "model.safetensors")]) == 0
     extra = ["--steps", "2"] if arguments[0] == "pretrain" else []
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.__main__ import main; sys.exit(main())"
-    assert succeed([sys.executable, "-c", code, *arguments, *extra], folder)
+    assert main([*arguments, *extra]) == 0
 
 
-def run_mlflow(arguments: list[str], small: Run) -> None:
+def run_mlflow(arguments: list[str], small: Run, start: Start) -> None:
     """The interface starts on the study's database."""
     assert arguments == ["ui", "--backend-store-uri", "sqlite:///results/mlflow.db"]
     with socket.socket() as free:
@@ -67,20 +71,17 @@ def run_mlflow(arguments: list[str], small: Run) -> None:
         port = free.getsockname()[1]
     store = f"sqlite:///{small.folder.parents[1] / 'mlflow.db'}"
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(60):
-            time.sleep(1)
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
-                    assert answer.read() == b"OK"
-                    return
-            except urllib.error.URLError:
-                assert server.poll() is None
-        pytest.fail("mlflow ui did not answer within a minute")
-    finally:
-        server.terminate()
-        server.wait(20)
+    server = start([*command, "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        assert server.poll() is None
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+                assert answer.read() == b"OK"
+                return
+        except urllib.error.URLError:
+            time.sleep(0.5)
+    pytest.fail("mlflow ui did not answer")
 
 
 def run_ray(arguments: list[str]) -> None:
@@ -92,21 +93,20 @@ def run_ray(arguments: list[str]) -> None:
     validate_config(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command: str, small: Run, tmp_path: Path) -> None:
+def test_command(command: str, small: Run, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = shlex.split(command)
     if program == "make":
         run_make(*arguments)
     elif program == "mlflow":
-        run_mlflow(arguments, small)
+        run_mlflow(arguments, small, start)
     elif program == "ray":
         run_ray(arguments)
     elif arguments[0] == "launch.py":
         run_launch(arguments[1:])
     else:
         assert (program, *arguments[:2]) == ("python", "-m", "bench")
-        run_bench(arguments[2:], small, tmp_path)
+        run_bench(arguments[2:], small, tmp_path, monkeypatch)
 
 
 def test_pictures_exist() -> None:

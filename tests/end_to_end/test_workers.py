@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,19 @@ import psutil
 import pytest
 import ray
 
-from bench import benchmarks, methods, resources, studies, workers
+from bench import methods, resources
+from bench.cluster.board import Event
+from bench.cluster.pool import Pool
+from bench.cluster.search import search
+from bench.launching import benchmarks, studies
 from bench.records import Record
-from bench.search import search
 from bench.spec import Benchmark, SourceData, TargetData, Trial, make_trial
-from bench.workers import Event, Pool
 from tests.contract.test_folders import classes
 
-pytestmark = pytest.mark.timeout(600)
-ROOT = Path(__file__).resolve().parents[2]
-SLOTS = 2
+from .conftest import ROOT, SLOTS
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pool")]
 Make = Callable[..., Trial]
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """Two slots of one worker each, which take all there is."""
-    workers.start_ray(None, folder=ROOT, cores=SLOTS)
-    plan = resources.plan(cores=SLOTS, gpus=0, workers=1, slots=SLOTS)
-    found = Pool(plan, storage=tmp_path_factory.mktemp("ray"))
-    yield found
-    found.close()
-    left = [group for group in ray.util.placement_group_table().values() if group["state"] == "CREATED"]
-    assert not left
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -110,21 +99,36 @@ def test_trials_share_the_slots_processes(pool: Pool, make: Make) -> None:
 def test_only_training_imports_torch(pool: Pool, make: Make) -> None:
     """The workers and Ray Train's controllers do; the board, Tune's actors and all of Ray's own processes do not."""
     training = set(pids(pool, make).values())
-    others = [p for p in psutil.Process().children(recursive=True) if p.pid not in training]
-    names = [p.name() for p in others if any("libtorch" in part.path for part in p.memory_maps())]
+    others = [process for process in ray_processes() if process.pid not in training]
+    names = [process.name() for process in others if loads_torch(process)]
     assert len(others) > 6 + len(names)
     assert set(names) <= {"ray::TrainController", "ray::TrainController.run"}
+
+
+def ray_processes() -> list[psutil.Process]:
+    """Of this process's own Ray; whatever else the tests have started is not asked."""
+    own = psutil.Process().children(recursive=True)
+    (raylet,) = (process for process in own if process.name() == "raylet" and process.ppid() == os.getpid())
+    return [raylet, *raylet.children(recursive=True)]
+
+
+def loads_torch(process: psutil.Process) -> bool:
+    try:
+        return any("libtorch" in part.path for part in process.memory_maps())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False  # it has ended meanwhile
 
 
 def test_the_driver_does_not_import_torch_before_its_workers_start(tmp_path: Path) -> None:
     """What a launch on the embedded benchmark imports before the pool starts, beside Ray's own TorchTrainer."""
     code = f"""
-import sys, importlib, pathlib
-from bench import preflight, study
-study.run = lambda *launch: 0
-assert preflight.prepare(study="lora", benchmark="tiny", results=pathlib.Path({str(tmp_path)!r})).run() == 0
-for name in ("bench.search", "bench.workers", "bench.leaderboard"):
-    importlib.import_module(name)
+import sys, importlib
+import launch
+from bench.launching import preflight, study
+from bench.launching.request import Request
+arguments = launch.arguments().parse_strictly(["--study", "lora", "--results", {str(tmp_path)!r}])
+preflight.make_ready(preflight.prepare(Request.parsed(arguments)))
+importlib.import_module("bench.cluster.search")
 print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -139,7 +143,7 @@ def fresh(trial: Trial) -> tuple[list[float], Record]:
 
     torch.set_num_threads(1)
     losses: list[float] = []
-    record = trials.run(trial, lambda metrics: losses.append(metrics["train_loss"]))
+    record = trials.run(trial, lambda point: losses.append(point.values["train_loss"]))
     return losses, record
 
 
@@ -163,7 +167,7 @@ def test_a_warm_trial_equals_one_in_a_fresh_process(pool: Pool, make: Make) -> N
     for name, (losses, record) in zip(methods.names(), expected, strict=True):
         assert record.status == "ok"
         for again in ("first", "second"):
-            warm = [e.metrics["train_loss"] for e in events if e.metrics and e.trial.id == f"{name}-{again}"]
+            warm = [e.point.values["train_loss"] for e in events if e.point and e.trial.id == f"{name}-{again}"]
             assert warm == losses, name
             assert scores(records[f"{name}-{again}"]) == scores(record), name
 
@@ -213,8 +217,8 @@ def test_a_group_that_finds_no_place_is_an_error(
 ) -> None:
     """Ray itself would try again for ever."""
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
-    pids(pool, make)  # the two slots have all the cores
-    third = Pool(resources.plan(cores=1, gpus=0, workers=1, slots=1), storage=tmp_path)
+    pids(pool, make)  # the two slots have what this one would need
+    third = Pool(resources.plan(cores=3, gpus=0, workers=3, slots=1), storage=tmp_path)
     third.submit(make("nowhere"))
     record = found(until(third, finished(1), seconds=60))["linear-nowhere"]
     third.close()

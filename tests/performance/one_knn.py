@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import probes
+from bench.measuring import knn
 from tests.performance.children import answer, arguments
 
 CLASSES = 1000
@@ -45,7 +45,7 @@ def _one_k(bank: Tensor, bank_labels: Tensor, queries: Tensor, query_labels: Ten
         similarity, index = (part @ bank).topk(k, dim=1)
         one_hot = torch.zeros(len(part), k, CLASSES, device=bank.device)
         one_hot.scatter_(2, bank_labels[index][:, :, None], 1)
-        table = (one_hot * (similarity / probes.TEMPERATURE).exp()[:, :, None]).sum(1)
+        table = (one_hot * (similarity / knn.TEMPERATURE).exp()[:, :, None]).sum(1)
         right = table.sort(1, True).indices == truth[:, None]
         top1 += int(right[:, 0].sum())
         top5 += int(right[:, :5].sum())
@@ -79,11 +79,11 @@ def start_of_peak(device: torch.device) -> float:
 def main(way: str, bank: int, queries: int, width: int) -> dict[str, Any]:
     """Warm up on a few images, then measure once."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    function = {"ours": probes.knn_accuracy, "straightforward": straightforward}[way]
+    function = {"ours": knn.knn_accuracy, "straightforward": straightforward}[way]
     data = [part.to(device) for part in (*features(bank, width, seed=1), *features(queries, width, seed=2))]
-    function(data[0][:1000], data[1][:1000], data[2][:20], data[3][:20], ks=probes.DEFAULT_KS)
+    function(data[0][:1000], data[1][:1000], data[2][:20], data[3][:20], ks=knn.DEFAULT_KS)
     before, start = start_of_peak(device), time.perf_counter()
-    scores = function(*data, ks=probes.DEFAULT_KS)  # ends in numbers, so the device has done its work
+    scores = function(*data, ks=knn.DEFAULT_KS)  # ends in numbers, so the device has done its work
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "mib": peak(device) - before, "scores": list(scores.values()), "sets_mib": sets(data)}
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench import backbones, methods, trial
+from bench import methods, models, trial
 from tests.performance.children import answer, arguments
-from tests.performance.works import METHODS, Work
+from tests.performance.works import CLASSES, METHODS, Work
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WARM = 0.1
@@ -23,7 +23,7 @@ def ours(work: Work, method: str) -> dict[str, Any]:
     """A trial in a warm process, as in a slot that has done one before."""
     clock = Clock(work)
     trial.run(work.trial(method, steps=2), device=DEVICE)
-    record = trial.run(work.trial(method), device=DEVICE, report=lambda metrics: clock.at(int(metrics["step"])))
+    record = trial.run(work.trial(method), device=DEVICE, report=lambda point: clock.at(point.step))
     if record.status != "ok":
         raise RuntimeError(record.error)
     flops = step_flops(work, method)
@@ -39,8 +39,8 @@ def step_flops(work: Work, method: str) -> int:
     """Operations of one forward and backward pass, counted where they are called."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    vit = trial.build(work.trial(method), DEVICE).train()
-    size = backbones.preprocess(work.benchmark.backbone).size
+    vit = models.build(work.trial(method), CLASSES, DEVICE).train()
+    size = models.preprocess(work.benchmark.backbone).size
     images = torch.randn(work.batch, 3, size, size, device=DEVICE)
     labels = torch.zeros(work.batch, dtype=torch.int64, device=DEVICE)
     with FlopCounterMode(display=False) as counter:
@@ -68,8 +68,8 @@ def timm_loop(work: Work, method: str) -> dict[str, Any]:
 
     from tests.performance.peers import Pictures, prepared
 
-    preprocess = backbones.preprocess(work.benchmark.backbone)
-    vit = backbones.create(work.benchmark.backbone, num_classes=10)
+    preprocess = models.preprocess(work.benchmark.backbone)
+    vit = models.create(work.benchmark.backbone, num_classes=CLASSES)
     vit = methods.load(method, **METHODS[method]).apply(vit).to(DEVICE)
     loader = create_loader(
         Pictures(prepared(work)),
@@ -157,8 +157,13 @@ class Clock:
 
 WAYS = {"ours": ours, "lightning": lightning, "timm": timm_loop}
 
-if __name__ == "__main__":
-    given = arguments()
-    torch.set_num_threads(os.cpu_count() or 1)
+
+def main(way: str, work: dict[str, Any], method: str) -> dict[str, Any]:
+    """Measure once; ``work`` holds the fields of a :class:`Work`."""
     torch.manual_seed(0)
-    answer(**WAYS[given["way"]](Work(**given["work"]), given["method"]))
+    return WAYS[way](Work(**work), method)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(os.cpu_count() or 1)
+    answer(**main(**arguments()))

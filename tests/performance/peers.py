@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bench import backbones, trial
+from bench import models
 from bench.data import digits
-from tests.performance.works import CROP_MIN, METHODS, Work
+from tests.performance.works import CLASSES, CROP_MIN, METHODS, Work
 
 
 def prepared(work: Work) -> list[tuple[Any, int]]:
@@ -49,7 +49,7 @@ def loader(work: Work) -> DataLoader[Any]:
     """Random crops, flips and normalisation, image by image, in as many processes as there are cores."""
     from torchvision import transforms
 
-    preprocess = backbones.preprocess(work.benchmark.backbone)
+    preprocess = models.preprocess(work.benchmark.backbone)
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(preprocess.size, scale=(CROP_MIN, 1)),
@@ -73,7 +73,7 @@ def transformers_vit(work: Work, method: str) -> nn.Module:
     """transformers' ViT of the work's architecture, prepared for a method."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    vit = trial.build(work.trial("full"), torch.device("cpu"))
+    vit = models.build(work.trial("full"), CLASSES)
     block = vit.blocks[0]
     config = ViTConfig(
         image_size=vit.patch_embed.img_size[0],

@@ -1,4 +1,4 @@
-"""Line ``step``: training images a second of every method, against the peers and against a plain matrix product."""
+"""Line ``step``: training images a second of the paper's methods, against the peers and a plain matrix product."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench import benchmarks, studies
+from bench.launching import benchmarks, studies
 from bench.spec import Backbone, Benchmark, SourceData, TargetData, Trial, make_trial
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -38,9 +38,13 @@ class Work:
 
     @property
     def benchmark(self) -> Benchmark:
-        """As a benchmark. The head norm of ``tiny`` is left out: the peers have none."""
+        """As a benchmark, with little to evaluate: only training is timed.
+
+        The head norm of ``tiny`` is left out: the peers have none.
+        """
         if self.images is None:
-            return benchmarks.get("tiny").model_copy(update={"head_norm": False})
+            source = SourceData(name="digits", per_class=2, queries=2)
+            return benchmarks.get("tiny").model_copy(update={"head_norm": False, "source": source})
         folder = f"folder:{self.images}"
         backbone = Backbone(name=self.model, weights="random")
         source, target = SourceData(name=folder, per_class=2), TargetData(name=folder)

@@ -2,16 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from bench.readings import HEAD, KNN, Reading, knn_numbers
 from bench.records import Record
+from bench.reporting.rows import Leaderboard, build
+from bench.spec import SearchContext
 
 BEFORE = 90.7
 """Source accuracy of the untouched backbone."""
+
+SEARCH = SearchContext(objective="mean", trials=12, lag=8, seed=0)
+
+Split = Literal["val", "test"]
+IMAGES: Mapping[Split, int] = {"val": 300, "test": 500}
+"""Of the target; the source has 1000 queries in either split."""
+
+
+def _target(accuracy: float, step: int, split: Split, variant: str | None = None) -> Reading:
+    return Reading(
+        step=step,
+        split=split,
+        domain="target",
+        probe=HEAD,
+        variant=variant,
+        n=IMAGES[split],
+        numbers={"top1": accuracy, "top5": max(accuracy, 99.8)},
+    )
+
+
+def _source(accuracy: float, step: int, split: Split, variant: str | None = None) -> Reading:
+    top5 = max(accuracy, 99.4)
+    return Reading(
+        step=step,
+        split=split,
+        domain="source",
+        probe=KNN,
+        variant=variant,
+        n=1000,
+        settings={"bank": 4000, "k": 20},
+        numbers=knn_numbers({10: (max(0.0, accuracy - 0.2), top5), 20: (accuracy, top5)}),
+    )
+
+
+def _readings(
+    fields: Mapping[str, Any],
+    target: float | None,
+    source: float | None,
+    before: float | None,
+    variants: Mapping[str, tuple[float, float]],
+) -> Iterator[Reading]:
+    """What a trial reads at its end: on the splits of its phase and protocol, of the model that it keeps."""
+    split: Split = "val" if fields["phase"] == "search" else "test"
+    of_target: Split = "test" if fields["protocol"] == "paper" else split
+    step = fields["details"].get("kept_step", fields["steps"])
+    if before is not None:
+        yield _source(before, 0, split)
+    if target is not None:
+        yield _target(target, step, of_target)
+    if source is not None:
+        yield _source(source, step, split)
+    for name, (learned, kept) in variants.items():
+        yield from (_target(learned, step, of_target, name), _source(kept, step, split, name))
 
 
 @dataclass(frozen=True)
@@ -26,34 +82,37 @@ class Outcome:
     row: dict[str, Any] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
 
+    def fields(self, seed: int, study: str, benchmark: str) -> dict[str, Any]:
+        """A confirmation's record without its readings."""
+        place = "-".join(["confirm", *(f"{name}{value}" for name, value in self.row.items()), f"seed{seed}"])
+        return {
+            "trial": f"{self.method}-{place}",
+            "study": study,
+            "benchmark": benchmark,
+            "method": self.method,
+            "hyperparameters": {**self.row, **self.chosen, "lr": self.lr},
+            "row": self.row,
+            "seed": seed,
+            "phase": "confirm",
+            "status": "ok",
+            "protocol": "clean",
+            "search": SEARCH,
+            "trainable_parameters": self.parameters,
+            "steps": 150,
+            "train_seconds": 14.8 + seed,
+            "eval_seconds": 2.7,
+            "images_per_second": 647.5,
+            "details": {"precision": "fp32"},
+            "config": {"id": f"{self.method}-{place}", "seed": seed},
+            "provenance": {"time": f"2025-01-01T00:00:0{seed}+00:00", "versions": {"python": "3.11.9"}, "workers": 1},
+        }
+
     def record(self, seed: int, shift: float, before: float, study: str, benchmark: str) -> Record:
+        """A confirmation's record; ``shift``: how many deviations this seed lies from the mean."""
+        fields = self.fields(seed, study, benchmark)
         target = self.target[0] + shift * self.target[1]
         source = self.source[0] - shift * self.source[1]
-        place = "-".join(["confirm", *(f"{name}{value}" for name, value in self.row.items()), f"seed{seed}"])
-        return Record(
-            trial=f"{self.method}-{place}",
-            study=study,
-            benchmark=benchmark,
-            method=self.method,
-            hyperparameters={**self.row, **self.chosen, "lr": self.lr},
-            row=self.row,
-            seed=seed,
-            phase="confirm",
-            status="ok",
-            target_accuracy=target,
-            source_accuracy=source,
-            source_accuracy_before=before,
-            forgetting=before - source,
-            mean=(target + source) / 2,
-            trainable_parameters=self.parameters,
-            steps=150,
-            train_seconds=14.8 + seed,
-            eval_seconds=2.7,
-            images_per_second=647.5,
-            details={"target_top5": 99.8, "knn": {"20": {"top1": source, "top5": 99.4}}},
-            config={"id": f"{self.method}-{place}", "seed": seed},
-            provenance={"time": f"2025-01-01T00:00:0{seed}+00:00", "versions": {"python": "3.11.9"}, "workers": 1},
-        )
+        return Record(**fields, readings=tuple(_readings(fields, target, source, before, {})))
 
 
 OUTCOMES = (
@@ -68,7 +127,7 @@ OUTCOMES = (
     Outcome("block_expansion", 0.094, 150_602, (91.0, 0.5), (89.3, 0.3), {"p": 3}),
     Outcome("block_expansion", 0.12, 200_586, (93.8, 0.4), (89.4, 0.4), {"p": 4}),
 )
-"""As in the laboratory run of the issue; in the order of the leaderboard."""
+"""As in a real run of this project; in the order of the leaderboard."""
 
 
 def _shifts(count: int) -> Iterator[float]:
@@ -99,23 +158,63 @@ def paper_records() -> Callable[..., list[Record]]:
 
 
 @pytest.fixture(scope="session")
-def record(paper_records: Callable[..., list[Record]]) -> Callable[..., Record]:
-    """A factory of one valid record (full fine-tuning, seed 0, confirmed); any field can be replaced, or dropped."""
-    plain = paper_records(methods=["full"])[0].model_dump()
+def record() -> Callable[..., Record]:
+    """A factory of one valid record: full fine-tuning, seed 0, confirmed.
 
-    def make(**changes: Any) -> Record:
-        return Record.model_validate({**plain, **changes})
+    ``record(target=95.2, source=80.7, before=90.7, variants={"half": (90.0, 85.0)}, **changes)``: the accuracies become
+    readings, on the split of the record's phase and protocol, at its last or kept step; None leaves one out. Any field
+    can be changed, ``readings`` too, which then are what is given.
+    """
+    plain = OUTCOMES[0].fields(seed=0, study="paper", benchmark="tiny")
+
+    def make(
+        *,
+        target: float | None = 95.2,
+        source: float | None = 80.7,
+        before: float | None = BEFORE,
+        variants: Mapping[str, tuple[float, float]] | None = None,
+        **changes: Any,
+    ) -> Record:
+        fields = {**plain, **changes}
+        if "readings" not in changes:
+            fields["readings"] = tuple(_readings(fields, target, source, before, variants or {}))
+        return Record.model_validate(fields)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def failed(record: Callable[..., Record]) -> Callable[..., Record]:
-    """A factory that turns a record into the record of the same trial, had it failed."""
-    scores = ("target_accuracy", "source_accuracy", "source_accuracy_before", "forgetting", "mean")
+def searched(record: Callable[..., Record]) -> Callable[..., Record]:
+    """A factory of a search trial's record, measured on validation data; its arguments are those of ``record``."""
 
-    def make(good: Record, error: str = "FloatingPointError: the loss is NaN at step 7") -> Record:
-        blank = dict.fromkeys([*scores, "trainable_parameters", "images_per_second"])
-        return record(**{**good.model_dump(), **blank, "status": "failed", "error": error, "steps": 7})
+    def make(**changes: Any) -> Record:
+        return record(**{"trial": "full-search-00", "phase": "search", **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def failed() -> Callable[..., Record]:
+    """A factory that turns a record into the record of the same trial, had it failed: ``failed(good, error="...")``."""
+
+    def make(good: Record, error: str = "FloatingPointError: the loss is NaN at step 7") -> Record:
+        blank = {"readings": (), "trainable_parameters": None, "images_per_second": None}
+        return Record(**{**dict(good), **blank, "status": "failed", "error": error, "steps": 7})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def board(paper_records: Callable[..., list[Record]]) -> Leaderboard:
+    """The leaderboard of all ten rows, three seeds each."""
+    return build(paper_records())
+
+
+@pytest.fixture(scope="session")
+def mixed(paper_records: Callable[..., list[Record]], failed: Callable[..., Record]) -> Leaderboard:
+    """The same, but one seed of lora rank 8 failed, and all seeds of block_expansion p=4."""
+
+    def lost(record: Record) -> bool:
+        return record.row == {"p": 4} or (record.row == {"rank": 8} and record.seed == 1)
+
+    return build([failed(record) if lost(record) else record for record in paper_records()])

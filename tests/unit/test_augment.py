@@ -9,8 +9,13 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from bench.augment import Draws, augment, erase, mix, resample
 from bench.spec import TrainConfig
+from bench.training.augment import Draws, augment, erase, mix, resample
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def random_boxes(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import benchmarks
+from bench.launching import benchmarks
 from bench.spec import SpecError
 
 TINY = benchmarks.get("tiny")
@@ -50,7 +50,9 @@ def test_a_folder_is_a_benchmark() -> None:
     assert found.train == benchmarks.PAPER
 
 
-@pytest.mark.parametrize("changes", [{"source.nam": "x"}, {"target.samples": 0}, {"head_norm": "yes"}])
+@pytest.mark.parametrize(
+    "changes", [{"source.nam": "x"}, {"target.samples": 0}, {"head_norm": "yes"}, {"head_norm.x": 1}]
+)
 def test_mistakes(changes: dict[str, object]) -> None:
     with pytest.raises(SpecError, match="benchmark 'tiny'"):
         benchmarks.adapted(TINY, changes)

@@ -1,28 +1,41 @@
-"""The board without Ray: who gets which trial, what is kept, and when a slot is given up."""
+"""The board without Ray: who gets which trial, what is kept, and what becomes of a trial whose slot goes."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from bench import benchmarks, records, studies, workers
+from bench import records
+from bench.cluster import board as board_module
+from bench.cluster.board import MAX_ATTEMPTS, Board, Event
+from bench.launching import benchmarks, studies
+from bench.readings import Point, Reading
 from bench.records import Record
 from bench.spec import Trial, make_trial
-from bench.workers import Board, Event
 
 Story = Callable[[Board], Coroutine[Any, Any, None]]
 
 
+@functools.cache
 def trial(label: str) -> Trial:
     study = studies.load("linear").studies[0]
     return make_trial(study, benchmarks.get("tiny"), {"lr": 0.1}, launch="test", label=label, seed=0, phase="search")
 
 
+@functools.cache
 def ended(label: str) -> Record:
     return records.of(trial(label), status="stopped")
+
+
+def point(step: int, *, validated: bool = False) -> Point:
+    reading = Reading(step=step, split="val", domain="target", probe="head", n=10, numbers={"top1": 50.0})
+    return Point(step, 100, {"train_loss": 1.0, "lr": 0.1}, (reading,) if validated else ())
 
 
 def play(story: Story, *, slots: int = 1, start_seconds: float = 600) -> None:
@@ -36,18 +49,22 @@ def finished(events: list[Event]) -> list[Record]:
     return [event.record for event in events if event.record]
 
 
+def told(events: list[Event]) -> list[tuple[str, str, int | None]]:
+    return [(event.kind, event.trial.id.removeprefix("linear-"), event.slot) for event in events]
+
+
 def test_a_trial_is_forgotten_when_it_has_ended() -> None:
     async def story(board: Board) -> None:
         for label in ("a", "b"):
             ticket = await board.submit(trial(label))
             await board.take(0)
-            assert await board.report(ticket, {"step": 1, "val_mean": 1.0}) is False
-            await board.finish(ticket, ended(label), seconds=0.5)
+            assert await board.report(0, ticket, point(1, validated=True)) is False
+            await board.finish(0, ticket, ended(label), seconds=0.5)
             (done,) = [event for event in await board.events() if event.kind == "finished"]
             assert (done.slot, done.seconds) == (0, 0.5)
         assert board._tickets == {}
-        assert await board.report(ticket, {"step": 2}) is True  # a worker that comes late is to stop
-        await board.finish(ticket, ended("b"))
+        assert await board.report(0, ticket, point(2)) is True  # a worker that comes late is to stop
+        await board.finish(0, ticket, ended("b"))
         await board.stop(ticket)
         assert not board._events
 
@@ -58,11 +75,15 @@ def test_a_watched_trial_is_kept_until_it_is_released() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), watched=True)
         await board.take(0)
-        await board.report(ticket, {"step": 1, "val_mean": 1.0})
-        assert await board.reading("linear-a", 0) == ({"step": 1, "val_mean": 1.0}, None)
-        await board.finish(ticket, ended("a"))
+        await board.report(0, ticket, point(1))
+        await board.report(0, ticket, point(2, validated=True))
+        assert await board.reading("linear-a", 0) == (point(2, validated=True), None)
+        await board.finish(0, ticket, ended("a"))
         for _ in range(2):  # whoever missed the answer may ask again
-            assert await board.reading("linear-a", 1) == (None, ended("a").model_copy(update={}))
+            found, record = await board.reading("linear-a", 1)
+            assert found is None
+            assert record is not None
+            assert (record.trial, record.status) == ("linear-a", "stopped")
         await board.release("linear-a")
         await board.release("linear-a")
         assert (board._tickets, board._watched) == ({}, {})
@@ -78,8 +99,8 @@ def test_releasing_stops_a_running_trial_and_drops_a_waiting_one() -> None:
         await board.release("linear-b")
         assert [record.status for record in finished(await board.events())] == ["stopped"]
         await board.release("linear-a")
-        assert await board.report(running, {"step": 1}) is True
-        await board.finish(running, ended("a"))
+        assert await board.report(0, running, point(1)) is True
+        await board.finish(0, running, ended("a"))
         assert board._tickets == {}
 
     play(story)
@@ -88,7 +109,7 @@ def test_releasing_stops_a_running_trial_and_drops_a_waiting_one() -> None:
 def test_a_slot_that_comes_back_gets_its_trial_again_but_not_for_ever() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
-        for _ in range(workers.MAX_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             assert await board.take(0) == (ticket, trial("a"))
             assert await board.slot_failed(0, "killed") is True
         await board.submit(trial("b"))
@@ -120,7 +141,7 @@ def test_a_slot_that_cannot_start_is_given_up_and_all_fail_with_the_last_one() -
     play(story, slots=2)
 
 
-def test_a_slot_that_does_not_come_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_that_does_not_come_in_time_is_given_up() -> None:
     async def story(board: Board) -> None:
         await board.submit(trial("a"))
         await asyncio.sleep(0.02)
@@ -139,7 +160,187 @@ def test_whoever_meets_goes_on_together_or_after_a_while(monkeypatch: pytest.Mon
         assert not early.done()
         await asyncio.wait_for(board.meet("linear", 2), timeout=1)
         await asyncio.wait_for(early, timeout=1)
-        monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(board_module, "POLL_SECONDS", 0.01)
         await asyncio.wait_for(board.meet("lora", 2), timeout=1)  # nobody else comes
 
     play(story)
+
+
+def test_a_trial_of_a_slot_that_leaves_is_the_next_one_of_another() -> None:
+    async def story(board: Board) -> None:
+        ticket, later = [await board.submit(trial(label)) for label in ("a", "b")]
+        assert await board.take(0) == (ticket, trial("a"))
+        assert await board.report(0, ticket, point(1)) is False
+        await board.leave(0)
+        assert await board.take(1) == (ticket, trial("a"))  # before what has waited all the time
+        await board.finish(1, ticket, ended("a"))
+        assert await board.take(1) == (later, trial("b"))
+        assert told(await board.events()) == [
+            ("started", "a", 0),
+            ("report", "a", 0),
+            ("started", "a", 1),
+            ("finished", "a", 1),
+            ("started", "b", 1),
+        ]
+
+    play(story, slots=2)
+
+
+def test_readings_of_a_trial_that_was_given_back_begin_anew() -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"), watched=True)
+        await board.take(0)
+        await board.report(0, ticket, point(1, validated=True))
+        await board.leave(0)
+        await board.take(1)
+        await board.report(1, ticket, point(2, validated=True))
+        assert await board.reading("linear-a", 0) == (point(2, validated=True), None)
+
+    play(story, slots=2)
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["waiting", "taken by another"])
+def test_who_left_is_told_to_stop_and_its_record_does_not_count(taken: bool) -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        await board.take(0)
+        await board.leave(0)
+        if taken:
+            assert await board.take(1) == (ticket, trial("a"))
+        await board.events()
+        assert await board.report(0, ticket, point(5)) is True
+        await board.finish(0, ticket, ended("a"))
+        assert await board.take(0) == "close"
+        assert not board._events
+        if not taken:
+            assert await board.take(1) == (ticket, trial("a"))
+        assert await board.report(1, ticket, point(5)) is False
+        await board.finish(1, ticket, ended("a"))
+        await board.finish(1, ticket, ended("a"))
+        assert [event.slot for event in await board.events() if event.kind == "finished"] == [1]
+        assert await board.remembers() == 0
+
+    play(story, slots=2)
+
+
+def test_a_slot_that_leaves_while_it_waits_is_closed() -> None:
+    async def story(board: Board) -> None:
+        waiting = asyncio.create_task(board.take(0))
+        await asyncio.sleep(0.01)
+        await board.leave(0)
+        await board.submit(trial("a"))
+        assert await asyncio.wait_for(waiting, timeout=1) == "close"
+        assert (await board.take(1))[1] == trial("a")
+
+    play(story, slots=2)
+
+
+def test_a_slot_may_leave_and_join_again() -> None:
+    async def story(board: Board) -> None:
+        first = await board.submit(trial("a"))
+        await board.take(0)
+        await board.leave(0)
+        await board.leave(0)  # twice is once
+        assert await board.take(0) == "close"
+        await board.join(0)
+        assert await board.take(0) == (first, trial("a"))
+        assert await board.report(0, first, point(1)) is False
+        await board.finish(0, first, ended("a"))
+        await board.join(7)  # one that was not expected
+        second = await board.submit(trial("b"))
+        assert await board.take(7) == (second, trial("b"))
+        assert [event for event in told(await board.events()) if event[0] != "report"] == [
+            ("started", "a", 0),
+            ("started", "a", 0),
+            ("finished", "a", 0),
+            ("started", "b", 7),
+        ]
+
+    play(story)
+
+
+def test_a_slot_that_was_given_up_may_join_again() -> None:
+    async def story(board: Board) -> None:
+        for answer in (True, False):
+            assert await board.slot_failed(0, "no torch") is answer
+        await board.join(0)
+        ticket = await board.submit(trial("a"))
+        assert await board.take(0) == (ticket, trial("a"))
+        assert await board.slot_failed(0, "no torch") is True  # what happened before is forgiven
+
+    play(story)
+
+
+def test_trials_wait_when_the_last_slot_leaves() -> None:
+    async def story(board: Board) -> None:
+        tickets = [await board.submit(trial(label)) for label in ("a", "b")]
+        await board.take(0)
+        await board.leave(0)
+        assert told(await board.events()) == [("started", "a", 0)]
+        await board.join(0)
+        for label, ticket in zip("ab", tickets, strict=True):
+            assert await board.take(0) == (ticket, trial(label))
+            await board.finish(0, ticket, ended(label))
+        assert {record.status for record in finished(await board.events())} == {"stopped"}
+
+    play(story)
+
+
+def test_a_trial_that_is_submitted_while_all_slots_have_left_waits() -> None:
+    async def story(board: Board) -> None:
+        await board.leave(0)
+        ticket = await board.submit(trial("a"))
+        assert finished(list(board._events)) == []
+        await board.join(0)
+        assert await board.take(0) == (ticket, trial("a"))
+
+    play(story)
+
+
+def test_to_leave_costs_a_trial_no_attempt() -> None:
+    """What counts is how often its workers died, as its record says."""
+
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        for _ in range(MAX_ATTEMPTS):
+            assert await board.take(0) == (ticket, trial("a"))
+            await board.leave(0)
+            await board.join(0)
+        assert await board.take(0) == (ticket, trial("a"))
+        assert await board.slot_failed(0, "killed") is True
+        await board.submit(trial("b"))
+        assert await board.take(0) == (ticket, trial("a"))
+
+    play(story)
+
+
+def test_a_record_says_how_many_slots_there_were() -> None:
+    async def story(board: Board) -> None:
+        for label, change in (("a", None), ("b", board.join(2)), ("c", board.leave(2)), ("d", board.join(2))):
+            if change is not None:
+                await change
+            ticket = await board.submit(trial(label))
+            await board.take(0)
+            await board.finish(0, ticket, ended(label))
+        found = finished(await board.events())
+        assert [record.provenance["slots"] for record in found] == [2, 3, 3, 3]
+        assert {**found[0].provenance, "slots": 2} == {**ended("a").provenance, "slots": 2}  # nothing else is touched
+
+    play(story, slots=2)
+
+
+def test_who_waits_for_events_can_be_woken() -> None:
+    async def story(board: Board) -> None:
+        waiting = asyncio.create_task(board.events())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await board.wake()
+        assert await asyncio.wait_for(waiting, timeout=1) == []
+
+    play(story)
+
+
+def test_the_board_needs_no_ray() -> None:
+    code = "import sys, bench.cluster.board; print([m for m in ('ray', 'torch', 'optuna') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
-from bench import backbones, data, evaluation, parallel
-from bench.backbones import ASSETS, TINY_PREPROCESS, Preprocess
+from bench import data, models, parallel
 from bench.data import Images, Source, shapes
-from bench.evaluation import SourceScore
+from bench.measuring import SourceScore, features, knn, retention
+from bench.models import TINY_PREPROCESS, Preprocess
+from bench.models.weights import ASSETS
+from bench.vit import Vit
+from tests.ranks import Ranks
 
 CPU = torch.device("cpu")
 FACTS = json.loads((ASSETS / "tiny.json").read_text())
@@ -45,10 +46,10 @@ def drawn(count: int, seed: int) -> Images:
     return Images(torch.from_numpy(images), torch.from_numpy(labels))
 
 
-def tiny() -> Any:
+def tiny() -> Vit:
     """The shipped backbone with a head that is the same in every process."""
     torch.manual_seed(0)
-    return backbones.create(backbones.TINY, num_classes=21)
+    return models.create(models.TINY, num_classes=21)
 
 
 @pytest.mark.parametrize("count", ODD)
@@ -56,11 +57,11 @@ def test_every_image_is_mapped_once_and_in_order(count: int) -> None:
     seen: list[Tensor] = []
 
     def function(images: Tensor) -> Tensor:
-        assert len(images) <= evaluation.BATCH
+        assert len(images) <= features.BATCH
         seen.append(number(images))
         return number(images)
 
-    assert torch.equal(evaluation.map_images(function, numbered(count), RAW, CPU), torch.arange(count))
+    assert torch.equal(features.map_images(function, numbered(count), RAW, CPU), torch.arange(count))
     assert torch.equal(torch.cat(seen), torch.arange(count))
 
 
@@ -73,14 +74,14 @@ def test_a_batch_that_does_not_fit_is_halved_once_and_for_all() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return number(images)
 
-    assert torch.equal(evaluation.map_images(function, numbered(400), RAW, CPU), torch.arange(400))
+    assert torch.equal(features.map_images(function, numbered(400), RAW, CPU), torch.arange(400))
     assert tried == [256, 128, 64, 64, 64, 64, 64, 64, 16]
 
     def never(images: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        evaluation.map_images(never, numbered(5), RAW, CPU)
+        features.map_images(never, numbered(5), RAW, CPU)
 
 
 @pytest.mark.parametrize("count", ODD)
@@ -116,8 +117,8 @@ class Recorder(torch.nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_restored(training: bool) -> None:
     vit = Recorder().train(training)
-    evaluation.extract(vit, numbered(300), RAW, CPU)
-    evaluation.target_accuracy(vit, numbered(300), RAW, CPU)
+    features.extract(vit, numbered(300), RAW, CPU)
+    features.target_accuracy(vit, numbered(300), RAW, CPU)
     assert vit.modes == [False] * 4
     assert vit.training is training
 
@@ -126,12 +127,12 @@ def test_the_mode_is_restored_after_an_error() -> None:
     vit = Recorder().train()
     vit.forward_features = lambda images: 1 / 0  # type: ignore[assignment]
     with pytest.raises(ZeroDivisionError):
-        evaluation.extract(vit, numbered(3), RAW, CPU)
+        features.extract(vit, numbered(3), RAW, CPU)
     assert vit.training
 
 
 def test_accuracy_counts_every_image_once() -> None:
-    top1, top5 = evaluation.target_accuracy(Recorder(), numbered(257), RAW, CPU)
+    top1, top5 = features.target_accuracy(Recorder(), numbered(257), RAW, CPU)
     assert top1 == pytest.approx(100 * (257 - 26) / 257, abs=1e-9)
     assert top5 == 100
 
@@ -140,14 +141,14 @@ def test_logits_of_a_diverged_model_are_refused() -> None:
     vit = Recorder()
     vit.forward = lambda images: torch.full((len(images), 3), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="diverged"):
-        evaluation.target_accuracy(vit, numbered(3), RAW, CPU)
+        features.target_accuracy(vit, numbered(3), RAW, CPU)
 
 
 def test_the_headline_is_top_1_at_k_20_or_at_the_largest_k() -> None:
     assert SourceScore({10: (1.0, 2.0), 20: (3.0, 4.0), 100: (5.0, 6.0)}).accuracy == 3.0
     assert SourceScore({5: (1.0, 2.0), 10: (3.0, 4.0)}).accuracy == 3.0
     domain = Source(bank=drawn(50, 1), val=drawn(21, 2), test=drawn(21, 3))
-    score = evaluation.source_score(tiny(), domain, domain.val, TINY_PREPROCESS, CPU)
+    score = retention.source_score(tiny(), domain, domain.val, TINY_PREPROCESS, CPU)
     assert sorted(score.by_k) == [10, 20]  # not more neighbours than the bank has images
 
 
@@ -155,34 +156,34 @@ def readings() -> tuple[list[Tensor], dict[str, Any]]:
     """Features and scores at sizes that neither batches nor two ranks divide."""
     vit = tiny()
     domain = Source(bank=drawn(513, 1), val=drawn(257, 2), test=drawn(3, 3))
-    features = [evaluation.extract(vit, part, TINY_PREPROCESS, CPU) for part in (domain.bank, domain.val, domain.test)]
-    accuracies = [evaluation.target_accuracy(vit, part, TINY_PREPROCESS, CPU) for part in (domain.val, domain.test)]
+    found = [features.extract(vit, part, TINY_PREPROCESS, CPU) for part in (domain.bank, domain.val, domain.test)]
+    accuracies = [features.target_accuracy(vit, part, TINY_PREPROCESS, CPU) for part in (domain.val, domain.test)]
     scores = {k: list(both) for k, both in scored(vit, domain).by_k.items()}
-    return features, {"accuracies": accuracies, "scores": scores, "lone": lone(vit)}
+    return found, {"accuracies": accuracies, "scores": scores, "lone": lone(vit)}
 
 
-def lone(vit: Any) -> dict[int, tuple[float, float]]:
+def lone(vit: Vit) -> dict[int, tuple[float, float]]:
     """The score in a bank of one image, of which all ranks but the first hold nothing."""
     domain = Source(bank=drawn(1, 1), val=drawn(21, 2), test=drawn(21, 3))
-    return dict(evaluation.source_score(vit, domain, domain.val, TINY_PREPROCESS, CPU, ks=(1,)).by_k)
+    return dict(retention.source_score(vit, domain, domain.val, TINY_PREPROCESS, CPU, ks=(1,)).by_k)
 
 
-def scored(vit: Any, domain: Source) -> SourceScore:
-    return evaluation.source_score(vit, domain, domain.val, TINY_PREPROCESS, CPU)
+def scored(vit: Vit, domain: Source) -> SourceScore:
+    return retention.source_score(vit, domain, domain.val, TINY_PREPROCESS, CPU)
 
 
 def bank_features_of(rank: int) -> int:
     """How many features of a bank of 513 a rank searches: it must hold its own share only."""
     held: list[int] = []
-    nearest = evaluation.probes.nearest
+    nearest = knn.nearest
 
     def watched(queries: Tensor, bank: Tensor, k: int, **place: int) -> Tensor:
         held.append(len(bank))
         return nearest(queries, bank, k, **place)
 
-    evaluation.probes.nearest = watched
+    knn.nearest = watched
     scored(tiny(), Source(bank=drawn(513, 1), val=drawn(21, 2), test=drawn(3, 3)))
-    evaluation.probes.nearest = nearest
+    knn.nearest = nearest
     return held[0]
 
 
@@ -199,49 +200,55 @@ def refusal(rank: int) -> str:
     return ""
 
 
-def read_on_rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    order = [evaluation.map_images(number, numbered(count), RAW, CPU) for count in ODD]
-    torch.save((order, *readings(), bank_features_of(rank), refusal(rank)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+Read = tuple[list[Tensor], list[Tensor], dict[str, Any], int, str]
 
 
-@pytest.mark.slow
-def test_two_processes_read_what_one_reads(tmp_path: Path) -> None:
-    mp.spawn(read_on_rank, args=(2, str(tmp_path)), nprocs=2)
-    features, figures = readings()
-    for rank in range(2):
-        order, found, its_figures, held, said = torch.load(tmp_path / f"{rank}.pt")
+def read_on_rank(rank: int, world: int) -> Read:
+    order = [features.map_images(number, numbered(count), RAW, CPU) for count in ODD]
+    return order, *readings(), bank_features_of(rank), refusal(rank)
+
+
+@pytest.mark.xdist_group("ranks")
+def test_two_processes_read_what_one_reads(ranks: Ranks) -> None:
+    expected, figures = readings()
+    for rank, (order, found, its_figures, held, said) in enumerate(ranks(read_on_rank)):
         assert held == (257, 256)[rank]
         assert "diverged" in said
         for count, indices in zip(ODD, order, strict=True):
             assert torch.equal(indices, torch.arange(count))
-        for its, ours in zip(found, features, strict=True):
+        for its, ours in zip(found, expected, strict=True):
             assert torch.equal(its, ours), (its - ours).abs().max()
         assert its_figures == figures
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_the_shipped_backbone_knows_its_source_as_well_as_described(split: str) -> None:
+@pytest.mark.xdist_group("shapes")  # where they are drawn once
+def test_the_shipped_backbone_knows_its_source_as_well_as_described() -> None:
     domain = data.source("shapes")
-    score = evaluation.source_score(tiny(), domain, getattr(domain, split), TINY_PREPROCESS, CPU)
-    assert score.accuracy == pytest.approx(FACTS["knn"][split], abs=0.5)
-    assert score.accuracy >= 85
+    for split in ("val", "test"):
+        score = retention.untouched_score(tiny(), domain, getattr(domain, split), TINY_PREPROCESS, CPU)
+        assert score.accuracy == pytest.approx(FACTS["knn"][split], abs=0.5)
+        assert score.accuracy >= 85
 
 
 def test_the_untouched_backbones_score_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_DATA", str(tmp_path))
-    domain = data.source("shapes", per_class=10, queries=5)
-    vit = backbones.create(backbones.TINY, num_classes=0)
+    domain = Source(bank=drawn(210, 1), val=drawn(105, 2), test=drawn(105, 3))
+    vit = models.create(models.TINY, num_classes=0)
     calls: list[int] = []
-    monkeypatch.setattr(backbones, "features", lambda model, x: (calls.append(1), model.forward_features(x)[:, 0])[1])
 
-    def score(queries: data.Split) -> evaluation.SourceScore:
-        return evaluation.untouched_score(vit, domain, queries, backbones.TINY_PREPROCESS, CPU)
+    def counting(model: Vit, images: Tensor) -> Tensor:
+        calls.append(1)
+        return models.features(model, images)
+
+    monkeypatch.setattr(features, "features", counting)
+    monkeypatch.setattr(retention, "features", counting)
+
+    def score(queries: data.Split) -> SourceScore:
+        return retention.untouched_score(vit, domain, queries, TINY_PREPROCESS, CPU)
 
     first = score(domain.val)
-    assert first == evaluation.source_score(vit, domain, domain.val, backbones.TINY_PREPROCESS, CPU)
+    assert len(calls) == 2
+    assert first == retention.source_score(vit, domain, domain.val, TINY_PREPROCESS, CPU)
     calls.clear()
     assert score(domain.val) == first
     assert calls == []

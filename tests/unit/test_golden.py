@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import benchmarks, training, trial
-from tests.unit.test_trial import make
+from bench import trial
+from bench.launching import benchmarks
+from bench.readings import Point
+from bench.training import losses as reports
+from tests.unit.test_trial import make, small_data
 
 FILE = Path(__file__).parents[1] / "golden" / "tiny_losses.txt"
 STEPS = 20
@@ -27,14 +30,14 @@ def losses(method: str) -> list[float]:
     """Loss of every one of the first steps of a trial with the default recipe."""
     found: list[float] = []
 
-    def report(metrics: Mapping[str, float]) -> None:
-        found.append(metrics["train_loss"])
+    def report(point: Point) -> None:
+        found.append(point.values["train_loss"])
         if len(found) == STEPS:
             raise trial.TrialStopped
 
     steps = benchmarks.get("tiny").train.steps
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "REPORTS", steps)  # a report a step
+    with small_data(), pytest.MonkeyPatch.context() as patch:  # the training images are all there
+        patch.setattr(reports, "REPORTS", steps)  # a report a step
         record = trial.run(make(method, steps=steps, **METHODS[method]), report)
     assert record.steps == STEPS
     return found

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bench import resources
-from bench.loading import AHEAD, ahead, processes_for
+from bench.data import ahead, processes_for
+from bench.data._loading import AHEAD
 
 
 @pytest.mark.parametrize("processes", [0, 1, 3])

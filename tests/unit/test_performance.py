@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bench import methods, trial
+from bench import methods, models
 from bench.records import provenance
-from tests.performance import peers
+from tests import performance
+from tests.performance import children, knn, peers, step
 from tests.performance.__main__ import main
 from tests.performance.table import Line, Report, digits, spread
-from tests.performance.works import METHODS, Work, pictures
+from tests.performance.works import CLASSES, METHODS, Work, pictures
 
 
 def test_ratios_are_taken_within_each_repeat() -> None:
@@ -52,11 +56,11 @@ def test_the_table_says_where_it_was_measured(tmp_path: Path) -> None:
 def test_the_peers_train_what_we_train(tmp_path: Path) -> None:
     tiny = Work("tiny", 8, 2, "fp32", None)
     for method in METHODS:
-        ours = methods.trainable_parameters(trial.build(tiny.trial(method), torch.device("cpu")))
+        ours = methods.trainable_parameters(models.build(tiny.trial(method), CLASSES))
         assert methods.trainable_parameters(peers.transformers_vit(tiny, method)) == ours
     small = Work("vit_small_patch16_224.dino", 8, 2, "fp32", pictures(tmp_path, per_class=1))
     assert small.trial("linear").benchmark.target.name == f"folder:{tmp_path}"
-    assert {label for _, label in peers.prepared(small)} == set(range(10))
+    assert {label for _, label in peers.prepared(small)} == set(range(CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -70,13 +74,36 @@ def test_bad_arguments_end_at_once(arguments: list[str], words: str, capsys: pyt
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_cheap_lines_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def in_this_process(module: str, **arguments: Any) -> dict[str, Any]:
+    """What :func:`tests.performance.children.measured` does, without a process that imports everything anew."""
+    found: dict[str, Any] = importlib.import_module(f"tests.performance.{module}").main(**arguments)
+    return json.loads(json.dumps(found))
+
+
+def test_the_cheap_lines_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(knn, "measured", in_this_process)
+    monkeypatch.setattr(step, "measured", in_this_process)
     assert main(["--quick", "--only", "knn", "step", "--peers", "timm", "--out", str(tmp_path)]) == 0
     (written,) = tmp_path.glob("*.json")
     lines = json.loads(written.read_text())["lines"]
     assert [line["name"] for line in lines] == ["step"] * 2 + ["knn"] * 5
-    assert all(min(line["ours"] + line["theirs"]) > 0 for line in lines)
+    assert all(min(line["ours"] + line["theirs"]) > 0 for line in lines if line["unit"] != "MiB, peak")
     assert [line["note"] for line in lines if line["unit"] == "s"] == ["all accuracies equal"] * 2
     assert "written to" in capsys.readouterr().out
+
+
+def test_a_measurement_has_a_process_of_its_own() -> None:
+    found = children.measured("one_knn", way="ours", bank=4000, queries=100, width=64)
+    assert found["seconds"] > 0
+    assert found["mib"] > 0
+    assert found["sets_mib"] == pytest.approx((4100 * 64 * 4 + 4100 * 8) / 2**20)
+    with pytest.raises(RuntimeError, match=r"(?s)one_none .* ended with 1 and no answer:.*No module named"):
+        children.measured("one_none")
+
+
+def test_every_part_can_be_imported() -> None:
+    for module in pkgutil.iter_modules(performance.__path__):
+        importlib.import_module(f"tests.performance.{module.name}")

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import benchmarks, plans, studies
+from bench import data
+from bench.launching import benchmarks, plans, studies
 from bench.spec import SpecError
 
 
-def test_a_suite_is_estimated_row_by_row() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _digits() -> None:
+    """The target, whose reader takes longer to import than any test here takes."""
+    data.target("digits")
+
+
+def test_a_suite_is_estimated_row_by_row(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    suite = studies.load("paper", overrides=["train.batch_size=8"], settings={"trials": 1, "seeds": [0]})
+    (tmp_path / "two.yaml").write_text("suite: [linear, block_expansion]\ntrials: 1\nseeds: [0]\n")
+    overrides = ["search.p.choices=[1, 2]", "train.batch_size=2"]
+    suite = studies.load(str(tmp_path / "two.yaml"), overrides=overrides)
     *rows, total = plans.estimate(suite, benchmarks.get("tiny"), torch.device("cpu"))
-    assert len(rows) == 10
-    milliseconds = [float(found.group(1)) for line in rows if (found := re.search(r"([\d.]+) ms a step$", line))]
-    assert len(milliseconds) == 10
-    assert min(milliseconds) > 0
+    found = [re.fullmatch(r" +(\S.*?) +([\d.]+) ms a step", line) for line in rows]
+    assert [one and one[1] for one in found] == ["linear", "block_expansion p=1", "block_expansion p=2"]
+    assert min(float(one[2]) for one in found if one) > 0
     assert re.fullmatch(r"Estimate:  0\.0\d hours of one cpu in training steps; readings come on top", total)
 
 
@@ -30,7 +39,7 @@ def test_the_estimate_names_peak_memory() -> None:
 
 
 def test_the_steps_of_epochs_are_counted_on_the_target() -> None:
-    suite = studies.load("linear", overrides=["train.epochs=2"], settings={"trials": 1, "seeds": [0]})
+    suite = studies.load("linear", overrides=["train.epochs=2", "trials=1", "seeds=[0]"])
     assert plans._sizes(suite, benchmarks.get("tiny")) == "32 steps x 64 images"  # 997 images
     assert plans._seen(suite, benchmarks.get("tiny")) == 2 * 32 * 64
 
@@ -51,4 +60,5 @@ def test_what_only_the_images_can_tell_is_checked_before_anything_starts(
 
 
 def test_recipes_that_fit_pass() -> None:
-    plans.check(studies.load("top_k", overrides=["train.views=2", "train.epochs=1"]), benchmarks.get("tiny"))
+    overrides = ["train.views=2", "train.epochs=1", "search.k.choices=[3]"]
+    plans.check(studies.load("top_k", overrides=overrides), benchmarks.get("tiny"))

@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from bench import pretrain, probes
-from bench.backbones import ASSETS, TINY_ARCHITECTURE
+from bench import data, pretrain
 from bench.data import shapes
+from bench.measuring import knn_accuracy
+from bench.models import TINY_ARCHITECTURE
+from bench.models.weights import ASSETS
 
 FACTS = json.loads((ASSETS / "tiny.json").read_text())
 WEIGHTS = load_file(ASSETS / "tiny.safetensors")
@@ -42,24 +44,27 @@ def test_the_description_is_that_of_the_default_recipe() -> None:
     assert {"torch", "timm", "numpy"} <= set(FACTS["provenance"]["versions"])
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_plain_timm_reads_the_described_accuracy(split: str) -> None:
+@pytest.mark.xdist_group("shapes")  # where they are drawn once
+def test_plain_timm_reads_the_described_accuracies() -> None:
     """The published protocol written out, without the harness's own model building and evaluation."""
     torch.set_num_threads(1)
     vit = plain_vit()
     vit.load_state_dict({key: value.float() for key, value in WEIGHTS.items()})
     vit.eval()
+    source = data.source("shapes")
 
-    def read(name: str) -> tuple[Tensor, Tensor]:
-        images, labels = shapes.split(name)
-        pixels = (torch.from_numpy(images).float() / 255 - 0.5) / 0.5
+    def read(split: data.Split) -> tuple[Tensor, Tensor]:
+        pixels = (split.take(torch.arange(len(split))).float() / 255 - 0.5) / 0.5
         with torch.inference_mode():
             features = torch.cat([vit.forward_features(part)[:, 0] for part in pixels.split(500)])
-        return features, torch.from_numpy(labels)
+        return features, split.labels
 
-    top1 = probes.knn_accuracy(*read("bank"), *read(split))[20][0]
-    assert top1 == pytest.approx(FACTS["knn"][split], abs=0.5)
-    assert top1 >= 85
+    bank = read(source.bank)
+    assert len(bank[0]) == 4000
+    for name, split in (("val", source.val), ("test", source.test)):
+        top1 = knn_accuracy(*bank, *read(split))[20][0]
+        assert top1 == pytest.approx(FACTS["knn"][name], abs=0.5)
+        assert top1 >= 85
 
 
 @pytest.mark.usefixtures("few_images")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
+import resource
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from bench import probes
-
-ROOT = Path(__file__).resolve().parents[2]
+from bench.measuring import knn
+from tests.ranks import Ranks
 
 
 def by_definition(
@@ -52,7 +49,7 @@ def clusters(n: int, m: int, classes: int, seed: int = 0) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("classes", [3, 21, 200])
 def test_equals_its_definition(classes: int) -> None:
     bank, bank_labels, queries, labels = clusters(300, 60, classes)
-    found = probes.knn_accuracy(bank, bank_labels, queries, labels, ks=(1, 10, 20, 200))
+    found = knn.knn_accuracy(bank, bank_labels, queries, labels, ks=(1, 10, 20, 200))
     for k, scores in found.items():
         assert scores == pytest.approx(by_definition(bank, bank_labels, queries, labels, k, 0.07))
 
@@ -60,7 +57,7 @@ def test_equals_its_definition(classes: int) -> None:
 def test_temperature_matters() -> None:
     bank, bank_labels, queries, labels = clusters(300, 60, 21)
     for temperature in (0.01, 1.0):
-        found = probes.knn_accuracy(bank, bank_labels, queries, labels, ks=(50,), temperature=temperature)
+        found = knn.knn_accuracy(bank, bank_labels, queries, labels, ks=(50,), temperature=temperature)
         assert found[50] == pytest.approx(by_definition(bank, bank_labels, queries, labels, 50, temperature))
 
 
@@ -91,8 +88,8 @@ Blocks = tuple[int, int]
 
 @pytest.fixture(params=[(1024, 8192), (7, 64)], ids=lambda blocks: f"blocks of {blocks[0]} x {blocks[1]}")
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Blocks:
-    monkeypatch.setattr(probes, "BLOCK_QUERIES", request.param[0])
-    monkeypatch.setattr(probes, "BLOCK_BANK", request.param[1])
+    monkeypatch.setattr(knn, "BLOCK_QUERIES", request.param[0])
+    monkeypatch.setattr(knn, "BLOCK_BANK", request.param[1])
     return request.param
 
 
@@ -101,51 +98,51 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> B
 def test_blocks_give_what_the_full_matrix_gives(data: Data, classes: int, blocks: Blocks) -> None:
     bank, bank_labels, queries, labels = data(300, 40, classes)
     ks = (1, 2, 10, 100, 299, 300)
-    found = probes.knn_accuracy(bank, bank_labels, queries, labels, ks=ks)
+    found = knn.knn_accuracy(bank, bank_labels, queries, labels, ks=ks)
     assert found == {k: pytest.approx(by_full_matrix(bank, bank_labels, queries, labels, k)) for k in ks}
 
 
 def test_equal_similarities_are_taken_in_the_order_of_the_bank(blocks: Blocks) -> None:
     bank, _, queries, _ = lattice(700, 50, 2)
-    similarity, index = probes.unpack(probes.nearest(queries, bank, 150))
+    similarity, index = knn.unpack(knn.nearest(queries, bank, 150))
     expected = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T).sort(dim=1, descending=True, stable=True)
     assert torch.equal(index, expected.indices[:, :150])
     assert torch.equal(similarity, expected.values[:, :150])
     same = torch.ones(700, 16)  # what a collapsed model gives
-    assert torch.equal(probes.unpack(probes.nearest(same[:3], same, 20))[1], torch.arange(20).expand(3, -1))
+    assert torch.equal(knn.unpack(knn.nearest(same[:3], same, 20))[1], torch.arange(20).expand(3, -1))
 
 
 def test_zero_has_one_sign() -> None:
     bank = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
-    assert probes.unpack(probes.nearest(torch.tensor([[0.0, 1.0]]), bank, 4))[1].tolist() == [[0, 1, 2, 3]]
+    assert knn.unpack(knn.nearest(torch.tensor([[0.0, 1.0]]), bank, 4))[1].tolist() == [[0, 1, 2, 3]]
 
 
 def test_keys_order_and_return_every_similarity() -> None:
     similarity = torch.tensor([1.0, 1e-30, 0.0, -1e-30, -0.5, -1.0])
-    keys = probes._pack(similarity, torch.tensor([7, 6, 2**32 - 1, 4, 3, 0]))
+    keys = knn._pack(similarity, torch.tensor([7, 6, 2**32 - 1, 4, 3, 0]))
     assert torch.equal(keys.sort(descending=True).values, keys)
-    assert keys.min() > probes.LOWEST
-    assert [part.tolist() for part in probes.unpack(keys)] == [similarity.tolist(), [7, 6, 2**32 - 1, 4, 3, 0]]
+    assert keys.min() > knn.LOWEST
+    assert [part.tolist() for part in knn.unpack(keys)] == [similarity.tolist(), [7, 6, 2**32 - 1, 4, 3, 0]]
 
 
 @pytest.mark.parametrize("world", [2, 3, 7, 60])
 @pytest.mark.parametrize("data", [clusters, lattice])
 def test_shards_put_together_give_what_one_bank_gives(data: Data, world: int) -> None:
     bank, bank_labels, queries, labels = data(300, 50, 21)
-    parts = [probes.nearest(queries, bank[rank::world], 100, start=rank, step=world) for rank in range(world)]
-    parts.append(probes.nearest(queries, bank[:0], 100))  # a rank without images
-    keys = probes.best(torch.cat(parts, 1), 100)
-    assert torch.equal(probes.unpack(keys)[1], probes.unpack(probes.nearest(queries, bank, 100))[1])
+    parts = [knn.nearest(queries, bank[rank::world], 100, start=rank, step=world) for rank in range(world)]
+    parts.append(knn.nearest(queries, bank[:0], 100))  # a rank without images
+    keys = knn.best(torch.cat(parts, 1), 100)
+    assert torch.equal(knn.unpack(keys)[1], knn.unpack(knn.nearest(queries, bank, 100))[1])
     ks = (10, 100)
-    expected = probes.knn_accuracy(bank, bank_labels, queries, labels, ks=ks)
-    assert probes.accuracies(keys, bank_labels, labels, ks=ks) == expected
+    expected = knn.knn_accuracy(bank, bank_labels, queries, labels, ks=ks)
+    assert knn.accuracies(keys, bank_labels, labels, ks=ks) == expected
 
 
 def test_classes_without_neighbours_are_never_predicted() -> None:
     bank, bank_labels, queries, labels = clusters(300, 60, 3)
-    found = probes.knn_accuracy(bank, bank_labels, queries, labels + 900, ks=(20,))
+    found = knn.knn_accuracy(bank, bank_labels, queries, labels + 900, ks=(20,))
     assert found == {20: (0.0, 0.0)}
-    assert probes.knn_accuracy(bank, 900 + bank_labels, queries, labels + 900, ks=(20,)) == probes.knn_accuracy(
+    assert knn.knn_accuracy(bank, 900 + bank_labels, queries, labels + 900, ks=(20,)) == knn.knn_accuracy(
         bank, bank_labels, queries, labels, ks=(20,)
     )
 
@@ -154,39 +151,37 @@ def test_classes_without_neighbours_are_never_predicted() -> None:
 def test_features_of_other_precisions_are_taken(dtype: torch.dtype) -> None:
     bank, bank_labels, queries, labels = clusters(300, 60, 21)
     bank, queries = bank.to(dtype), queries.to(dtype)
-    found = probes.knn_accuracy(bank, bank_labels, queries, labels)
-    assert found == probes.knn_accuracy(bank.float(), bank_labels, queries.float(), labels)
+    found = knn.knn_accuracy(bank, bank_labels, queries, labels)
+    assert found == knn.knn_accuracy(bank.float(), bank_labels, queries.float(), labels)
 
 
 def test_inputs_are_left_alone() -> None:
     data = clusters(300, 60, 21)
     copies = [part.clone() for part in data]
-    probes.knn_accuracy(*data)
+    knn.knn_accuracy(*data)
     assert all(torch.equal(part, copy) for part, copy in zip(data, copies, strict=True))
 
 
-MEASURE = """
-import resource, torch
-from bench import probes
-torch.set_num_threads(1)
-n, m, d = 120_000, 100, 256
-bank, queries = torch.randn(n, d).half(), torch.randn(m, d).half()
-labels, truth = torch.randint(100, (n,)), torch.randint(100, (m,))
-probes.knn_accuracy(bank[:20_000], labels[:20_000], queries, truth)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-probes.knn_accuracy(bank, labels, queries, truth)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
+def memory_of_a_larger_bank(rank: int, world: int) -> float:
+    """MiB that a search in 100,000 images more takes beside them."""
+    n, m, d = 120_000, 100, 256
+    bank, queries = torch.randn(n, d).half(), torch.randn(m, d).half()
+    labels, truth = torch.randint(100, (n,)), torch.randint(100, (m,))
+    knn.knn_accuracy(bank[:20_000], labels[:20_000], queries, truth)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    knn.knn_accuracy(bank, labels, queries, truth)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def test_memory_does_not_grow_with_the_bank() -> None:
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert float(done.stdout) < 50  # MiB; a float32 copy of the other 100,000 images would take 98
+@pytest.mark.xdist_group("ranks")
+def test_memory_does_not_grow_with_the_bank(ranks: Ranks) -> None:
+    (grown,) = ranks(memory_of_a_larger_bank, world=1)
+    assert grown < 50  # a float32 copy of the other 100,000 images would take 98
 
 
 def test_scale_of_the_features_is_irrelevant() -> None:
     bank, bank_labels, queries, labels = clusters(300, 60, 21)
-    assert probes.knn_accuracy(7 * bank, bank_labels, queries / 3, labels) == probes.knn_accuracy(
+    assert knn.knn_accuracy(7 * bank, bank_labels, queries / 3, labels) == knn.knn_accuracy(
         bank, bank_labels, queries, labels
     )
 
@@ -201,7 +196,7 @@ def test_scale_of_the_features_is_irrelevant() -> None:
 )
 def test_bad_arguments_are_named(change: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        probes.knn_accuracy(*clusters(300, 60, 3), **change)  # type: ignore[arg-type]
+        knn.knn_accuracy(*clusters(300, 60, 3), **change)  # type: ignore[arg-type]
 
 
 def test_diverged_features_are_refused() -> None:
@@ -210,15 +205,15 @@ def test_diverged_features_are_refused() -> None:
         for bad in (math.nan, math.inf, -math.inf, 3e38):
             part[3, 2] = bad
             with pytest.raises(ValueError, match="diverged"):
-                probes.knn_accuracy(bank, bank_labels, queries, labels)
+                knn.knn_accuracy(bank, bank_labels, queries, labels)
         part[3, 2] = 0
 
 
 def test_empty_and_mismatched_inputs_are_refused() -> None:
     bank, bank_labels, queries, labels = clusters(30, 6, 3)
     with pytest.raises(ValueError, match="0 images"):
-        probes.knn_accuracy(bank, bank_labels, queries[:0], labels[:0], ks=(5,))
+        knn.knn_accuracy(bank, bank_labels, queries[:0], labels[:0], ks=(5,))
     with pytest.raises(ValueError, match="one label an image"):
-        probes.knn_accuracy(bank, bank_labels[:-1], queries, labels, ks=(5,))
+        knn.knn_accuracy(bank, bank_labels[:-1], queries, labels, ks=(5,))
     with pytest.raises(ValueError, match="features must be"):
-        probes.knn_accuracy(bank, bank_labels, queries[:, :3], labels, ks=(5,))
+        knn.knn_accuracy(bank, bank_labels, queries[:, :3], labels, ks=(5,))

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bench import records, studies
-from bench.benchmarks import get
+from bench import records
+from bench.launching import studies
+from bench.launching.benchmarks import get
+from bench.readings import SCORES, Reading
 from bench.records import Record
 from bench.spec import Trial, make_trial
-
-SCORES = ("target_accuracy", "source_accuracy", "source_accuracy_before", "forgetting", "mean")
 
 Make = Callable[..., Record]
 
@@ -32,7 +32,7 @@ def trial() -> Trial:
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path, record: Make) -> None:
-    mine = record(target_accuracy=95.49999999999999, details={"knn": {"20": {"top1": 1 / 3}}}, row={"p": 3, "q": None})
+    mine = record(target=95.49999999999999, details={"images": {"skipped": 1 / 3}}, row={"p": 3, "q": None})
     path = mine.write(tmp_path / "some" / "records")
     assert path == tmp_path / "some" / "records" / f"{mine.trial}.json"
     assert records.read(path) == mine
@@ -66,28 +66,32 @@ def test_a_write_that_is_cut_off_leaves_the_old_file(
     with pytest.raises(KeyboardInterrupt):
         record(seed=2).write(tmp_path)
     assert records.read(path).seed == 1
-    assert [found.seed for found in records.read_all(tmp_path)] == [1]
+    assert sorted(found.name for found in tmp_path.glob("*.json")) == [path.name]
 
 
 @pytest.mark.parametrize("name", SCORES)
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "95", True])
-def test_a_score_is_a_finite_number(record: Make, name: str, value: Any) -> None:
-    with pytest.raises(ValidationError, match=name):
-        record(**{name: value})
-
-
-@pytest.mark.parametrize("value", [-0.1, 100.1])
-@pytest.mark.parametrize("name", ["target_accuracy", "source_accuracy", "source_accuracy_before", "mean"])
 @pytest.mark.parametrize("prefix", ["", "val_"])
-def test_an_accuracy_lies_within_0_and_100(record: Make, prefix: str, name: str, value: float) -> None:
-    with pytest.raises(ValidationError, match=prefix + name):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "95", True, -0.1, 100.1, 50.0])
+def test_a_flat_name_says_nothing_else_than_the_readings(record: Make, prefix: str, name: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=f"{prefix}{name} = {value!r} contradicts the readings, which say "):
         record(**{prefix + name: value})
 
 
-def test_forgetting_may_be_negative_but_not_without_end(record: Make) -> None:
-    assert record(forgetting=-0.3).forgetting == -0.3
-    with pytest.raises(ValidationError, match="forgetting"):
-        record(forgetting=-100.5)
+def test_a_flat_name_may_be_left_out_but_not_emptied(record: Make) -> None:
+    whole = record().model_dump()
+    for name in SCORES:
+        assert Record.model_validate({key: value for key, value in whole.items() if key != name}) == record()
+        with pytest.raises(ValidationError, match=f"{name} = None contradicts the readings"):
+            Record.model_validate({**whole, name: None})
+
+
+def test_rounding_is_no_contradiction(record: Make) -> None:
+    mine = record(target=95.4, source=80.1)
+    assert record(target=95.4, source=80.1, mean=round(mine.scores["mean"], 7)) == mine
+
+
+def test_forgetting_may_be_negative(record: Make) -> None:
+    assert record(source=91.0, before=90.7).scores["forgetting"] == pytest.approx(-0.3)
 
 
 def test_a_nan_in_hyperparameters_is_refused(record: Make) -> None:
@@ -101,35 +105,45 @@ def test_a_failed_record_needs_its_error(record: Make, error: str | None) -> Non
         record(status="failed", error=error)
 
 
-@pytest.mark.parametrize("name", SCORES)
-def test_a_successful_record_needs_every_score(record: Make, name: str) -> None:
-    with pytest.raises(ValidationError, match=f"a successful confirm record needs {name}"):
+@pytest.mark.parametrize("name", ["target", "source", "before"])
+def test_a_successful_record_needs_every_score(record: Make, searched: Make, name: str) -> None:
+    score = {"target": "target_accuracy", "source": "source_accuracy", "before": "source_accuracy_before"}[name]
+    with pytest.raises(ValidationError, match=f"a successful confirm record needs {score}"):
         record(**{name: None})
+    with pytest.raises(ValidationError, match=f"a successful search record needs val_{score}"):
+        searched(**{name: None})
 
 
-def test_a_successful_search_record_needs_validation_scores(record: Make) -> None:
-    with pytest.raises(ValidationError, match="a successful search record needs val_target_accuracy"):
-        record(phase="search")
-    blank = dict.fromkeys(SCORES)
-    given = {f"val_{name}": 50.0 for name in SCORES}
-    assert record(phase="search", **blank, **given).val_mean == 50.0
+def test_a_confirmation_is_not_measured_on_validation_data(record: Make, searched: Make) -> None:
+    with pytest.raises(ValidationError, match="a successful confirm record needs target_accuracy"):
+        record(readings=searched().readings)
+
+
+def test_a_search_record_has_the_flat_names_of_validation(record: Make, searched: Make) -> None:
+    found, confirmed = (made.model_dump() for made in (searched(target=60.0, source=40.0), record()))
+    assert [found[f"val_{name}"] for name in SCORES] == [60.0, 40.0, 90.7, pytest.approx(50.7), 50.0]
+    assert [found[name] for name in SCORES] == [None] * 5
+    assert [confirmed[f"val_{name}"] for name in SCORES] == [None] * 5
+    assert [confirmed[name] for name in SCORES] == list(record().scores.values())
 
 
 def test_a_stopped_record_needs_no_scores(record: Make) -> None:
-    assert record(status="stopped", **dict.fromkeys(SCORES)).status == "stopped"
+    stopped = record(status="stopped", readings=())
+    assert stopped.scores == dict.fromkeys(SCORES)
+    assert Record.model_validate_json(stopped.model_dump_json()) == stopped
 
 
 @pytest.mark.parametrize(
-    "changes", [{"status": "fine"}, {"phase": "test"}, {"schema_version": 2}, {"accuracy": 3.0}, {"steps": 1.5}]
+    "changes", [{"status": "fine"}, {"phase": "test"}, {"schema_version": 3}, {"accuracy": 3.0}, {"steps": 1.5}]
 )
 def test_what_the_schema_does_not_know_is_refused(record: Make, changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(changes))):
-        record(**changes)
+        record(readings=record().readings, **changes)
 
 
 def test_records_are_frozen(record: Make) -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        record().mean = 100.0  # type: ignore[misc]
+        record().steps = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -151,31 +165,14 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str, said: str)
 
 
 def test_a_nan_in_a_file_is_refused(tmp_path: Path, record: Make) -> None:
-    path = record(mean=50.0).write(tmp_path)
-    path.write_text(path.read_text().replace('"mean": 50.0', '"mean": NaN'))
-    with pytest.raises(ValueError, match="is not a record: mean: "):
+    path = record(target=60.0, source=40.0).write(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace('"mean": 50.0', '"mean": NaN'))
+    with pytest.raises(ValueError, match=r"is not a record: .*mean = nan contradicts the readings, which say 50"):
         records.read(path)
-
-
-def test_a_folder_is_read_by_file_name(tmp_path: Path, record: Make) -> None:
-    for name in ("b", "a", "c"):
-        record(trial=name).write(tmp_path)
-    (tmp_path / ".a.json.x7").write_text("{")  # what a process that was killed leaves behind
-    assert [found.trial for found in records.read_all(tmp_path)] == ["a", "b", "c"]
-
-
-def test_an_empty_folder_has_no_records(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"there are no records in {re.escape(str(tmp_path))}"):
-        records.read_all(tmp_path)
-    with pytest.raises(ValueError, match="there are no records"):
-        records.read_all(tmp_path / "missing")
-
-
-def test_one_unreadable_file_is_named(tmp_path: Path, record: Make) -> None:
-    record().write(tmp_path)
-    (tmp_path / "zz.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"zz\.json is not a record: "):
-        records.read_all(tmp_path)
+    path.write_text(text.replace('"top1": 60.0', '"top1": NaN'))
+    with pytest.raises(ValueError, match=r"is not a record: readings\.1\.numbers\.top1: "):
+        records.read(path)
 
 
 def test_provenance_says_where_a_number_comes_from() -> None:
@@ -204,10 +201,13 @@ def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_a_record_of_a_trial_carries_its_configuration(tmp_path: Path, trial: Trial) -> None:
-    made = records.of(trial, status="stopped", workers=2, devices=["a", "b"], steps=40, val_mean=50.0)
+    reading = Reading(step=40, split="val", domain="target", probe="head", n=300, numbers={"top1": 50.0})
+    made = records.of(trial, status="stopped", workers=2, devices=["a", "b"], steps=40, readings=[reading])
     assert (made.trial, made.study, made.benchmark) == ("block_expansion-search-03", "paper", "tiny")
     assert (made.method, made.phase, made.seed, made.steps) == ("block_expansion", "search", 5, 40)
     assert (made.hyperparameters, made.row) == ({"p": 3, "lr": 0.1}, {"p": 3})
+    assert (made.readings, made.scores["target_accuracy"], made.scores["mean"]) == ((reading,), 50.0, None)
+    assert made.search == trial.search == studies.load("block_expansion").studies[0].search_context
     assert made.provenance["workers"] == 2
     assert made.provenance["hardware"]["devices"] == ["a", "b"]
     assert Trial.model_validate(made.config, strict=False) == trial

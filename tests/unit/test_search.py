@@ -1,46 +1,182 @@
-"""The search without Ray: the same proposals in whatever order trials end, and each as soon as it can be made."""
+"""The search without Ray: proposals depend on the study and its lag alone, and each comes as soon as it can."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
 
-from bench import studies
-from bench.search import FAILED, INDEX, InOrder, proposals
+from bench.cluster.search import FAILED, INDEX, METRIC, InOrder, proposals
+from bench.launching import studies
+from bench.spec import Study
 
-METRIC, TRIALS = "val_mean", 12
+TRIALS = 20
+"""The estimator takes over from random draws after a third of them."""
 
-
-def play(ends: Sequence[int], *, failing: int | None = None) -> list[dict[str, Any]]:
-    """Proposals of a search of two trials at once, whose trials end in the given order."""
-    study = studies.load("block_expansion", settings={"trials": TRIALS}).studies[0]
-    dealt: list[dict[str, Any]] = []
-
-    def submit(index: int, values: dict[str, Any]) -> None:
-        assert index == len(dealt)
-        dealt.append(values)
-
-    search = InOrder(proposals(study, METRIC, "max"), submit, metric=METRIC, mode="max", lag=2)
-    asked = [search.suggest("0"), search.suggest("1")]
-    for index in ends:
-        good = {METRIC: 50 - 100 * abs(dealt[index]["lr"] - 0.05) + dealt[index]["p"]}
-        search.on_trial_complete(str(index), {FAILED: True} if index == failing else good)
-        asked.append(search.suggest(str(len(asked))))
-        assert len(dealt) >= len(asked) - 1  # at most the newest waits for a result
-    assert asked == [{INDEX: index} for index in range(len(asked))]
-    return dealt
+Values = dict[str, Any]
+Result = dict[str, Any]
 
 
-def test_the_order_in_which_trials_end_changes_no_proposal() -> None:
-    in_turn = play(range(TRIALS - 2))
-    swapped = play([index ^ 1 for index in range(TRIALS - 2)])
-    assert in_turn == swapped
-    assert len(in_turn) == TRIALS
-    assert len({values["lr"] for values in in_turn}) > TRIALS // 2
+def study(**changes: Any) -> Study:
+    overrides = [f"{name}={value}" for name, value in {"trials": TRIALS, **changes}.items()]
+    return studies.load("block_expansion", overrides=overrides).studies[0]
 
 
-@pytest.mark.parametrize("failing", [0, 3])
+def good(values: Values) -> Result:
+    return {METRIC: 50 - 100 * abs(values["lr"] - 0.05) + values["p"]}
+
+
+class Notes(Searcher):
+    """Passes everything on to Optuna, and notes which results it had heard of before each proposal."""
+
+    def __init__(self, inner: Searcher) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.inner = inner
+        self.told: list[int] = []
+        self.known: list[list[int]] = []
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        self.known.append(list(self.told))
+        return self.inner.suggest(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.told.append(int(trial_id))
+        self.inner.on_trial_complete(trial_id, result=result, error=error)
+
+    def save(self, checkpoint_path: str) -> None:
+        raise AssertionError("nothing is saved")
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("nothing is restored")
+
+
+class Hiding(optuna.storages.InMemoryStorage):
+    """Optuna's usual storage, in which one trial cannot be found any more as soon as it has ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        found = super().get_all_trials(study_id, deepcopy, states)
+        return [one for one in found if one.number != self._number or not one.state.is_finished()]
+
+
+def hiding(study: Study, number: int) -> OptunaSearch:
+    """The search, whose sampler never sees the result of one trial, whatever it is told of it."""
+    search = proposals(study)
+    search._storage = Hiding(number)  # Ray's parameter ``storage``
+    search._setup_study("max")
+    return search
+
+
+class Launch:
+    """Plays Tune: asks for a trial whenever a slot is free, and ends those that run in some order."""
+
+    def __init__(
+        self,
+        study: Study,
+        *,
+        slots: int,
+        choose: Callable[[Sequence[int]], int] = min,
+        result: Callable[[int, Values], Result] = lambda index, values: good(values),
+        inner: OptunaSearch | None = None,
+    ) -> None:
+        """Play to the end.
+
+        Args:
+            slots: trials at once.
+            choose: which of the running trials ends next.
+            result: of a trial, by its index and its values.
+            inner: what makes the proposals; that of the study if None.
+        """
+        self.dealt: list[Values] = []
+        self.notes = Notes(inner or proposals(study))
+        self.waiting: list[int] = []
+        search = InOrder(self.notes, self._submit, lag=study.lag)
+        asked, running = 0, set[int]()
+        for _ in range(study.trials):
+            while asked < study.trials and len(running) < slots:
+                assert search.suggest(str(asked)) == {INDEX: asked}
+                running.add(asked)
+                asked += 1
+            self.waiting.append(asked - len(self.dealt))
+            index = choose(sorted(running & set(range(len(self.dealt)))))
+            running.remove(index)
+            search.on_trial_complete(str(index), result(index, self.dealt[index]))
+
+    def _submit(self, index: int, values: Values) -> None:
+        assert index == len(self.dealt)
+        self.dealt.append(values)
+
+
+@pytest.mark.parametrize("lag", [1, 3, 8])
+def test_proposals_depend_on_the_lag_and_on_nothing_else(lag: int) -> None:
+    alone = Launch(study(lag=lag), slots=1)
+    assert len(alone.dealt) == TRIALS
+    assert len({values["lr"] for values in alone.dealt}) == TRIALS
+    exactly = [list(range(max(0, index - lag + 1))) for index in range(TRIALS)]
+    assert alone.notes.known == exactly  # proposal n knows the results 0 to n - lag
+    for slots in (2, 4, 8):
+        for seed in range(2):
+            several = Launch(study(lag=lag), slots=slots, choose=random.Random(seed).choice)
+            assert several.dealt == alone.dealt, (slots, seed)
+            assert several.notes.known == exactly, (slots, seed)
+
+
+def test_another_lag_gives_other_proposals_once_the_estimator_has_begun() -> None:
+    short, long = (Launch(study(lag=lag), slots=4).dealt for lag in (2, 8))
+    same = [one == other for one, other in zip(short, long, strict=True)]
+    startup = TRIALS // 3
+    assert all(same[:startup])  # random draws, which know no results
+    assert not all(same[startup:])
+
+
+def test_another_search_seed_gives_other_proposals_and_other_trial_seeds_do_not() -> None:
+    one = Launch(study(), slots=2).dealt
+    assert Launch(study(seeds=[7, 8]), slots=2).dealt == one
+    assert Launch(study(search_seed=1), slots=2).dealt != one
+
+
+def test_up_to_lag_slots_are_kept_busy_and_more_are_not() -> None:
+    assert set(Launch(study(lag=4), slots=4).waiting) == {0}
+    assert max(Launch(study(lag=4), slots=7).waiting) == 3
+
+
+@pytest.mark.parametrize("failing", [0, 3, 10])
 def test_a_failed_trial_teaches_the_sampler_nothing(failing: int) -> None:
-    assert play(range(TRIALS - 2), failing=failing) != play(range(TRIALS - 2))
+    """Proposals are those of a sampler that never saw how the trial ended; after a success they are others."""
+
+    def failed(index: int, values: Values) -> Result:
+        return {**good(values), FAILED: True} if index == failing else good(values)
+
+    plan = study(lag=2)
+    unseen = Launch(plan, slots=2, inner=hiding(plan, failing)).dealt
+    assert Launch(plan, slots=2, result=failed).dealt == unseen
+    succeeded = Launch(plan, slots=2).dealt
+    assert succeeded[: failing + 2] == unseen[: failing + 2]  # made before its end was known
+    assert succeeded != unseen
+
+
+def test_a_trial_that_was_lost_teaches_the_sampler_nothing() -> None:
+    """Tune says so of an actor that died; there is no result then."""
+    plan, dealt = study(lag=1), list[Values]()
+    search = InOrder(proposals(plan), lambda index, values: dealt.append(values), lag=1)
+    for index in range(TRIALS):
+        search.suggest(str(index))
+        search.on_trial_complete(str(index), None if index == 4 else good(dealt[index]), error=index == 4)
+    assert dealt == Launch(plan, slots=1, inner=hiding(plan, 4)).dealt
+
+
+def test_a_search_is_not_restored() -> None:
+    search = InOrder(proposals(study()), lambda index, values: None, lag=2)
+    with pytest.raises(NotImplementedError, match="a search is not restored; run the study again"):
+        search.restore("checkpoint")

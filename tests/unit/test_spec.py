@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from bench.benchmarks import get
-from bench.spec import OBJECTIVES, Benchmark, Space, SpecError, Study, Suite, TrainConfig, make_trial, parse, unknown
+from bench.launching import studies
+from bench.launching.benchmarks import get
+from bench.spec import (
+    QUANTITIES,
+    Benchmark,
+    Objective,
+    Phase,
+    SearchContext,
+    Space,
+    SpecError,
+    Study,
+    Suite,
+    TrainConfig,
+    Trial,
+    make_trial,
+    parse,
+    unknown,
+)
 
 LORA: dict[str, Any] = {
     "name": "mine",
@@ -181,7 +197,8 @@ def test_a_study_reads_lists_and_has_the_documented_defaults() -> None:
     read = study()
     assert read.rows == ("rank",)
     assert read.seeds == (0, 1, 2)
-    assert (read.trials, read.objective, read.scheduler) == (12, "mean", "none")
+    assert (read.trials, read.objective, read.scheduler) == (12, Objective(quantity="mean"), "none")
+    assert (read.lag, read.search_seed) == (8, 0)
     assert read.row_count == 2
     assert study(rows=[]).row_count == 1
 
@@ -197,7 +214,9 @@ def test_a_study_reads_lists_and_has_the_documented_defaults() -> None:
         ({"rows": ["lr"]}, "rows names 'lr', which is not a searched field with choices"),
         ({"rows": ["p"]}, "rows names 'p', which is not a searched field with choices"),
         ({"fixed": {"rank": 4}}, "'rank' is both searched and fixed"),
-        ({"objective": "accuracy"}, "objective = 'accuracy': "),
+        ({"objective": "accuracy"}, "objective = 'accuracy': must be one of mean, target_accuracy, source_accuracy, "),
+        ({"lag": 0}, "lag = 0: "),
+        ({"search_seed": -1}, "search_seed = -1: "),
         ({"scheduler": "hyperband"}, "scheduler = 'hyperband': "),
         ({"search": {"lr": 0.1}, "rows": []}, "search.lr = 0.1: "),
     ],
@@ -214,9 +233,29 @@ def test_trials_are_dealt_to_the_rows_in_turn(trials: int, ranks: list[int]) -> 
     assert mine.confirmations == min(trials, 2) * 3
 
 
-def test_every_objective_has_a_direction_and_is_accepted() -> None:
-    assert OBJECTIVES == {"mean": "max", "target_accuracy": "max", "source_accuracy": "max", "forgetting": "min"}
-    assert [study(objective=name).objective for name in OBJECTIVES] == list(OBJECTIVES)
+MODES = {"mean": "max", "target_accuracy": "max", "source_accuracy": "max", "forgetting": "min"}
+SCORES = {"mean": 87.5, "target_accuracy": 95.5, "source_accuracy": 79.5, "forgetting": 11.2}
+
+
+def test_every_score_can_be_an_objective_and_is_written_as_its_name() -> None:
+    assert tuple(MODES) == QUANTITIES
+    for name, mode in MODES.items():
+        objective = study(objective=name).objective
+        assert (str(objective), objective.mode) == (name, mode)
+        assert study(objective=name).model_dump(mode="json")["objective"] == name
+        assert study(objective=objective.model_dump()) == study(objective=name)
+
+
+@pytest.mark.parametrize(("quantity", "mode"), MODES.items())
+def test_an_objective_is_larger_where_a_trial_is_better(quantity: Any, mode: str) -> None:
+    objective = Objective(quantity=quantity)
+    assert objective.value(SCORES) == (SCORES[quantity] if mode == "max" else -SCORES[quantity])
+    higher, lower = (objective.value({**SCORES, quantity: score}) for score in (3.0, 2.0))
+    assert higher is not None
+    assert lower is not None
+    assert (higher > lower) is (mode == "max")
+    assert objective.value({**SCORES, quantity: None}) is None
+    assert objective.value({}) is None
 
 
 def test_a_suite_names_every_method_once() -> None:
@@ -237,6 +276,19 @@ def test_a_trial_takes_values_over_study_over_benchmark() -> None:
     assert trial.row == {"rank": 8}
     assert (trial.train.steps, trial.train.warmup_steps, trial.train.lr, trial.train.momentum) == (20, 5, 0.2, 0.5)
     assert trial.train.batch_size == benchmark.train.batch_size
+
+
+def test_a_trial_says_how_its_search_was_held() -> None:
+    held = study(objective="forgetting", trials=5, lag=3, search_seed=9)
+    context = SearchContext(objective="forgetting", trials=5, lag=3, seed=9)
+    assert held.search_context == context
+    assert study().search_context == SearchContext(objective="mean", trials=12, lag=8, seed=0)
+    phases: tuple[Phase, ...] = get_args(Phase)
+    for phase in phases:
+        made = make_trial(held, get("tiny"), {"rank": 8, "lr": 0.2}, launch="x", label="y", seed=4, phase=phase)
+        assert made.search == context
+        assert Trial.model_validate_json(made.model_dump_json()).search == context
+    assert [trial.search for trial in studies.corners(held, get("tiny"))] == [context] * 4
 
 
 def test_a_trial_refuses_a_training_field_that_does_not_exist() -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import methods, records, studies
-from bench.benchmarks import get
-from bench.spec import Backbone, SpecError, Study
+from bench import methods, records
+from bench.folder import LaunchFolder
+from bench.launching import studies
+from bench.launching.benchmarks import get
+from bench.launching.changes import Change
+from bench.spec import Backbone, Objective, SpecError, Study
 
 TINY = get("tiny")
 DEPTH = 12
@@ -44,7 +47,7 @@ def refused(folder: Path, text: str, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_the_studies_of_the_issue_ship() -> None:
+def test_the_papers_studies_ship() -> None:
     assert {"block_expansion", "lora", "linear", "top_k", "full", "paper"} <= set(NAMES)
 
 
@@ -112,9 +115,14 @@ def test_a_study_outside_the_folder_is_named_after_its_file(tmp_path: Path) -> N
     assert [study.name for study in suite.studies] == ["mine"]
 
 
-def test_settings_replace_whole_fields() -> None:
-    suite = studies.load("paper", settings={"trials": 4, "seeds": [7]})
-    assert {(study.trials, study.seeds) for study in suite.studies} == {(4, (7,))}
+def test_changes_replace_whole_fields_of_every_member() -> None:
+    """As values, which is what flags of the command line give, and as text."""
+    for changes in (
+        [Change(("trials",), 4, "--trials"), Change(("seeds",), [7], "--seeds")],
+        ["trials=4", "seeds=[7]"],
+    ):
+        suite = studies.load("paper", overrides=changes)
+        assert {(study.trials, study.seeds) for study in suite.studies} == {(4, (7,))}
 
 
 @pytest.mark.parametrize("name", ["lorra", "missing.yaml"])
@@ -243,7 +251,7 @@ def test_overrides_reach_every_place_of_a_single_study(tmp_path: Path) -> None:
     assert study.search["lr"].low == 0.001
     assert study.search["rank"].choices == (16, 32)
     assert study.fixed == {"dropout": 0.1}
-    assert (study.trials, study.objective, study.seeds) == (6, "forgetting", (5,))
+    assert (study.trials, study.objective, study.seeds) == (6, Objective(quantity="forgetting"), (5,))
 
 
 @pytest.mark.parametrize(
@@ -366,7 +374,7 @@ def test_a_suite_can_change_its_members(tmp_path: Path) -> None:
 def test_the_papers_protocol_has_one_seed_unless_more_are_asked_for() -> None:
     for study in studies.load("paper", overrides=["protocol=paper"]).studies:
         assert (study.protocol, study.seeds) == ("paper", (0,))
-    (study,) = studies.load("lora", overrides=["protocol=paper"], settings={"seeds": [3, 4]}).studies
+    (study,) = studies.load("lora", overrides=["protocol=paper", "seeds=[3, 4]"]).studies
     assert study.seeds == (3, 4)
     found = {study.method: study for study in studies.load("paper_protocol").studies}
     assert {name: len(study.dealt_points) for name, study in found.items()} == {
@@ -417,8 +425,7 @@ def test_a_start_with_another_backbone_or_without_weights_is_refused(tmp_path: P
     assert "only confirmed trials that succeeded keep their weights" in refused(
         tmp_path, LINEAR, f"train.start_from={path}"
     )
-    weights = records.weights_of(path)
-    records.write_atomically(weights, b"")
+    weights = LaunchFolder.holding(path).keep_tensors(trial.id, b"")
     study = one(tmp_path, LINEAR, f"train.start_from={weights}")
     studies.check(study, TINY, depth=DEPTH)
     other = TINY.model_copy(update={"backbone": Backbone(name="tiny", weights="random")})

@@ -1,21 +1,37 @@
-"""The training loop: batches, schedule, reports, divergence."""
+"""The training loop: batches, schedule, reports, divergence, and what a method adds to a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from bench import backbones, parallel, training
-from bench.backbones import Preprocess
+from bench import methods, parallel, training
 from bench.data import Images
+from bench.methods import Group, Method, Step
+from bench.methods.full import Full
+from bench.models import HeadNorm, Preprocess
+from bench.readings import Point, Reading
 from bench.spec import SpecError, TrainConfig
+from bench.training import Feed, Watch, losses, precision_on, steps
+from bench.vit import Vit, as_module
+from tests.ranks import RankError, Ranks
 
 CPU = torch.device("cpu")
 PLAIN = Preprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def images(count: int = 50) -> Images:
@@ -29,14 +45,22 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
 
 
-def fit(config: TrainConfig) -> list[Mapping[str, float]]:
+def feed() -> Feed:
+    return Feed(images(), PLAIN, classes=4)
+
+
+def fit(config: TrainConfig) -> list[Point]:
     return fitted(config, model())
 
 
-def fitted(config: TrainConfig, net: nn.Module) -> list[Mapping[str, float]]:
-    reports: list[Mapping[str, float]] = []
-    training.train(net, images(), PLAIN, config, classes=4, seed=0, device=CPU, report=reports.append)
-    return reports
+def fitted(config: TrainConfig, net: nn.Module) -> list[Point]:
+    points: list[Point] = []
+    training.train(net, feed(), config, seed=0, device=CPU, watch=Watch(points.append))
+    return points
+
+
+def losses_of(points: Sequence[Point]) -> list[float]:
+    return [point.values["train_loss"] for point in points]
 
 
 def recipe(**values: Any) -> TrainConfig:
@@ -96,24 +120,25 @@ def test_schedule() -> None:
 
 
 def test_reports_cover_the_training_and_end_with_the_last_step() -> None:
-    steps = [int(report["step"]) for report in fit(TrainConfig(steps=107, batch_size=8, lr=0.01))]
-    assert steps[-1] == 107
-    assert len(steps) >= training.REPORTS
-    long = training._Losses(TrainConfig(steps=100_000))
-    assert long.every == training.REPORT_STEPS
+    points = fit(TrainConfig(steps=47, batch_size=8, lr=0.01))
+    assert [point.step for point in points] == [*range(2, 47, 2), 47]
+    assert len(points) >= losses.REPORTS
+    assert {point.steps for point in points} == {47}
+    long = losses.Losses(TrainConfig(steps=100_000))
+    assert long.every == losses.REPORT_STEPS
 
 
 def test_the_loss_falls() -> None:
-    reports = fit(TrainConfig(steps=60, batch_size=25, lr=0.01))
-    assert reports[-1]["train_loss"] < 0.5 * reports[0]["train_loss"]
-    assert reports[-1]["lr"] < reports[0]["lr"]
+    points = fit(TrainConfig(steps=60, batch_size=25, lr=0.01))
+    assert losses_of(points)[-1] < 0.5 * losses_of(points)[0]
+    assert points[-1].values["lr"] < points[0].values["lr"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_every_optimizer_learns(optimizer: str) -> None:
     config = TrainConfig.model_validate({"steps": 40, "batch_size": 25, "lr": 0.003, "optimizer": optimizer})
-    reports = fit(config)
-    assert reports[-1]["train_loss"] < reports[0]["train_loss"]
+    found = losses_of(fit(config))
+    assert found[-1] < found[0]
 
 
 @pytest.mark.parametrize(
@@ -138,14 +163,20 @@ def test_every_optimizer_learns(optimizer: str) -> None:
     ids=str,
 )
 def test_every_option_reaches_the_step(option: dict[str, Any]) -> None:
-    changed = fit(recipe(**option))
-    assert changed[-1]["train_loss"] != fit(recipe())[-1]["train_loss"]
-    assert changed == fit(recipe(**option))
+    changed = losses_of(fit(recipe(**option)))
+    assert changed[-1] != plain_losses()[-1]
+    assert changed == losses_of(fit(recipe(**option)))
+
+
+@functools.cache
+def plain_losses() -> list[float]:
+    return losses_of(fit(recipe()))
 
 
 def test_betas_reach_the_optimizer() -> None:
     for optimizer in ("adam", "adamw"):
-        made = training.make_optimizer(model(), recipe(optimizer=optimizer, beta1=0.8, beta2=0.95))
+        groups = [Group(list(model().parameters()))]
+        made = training.make_optimizer(groups, recipe(optimizer=optimizer, beta1=0.8, beta2=0.95))
         assert made.defaults["betas"] == (0.8, 0.95)
 
 
@@ -153,7 +184,7 @@ def test_betas_reach_the_optimizer() -> None:
 def test_accumulation_changes_nothing(more: dict[str, Any]) -> None:
     whole, parts = model(), model()
     one, four = fitted(recipe(**more), whole), fitted(recipe(accumulate=4, **more), parts)
-    assert [report["train_loss"] for report in four] == pytest.approx([r["train_loss"] for r in one], rel=1e-5)
+    assert losses_of(four) == pytest.approx(losses_of(one), rel=1e-5)
     for expected, found in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.allclose(found, expected, atol=1e-6)
 
@@ -168,14 +199,13 @@ def test_clipping_limits_the_gradient_whatever_the_precision() -> None:
 
 
 def test_fp16_is_close_to_fp32() -> None:
-    half, full = fit(recipe(precision="fp16")), fit(recipe())
-    assert half[-1]["train_loss"] == pytest.approx(full[-1]["train_loss"], rel=1e-2)
+    assert losses_of(fit(recipe(precision="fp16"))) == pytest.approx(plain_losses(), rel=1e-2)
 
 
 def test_a_step_that_overflows_is_skipped_and_counted() -> None:
     net = nn.Sequential(model(), Steep(1e3))
     config = recipe(steps=20, lr=1e-6, precision="fp16")
-    found = training.train(net, images(), PLAIN, config, classes=4, seed=0, device=CPU, report=lambda metrics: None)
+    found = training.train(net, feed(), config, seed=0, device=CPU, watch=Watch(lambda point: None))
     assert 0 < found.skipped < 20
 
 
@@ -206,7 +236,7 @@ def test_epochs_become_steps() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 exists on CUDA only")
 def test_tf32_is_allowed_during_the_step_only() -> None:
     matmul = torch.backends.cuda.matmul
-    with training._tensor_cores(torch.device("cuda"), allowed=not matmul.allow_tf32):
+    with steps._tensor_cores(torch.device("cuda"), allowed=not matmul.allow_tf32):
         inside = matmul.allow_tf32
     assert matmul.allow_tf32 is not inside
 
@@ -217,30 +247,24 @@ def test_divergence_is_an_error_with_advice() -> None:
 
 
 def test_validation_every_few_steps_but_not_after_the_last() -> None:
-    reports: list[Mapping[str, float]] = []
+    points: list[Point] = []
+    asked: list[int] = []
+    reading = Reading(step=0, split="val", domain="target", probe="head", n=1, numbers={"top1": 1.0})
+
+    def validate(step: int) -> list[Reading]:
+        asked.append(step)
+        return [reading]
+
     config = TrainConfig(steps=12, batch_size=8, lr=0.01, val_every=4)
-    training.train(
-        model(),
-        images(),
-        PLAIN,
-        config,
-        classes=4,
-        seed=0,
-        device=CPU,
-        report=reports.append,
-        validate=lambda: {"val_x": 1.0},
-    )
-    assert [report["step"] for report in reports if "val_x" in report] == [4, 8]
-
-
-def test_the_same_seed_gives_the_same_losses() -> None:
-    config = TrainConfig(steps=10, batch_size=8, lr=0.01)
-    assert fit(config) == fit(config)
+    training.train(model(), feed(), config, seed=0, device=CPU, watch=Watch(points.append, validate))
+    assert asked == [4, 8]
+    assert [point.step for point in points if point.readings] == [4, 8]
+    assert [point.readings for point in points if point.readings] == [[reading], [reading]]
 
 
 def test_head_norm_is_a_batch_norm_without_parameters() -> None:
     generator = torch.Generator().manual_seed(0)
-    ours, torchs = backbones.HeadNorm(6), nn.BatchNorm1d(6, affine=False)
+    ours, torchs = HeadNorm(6), nn.BatchNorm1d(6, affine=False)
     for _ in range(3):
         x = 3 * torch.randn(16, 6, generator=generator) + 1
         assert torch.allclose(ours(x), torchs(x), atol=1e-5)
@@ -252,17 +276,180 @@ def test_a_compiled_step_trains_the_same() -> None:
     """With a backend that needs no compiler: that the step goes through torch.compile is what is tested."""
     plain, compiled = model(), model()
     compiled.load_state_dict(plain.state_dict())
-    config = recipe(steps=4)
-    losses = [
-        [report["train_loss"] for report in fitted(config, net)]
-        for net in (plain, torch.compile(compiled, backend="eager"))
-    ]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    nets = (plain, cast("nn.Module", torch.compile(compiled, backend="eager")))
+    expected, found = (losses_of(fitted(recipe(steps=4), net)) for net in nets)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu() -> None:
-    from bench.backbones import precision_on
-
     assert precision_on(CPU, "auto") == "fp32"
     assert precision_on(torch.device("cuda"), "auto") == "bf16"
     assert precision_on(torch.device("cuda"), "fp32") == "fp32"
+
+
+DEPTH = 3
+
+
+def micro(*, classes: int = 4, seed: int = 0) -> Vit:
+    """A small vision transformer whose every tensor is away from its initial value."""
+    torch.manual_seed(seed)
+    vit = VisionTransformer(img_size=8, patch_size=4, embed_dim=16, depth=DEPTH, num_heads=2, num_classes=classes)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return cast("Vit", vit)
+
+
+def before() -> Vit:
+    """What :func:`micro` stands for before training: other weights, and no head."""
+    return micro(classes=0, seed=1).requires_grad_(False)
+
+
+def batch(count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    some = images(count)
+    return PLAIN(some.images), some.labels
+
+
+def stepper(vit: Vit, method: Method, **values: Any) -> steps.Stepper:
+    """Steps of plain SGD."""
+    config = recipe(batch_size=8, lr=0.1, momentum=0.0, **values)
+    return steps.Stepper(as_module(vit), config, CPU, training.terms_of(method, vit, before))
+
+
+def halves(inputs: torch.Tensor, labels: torch.Tensor, parts: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(zip(inputs.chunk(parts), labels.chunk(parts), strict=True))
+
+
+def test_l2_sps_loss_is_its_formula() -> None:
+    vit, start = micro(), before()
+    own, old = {name: value.detach().double() for name, value in vit.named_parameters()}, start.state_dict()
+    body = sum((value - old[name]).square().sum().item() for name, value in own.items() if name in old)
+    head = sum(own[name].square().sum().item() for name in ("head.weight", "head.bias"))
+    assert set(own) - set(old) == {"head.weight", "head.bias"}
+
+    def loss(**values: float) -> float:
+        found = methods.load("l2_sp", **values).loss(Step(1, vit, start, *batch()))
+        assert found is not None
+        return found.item()
+
+    assert loss(alpha=0.3, beta=0.05) == pytest.approx(0.3 / 2 * body + 0.05 / 2 * head, rel=1e-5)
+    vit.load_state_dict(old, strict=False)
+    assert loss(alpha=0.3, beta=0.0) == 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_l2_sps_pull_reaches_the_gradients_once_a_step(accumulate: int) -> None:
+    vit, method = micro(), methods.load("l2_sp", alpha=0.3, beta=0.05)
+    inputs, labels = batch()
+    cross_entropy = F.cross_entropy(vit(inputs), labels)
+    own, old = dict(vit.named_parameters()), before().state_dict()
+    of_data = dict(zip(own, torch.autograd.grad(cross_entropy, list(own.values())), strict=True))
+    penalty = method.loss(Step(1, vit, before(), inputs, inputs))
+    assert penalty is not None
+    pull = {name: 0.3 * (value - old[name]) if name in old else 0.05 * value for name, value in own.items()}
+    expected = {name: value.detach() - 0.1 * (of_data[name] + pull[name].detach()) for name, value in own.items()}
+    found = stepper(vit, method, accumulate=accumulate).step(1, halves(inputs, labels, accumulate))
+    assert found.item() == pytest.approx((cross_entropy + penalty).item(), rel=1e-5)
+    for name, value in own.items():
+        assert torch.allclose(value, expected[name], atol=1e-6), name
+
+
+def expected_scale(name: str, decay: float) -> float:
+    """By the formula: the i-th block from below, from 1, learns at lr * decay ** (L + 1 - i)."""
+    if name.startswith("blocks."):
+        return decay ** (DEPTH + 1 - (int(name.split(".")[1]) + 1))
+    embeddings = name.startswith(("cls_token", "pos_embed", "patch_embed."))
+    assert embeddings or name.startswith(("norm.", "head."))
+    return decay ** (DEPTH + 1) if embeddings else 1.0
+
+
+def test_layer_decay_covers_every_parameter_once_and_scales_its_learning_rate() -> None:
+    vit, method = micro(), methods.load("layer_decay", decay=0.5)
+    names = {id(parameter): name for name, parameter in vit.named_parameters()}
+    groups = method.groups(vit)
+    scales = [(names[id(parameter)], group.lr_scale) for group in groups for parameter in group.parameters]
+    assert sorted(name for name, _ in scales) == sorted(names.values())
+    assert dict(scales) == {name: expected_scale(name, 0.5) for name in names.values()}
+    assert len(groups) == DEPTH + 2
+    own, steps_of = dict(vit.named_parameters()), stepper(vit, method)
+    for number, lr in ((1, 0.2), (2, 0.05)):
+        old = {name: value.detach().clone() for name, value in own.items()}
+        assert steps_of.set_lr(lr) == lr
+        steps_of.step(number, [batch()])
+        for name, value in own.items():
+            assert value.grad is not None
+            moved = old[name] - lr * expected_scale(name, 0.5) * value.grad
+            assert torch.allclose(value, moved, rtol=1e-6, atol=1e-8), name
+
+
+class LeavesOut(Full):
+    """Groups without the first parameter."""
+
+    def groups(self, vit: Vit) -> Sequence[Group]:
+        return [Group(methods.trainable(vit)[1:])]
+
+
+class HoldsTwice(Full):
+    """Groups with the first parameter in both."""
+
+    def groups(self, vit: Vit) -> Sequence[Group]:
+        return [Group(methods.trainable(vit)), Group(methods.trainable(vit)[:1], 0.1)]
+
+
+class TrainsWhatIsFrozen(Full):
+    """A group with a parameter that is not trained."""
+
+    def groups(self, vit: Vit) -> Sequence[Group]:
+        return [Group([*methods.trainable(vit), vit.head.bias])]
+
+
+@pytest.mark.parametrize("method", [LeavesOut(), HoldsTwice(), TrainsWhatIsFrozen()], ids=lambda m: type(m).__name__)
+def test_groups_that_do_not_hold_every_trainable_parameter_once_are_refused(method: Method) -> None:
+    vit = micro()
+    vit.head.bias.requires_grad_(False)
+    with pytest.raises(ValueError, match=f"{type(method).__name__}.groups must hold every trainable parameter exactly"):
+        training.terms_of(method, vit, before)
+    assert sum(len(group.parameters) for group in training.terms_of(Full(), vit, before).groups) == len(
+        methods.trainable(vit)
+    )
+
+
+def test_the_untouched_model_is_asked_for_by_methods_with_a_loss_only() -> None:
+    asked: list[Vit] = []
+
+    def untouched() -> Vit:
+        asked.append(before())
+        return asked[-1]
+
+    for name in methods.names():
+        vit = methods.load(name, **({"p": 1} if name == "block_expansion" else {})).apply(micro())
+        terms = training.terms_of(methods.load(name), vit, untouched)
+        assert (terms.loss is not None) == bool(asked) == (name == "l2_sp"), name
+        asked.clear()
+
+
+def fails(rank: int, world: int) -> None:
+    """One rank raises, and the other waits for it."""
+    if rank == 1:
+        raise ValueError("this rank cannot go on")
+    dist.barrier()
+
+
+def sleeps(rank: int, world: int) -> None:
+    if rank == 0:
+        time.sleep(600)
+
+
+def dies(rank: int, world: int) -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.xdist_group("ranks")
+def test_what_goes_wrong_on_a_rank_reaches_the_test(ranks: Ranks) -> None:
+    """Of the tests' own ranks: none of them may be waited for in vain, or forgotten."""
+    with pytest.raises(RankError, match=r"(?s)fails on rank 1 raised:.*in fails.*ValueError: this rank cannot go on"):
+        ranks(fails)
+    with pytest.raises(RankError, match=r"(?s)raised:.*SystemExit: 3"):
+        ranks(dies, world=1)
+    with pytest.raises(TimeoutError, match=r"sleeps on ranks \[0.*\]: no result in 2 s"):
+        ranks(sleeps, seconds=2)

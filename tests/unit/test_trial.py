@@ -1,127 +1,188 @@
-"""A trial from specification to record: splits, endings, and the same numbers wherever it runs."""
+"""A trial from specification to record: splits, look-ups, endings, and the same numbers wherever it runs."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping
+import functools
+import gc
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import save_file
 
-from bench import benchmarks, evaluation, methods, records, studies, trial
-from bench.data import Images, Source, source
-from bench.spec import Backbone, SpecError, TrainConfig, Trial, make_trial
+from bench import data, methods, models, trial
+from bench.data import Images, Source, Split, Target, shapes
+from bench.folder import LaunchFolder
+from bench.launching import benchmarks, studies
+from bench.measuring import Meter, meter, source_score
+from bench.models import CPU, Setting
+from bench.models import setting as settings
+from bench.readings import HEAD, KNN, SCORES, Point, Reading, curve, knn_numbers
+from bench.records import Record
+from bench.spec import Backbone, Phase, SpecError, TrainConfig, Trial, make_trial
+from bench.vit import Vit
+from tests.ranks import Ranks
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.xdist_group("ranks")  # where the fixtures of this module are made once
+
+CLASSES = 10
+VAL, TEST = 100, 150
+"""Images of the target that are measured; it has more."""
+
 VOLATILE = {"train_seconds", "eval_seconds", "images_per_second", "provenance"}
 
+Tensors = Mapping[str, torch.Tensor]
 
-@pytest.fixture(autouse=True)
-def _small_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the source: what is tested here does not depend on its size."""
+
+@contextmanager
+def small_data() -> Iterator[None]:
+    """Few images to measure on: what is tested here does not depend on how many they are."""
+    whole = data.target
+
+    def target(name: str, **about: Any) -> Target:
+        found: Target = whole(name, **about)
+        return replace(found, val=first(found.val, VAL), test=first(found.test, TEST))
+
+    def source(name: str, **_: Any) -> Source:
+        assert name == "shapes"
+        return Source(bank=drawn(210, 1), val=drawn(105, 2), test=drawn(105, 3))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "target", functools.cache(target))
+        patch.setattr(data, "source", source)
+        meter._before.clear()  # of the whole source
+        yield
+        meter._before.clear()
+
+
+def first(split: Split, most: int) -> Images:
+    count = min(most, len(split))
+    return Images(split.take(torch.arange(count)), split.labels[:count])
+
+
+@functools.cache
+def drawn(count: int, seed: int) -> Images:
+    pixels, labels = shapes.generate(count=count, seed=seed)
+    return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_and_quick() -> Iterator[None]:
     torch.set_num_threads(1)
-    monkeypatch.setattr(trial.data, "source", small_source)
-    trial._before.cache_clear()
+    gc.collect()
+    gc.freeze()  # a trial ends with a collection, which need not go through all imported modules each time
+    with small_data():
+        yield
+    gc.unfreeze()
 
 
-def small_source(name: str, **_: Any) -> Source:
-    whole = source(name)
-    few = torch.arange(400)
-    return Source(*(Images(part.take(few), part.labels[:400]) for part in (whole.bank, whole.val, whole.test)))
-
-
-def make(method: str, *, steps: int = 4, phase: str = "search", seed: int = 0, **values: Any) -> Trial:
+def make(method: str, *, steps: int = 4, phase: Phase = "search", seed: int = 0, **values: Any) -> Trial:
     study = studies.load(method, overrides=[f"train.steps={steps}"]).studies[0]
     chosen = {**{name: space.corners[0] for name, space in study.search.items()}, "lr": 0.05, **values}
-    return make_trial(
-        study,
-        benchmarks.get("tiny"),
-        chosen,
-        launch="test",
-        label="x",
-        seed=seed,
-        phase=phase,  # type: ignore[arg-type]
-    )
+    return make_trial(study, benchmarks.get("tiny"), chosen, launch="test", label="x", seed=seed, phase=phase)
 
 
-def stable(record: Any) -> dict[str, Any]:
+def stable(record: Record) -> dict[str, Any]:
     return {key: value for key, value in record.model_dump(mode="json").items() if key not in VOLATILE}
 
 
-def test_a_search_trial_sees_validation_and_a_confirmation_test_data() -> None:
-    searched, confirmed = trial.run(make("linear")), trial.run(make("linear", phase="confirm"))
-    for name in ("target_accuracy", "source_accuracy", "forgetting", "mean", "source_accuracy_before"):
-        assert getattr(searched, name) is None
-        assert getattr(searched, f"val_{name}") is not None
-        assert getattr(confirmed, name) is not None
-        assert getattr(confirmed, f"val_{name}") is None
-    assert searched.status == confirmed.status == "ok"
-    assert searched.steps == 4
-    assert searched.trainable_parameters == 650
-    assert searched.images_per_second is not None
+def score(record: Record, name: str = "target_accuracy") -> float:
+    """A score of a trial's own phase, which must be there."""
+    value = record.scores[name]
+    assert value is not None
+    return value
 
 
-def test_the_papers_protocol_chooses_on_test_data_and_normalises_as_the_paper_did() -> None:
-    plain, paper = make("linear"), make("linear").model_copy(update={"protocol": "paper"})
+@pytest.fixture(scope="module")
+def probes() -> Mapping[Phase, Record]:
+    """A linear probe of either phase."""
+    return {"search": trial.run(make("linear")), "confirm": trial.run(make("linear", phase="confirm"))}
+
+
+def test_a_search_trial_sees_validation_and_a_confirmation_test_data(probes: Mapping[Phase, Record]) -> None:
+    for phase, split, other in (("search", "val", "test"), ("confirm", "test", "val")):
+        record = probes[phase]  # type: ignore[index]
+        assert {reading.split for reading in record.readings} == {split}
+        flat = record.model_dump()
+        for name in SCORES:
+            searched, confirmed = flat[f"val_{name}"], flat[name]
+            assert (searched if phase == "search" else confirmed) == record.scores[name] is not None
+            assert (confirmed if phase == "search" else searched) is None
+        assert f"target_{split}" in record.details["images"]
+        assert f"target_{other}" not in record.details["images"]
+        assert record.status == "ok"
+        assert record.steps == 4
+        assert record.trainable_parameters == 650
+        assert record.images_per_second is not None
+
+
+def test_linear_probing_forgets_nothing(probes: Mapping[Phase, Record]) -> None:
+    assert [record.scores["forgetting"] for record in probes.values()] == [0, 0]
+
+
+def test_the_papers_protocol_chooses_on_test_data_and_normalises_as_the_paper_did(
+    probes: Mapping[Phase, Record],
+) -> None:
+    plain = make("linear")
+    paper = plain.model_copy(update={"protocol": "paper"})
     record = trial.run(paper)
     assert record.protocol == "paper"
-    assert record.details["images"]["target_test"] == 500
+    assert record.details["images"]["target_test"] == TEST
     assert "target_val" not in record.details["images"]
-    assert record.val_target_accuracy == trial.run(make("linear", phase="confirm")).target_accuracy
-    dino = benchmarks.get("cifar100")
-    changed = {"benchmark": dino}
-    assert trial.target_preprocess(plain.model_copy(update=changed)).mean == (0.485, 0.456, 0.406)
-    own = trial.target_preprocess(paper.model_copy(update=changed))
-    assert (own.size, own.mean, own.std) == (224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert record.model_dump()["val_target_accuracy"] == score(probes["confirm"])
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    dino = {"benchmark": plain.benchmark.model_copy(update={"backbone": benchmarks.get("cifar100").backbone})}
+    own, papers = (Setting.of(spec.model_copy(update=dino), CPU) for spec in (plain, paper))
+    assert (own.preprocess.size, own.preprocess.mean, own.preprocess.std) == (224, mean, std)
+    assert (papers.preprocess.size, papers.preprocess.mean, papers.preprocess.std) == (224, (0.5,) * 3, (0.5,) * 3)
+    assert papers.source_preprocess == own.source_preprocess
+    assert (papers.source_preprocess.mean, papers.source_preprocess.std) == (mean, std)
 
 
-def test_linear_probing_forgets_nothing() -> None:
-    assert trial.run(make("linear", phase="confirm")).forgetting == 0
-
-
-def test_random_weights_are_measured_before_and_after_on_one_backbone() -> None:
+def test_random_weights_are_measured_before_and_after_on_one_backbone_and_seeds_differ() -> None:
     specs = [make("linear", phase="confirm", seed=seed) for seed in (0, 1)]
     random = specs[0].benchmark.backbone.model_copy(update={"weights": "random"})
     found = [
         trial.run(spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"backbone": random})}))
         for spec in specs
     ]
-    assert [record.forgetting for record in found] == [0, 0]
-    assert found[0].source_accuracy_before == found[1].source_accuracy_before
-    assert found[0].target_accuracy != found[1].target_accuracy
+    assert [record.scores["forgetting"] for record in found] == [0, 0]
+    assert found[0].scores["source_accuracy_before"] == found[1].scores["source_accuracy_before"]
+    assert score(found[0]) != score(found[1])
 
 
+def in_reverse(rank: int, world: int, folder: str) -> dict[str, dict[str, Any]]:
+    """A trial of every method, in a process, and with a cache folder, that have seen no other."""
+    assert not meter._before
+    os.environ["BENCH_DATA"] = folder
+    with small_data():
+        return {method: stable(trial.run(make(method))) for method in reversed(methods.names())}
+
+
+@pytest.fixture(scope="module")
+def fresh(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Of a fresh process, in which each method has run before those that it runs after here."""
+    (found,) = ranks(in_reverse, str(tmp_path_factory.mktemp("cache")), world=1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def _warm() -> None:
+    trial.run(make("full", seed=7))
+
+
+@pytest.mark.usefixtures("_warm")
 @pytest.mark.parametrize("method", methods.names())
-def test_a_trial_repeats_itself_after_others(method: str) -> None:
-    first = stable(trial.run(make(method)))
-    trial.run(make("full", seed=7))
-    assert stable(trial.run(make(method))) == first
-
-
-@pytest.mark.slow
-def test_a_warm_process_gives_what_a_fresh_one_gives(tmp_path: Path) -> None:
-    trial.run(make("full", seed=7))
-    for method in methods.names():
-        code = (
-            "import json, sys; from tests.unit import test_trial as t; from bench import trial;"
-            "t.torch.set_num_threads(1); trial.data.source = t.small_source;"
-            f"print('RECORD' + json.dumps(t.stable(trial.run(t.make({method!r})))))"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        fresh = json.loads(done.stdout.split("RECORD")[1])
-        assert stable(trial.run(make(method))) == fresh
-
-
-def test_seeds_differ() -> None:
-    first, second = trial.run(make("full")), trial.run(make("full", seed=1))
-    assert first.details != second.details
+def test_a_warm_process_gives_what_a_fresh_one_gives(method: str, fresh: dict[str, dict[str, Any]]) -> None:
+    """A trial does not depend on those before it: they differ here and there, and there the first has none."""
+    assert stable(trial.run(make(method))) == fresh[method]
 
 
 def test_divergence_ends_in_a_failed_record() -> None:
@@ -129,24 +190,16 @@ def test_divergence_ends_in_a_failed_record() -> None:
     assert record.status == "failed"
     assert record.error is not None
     assert "diverged" in record.error
-    assert record.val_mean is None
+    assert set(record.scores.values()) == {None}
 
 
 def test_a_report_can_stop_a_trial() -> None:
-    def report(metrics: Mapping[str, float]) -> None:
-        if metrics["step"] >= 2:
+    def report(point: Point) -> None:
+        if point.step >= 2:
             raise trial.TrialStopped
 
     record = trial.run(make("linear", steps=20), report)
     assert (record.status, record.steps) == ("stopped", 2)
-
-
-def test_readings_on_the_way() -> None:
-    study = studies.load("linear", overrides=["train.steps=4", "train.val_every=2"]).studies[0]
-    spec = make_trial(study, benchmarks.get("tiny"), {"lr": 0.05}, launch="t", label="x", seed=0, phase="search")
-    readings: list[Mapping[str, float]] = []
-    trial.run(spec, readings.append)
-    assert [r["step"] for r in readings if "val_source_accuracy" in r] == [2]
 
 
 def with_train(spec: Trial, **values: Any) -> TrainConfig:
@@ -159,11 +212,11 @@ def changed(spec: Trial, **values: Any) -> Trial:
 
 
 def test_epochs_become_the_steps_of_the_record() -> None:
-    reports: list[Mapping[str, float]] = []
-    record = trial.run(changed(make("linear"), epochs=0.25), reports.append)  # of 997 images, 64 a step
+    points: list[Point] = []
+    record = trial.run(changed(make("linear"), epochs=0.25), points.append)  # of 997 images, 64 a step
     assert record.steps == 4
-    assert {report["steps"] for report in reports} == {4}
-    assert reports[-1]["step"] == 4
+    assert {point.steps for point in points} == {4}
+    assert points[-1].step == 4
 
 
 def test_an_impossible_number_of_epochs_is_said() -> None:
@@ -171,110 +224,275 @@ def test_an_impossible_number_of_epochs_is_said() -> None:
         trial.run(changed(make("linear"), epochs=0.1, warmup_steps=3))
 
 
-@pytest.mark.parametrize("phase", ["search", "confirm"])
-def test_the_best_model_is_kept(phase: str) -> None:
-    readings: dict[int, float] = {}
+class Counted:
+    """Counts calls of a function by what they are about."""
 
-    def report(metrics: Mapping[str, float]) -> None:
-        if "val_target_accuracy" in metrics:
-            readings[int(metrics["step"])] = metrics["val_target_accuracy"]
-            assert phase == "search" or "val_source_accuracy" not in metrics
+    def __init__(self, function: Callable[..., Any], about: Callable[..., object]) -> None:
+        self.calls: Counter[object] = Counter()
+        self._function, self._about = function, about
 
-    spec = changed(make("linear", steps=8, phase=phase, lr=20.0), val_every=2, keep="best", schedule="none")
-    kept: list[Mapping[str, torch.Tensor]] = []
-    record = trial.run(spec, report, keep=kept.append)
-    last = trial.run(changed(spec, keep="last", val_every=0))
-    step = record.details["kept_step"]
-    assert sorted(readings) == [2, 4, 6]
-    assert step in (2, 4, 6), "the test needs a recipe whose last model is not its best"
-    assert readings[step] == max(readings.values())
-    measured = trial.measure(spec.model_copy(update={"phase": "search"}), trial.restore(spec, kept[0], CPU), CPU)
-    assert measured.scores["val_target_accuracy"] == readings[step]
-    if phase == "search":
-        assert last.val_target_accuracy < readings[step] == record.val_target_accuracy
-    else:
-        assert record.target_accuracy != last.target_accuracy
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        self.calls[self._about(*args, **values)] += 1
+        return self._function(*args, **values)
+
+
+def weights_of(vit: Vit) -> str:
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in vit.state_dict().values())).hexdigest()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A trial that keeps its best model and has variants, with what it reported and how often it asked for what."""
+
+    spec: Trial
+    record: Record
+    points: Sequence[Point]
+    kept: Tensors
+    lookups: Mapping[str, Counter[object]]
+    measured: Mapping[str, Counter[object]]
+
+    def numbers(self, split: str, domain: str, probe: str, variant: str | None = None) -> dict[int, float]:
+        """Top-1 by step."""
+        key = (split, domain, probe, variant)
+        return {reading.step: reading.numbers["top1"] for reading in self.record.readings if reading.key[1:] == key}
+
+
+@pytest.fixture(scope="module", params=["search", "confirm"])
+def watched(request: pytest.FixtureRequest) -> Watched:
+    """At this learning rate and with this seed, neither the first nor the last of its models is the best one."""
+    phase: Phase = request.param
+    spec = make("wise_ft", steps=8, phase=phase, seed=3, lr=0.1)
+    spec = changed(spec, val_every=2, keep="best", schedule="none")
+    lookups = {
+        "target": Counted(data.target, lambda name, **_: name),
+        "source": Counted(data.source, lambda name, **_: name),
+        "preprocess": Counted(settings.preprocess, lambda backbone: backbone),
+    }
+    measured = {
+        "target": Counted(meter.target_accuracy, lambda vit, images, *_: (id(images), weights_of(vit))),
+        "source": Counted(meter.source_score, lambda vit, source, images, *_: (id(images), weights_of(vit))),
+    }
+    points: list[Point] = []
+    kept: list[Tensors] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "target", lookups["target"])
+        patch.setattr(data, "source", lookups["source"])
+        patch.setattr(settings, "preprocess", lookups["preprocess"])
+        patch.setattr(meter, "target_accuracy", measured["target"])
+        patch.setattr(meter, "source_score", measured["source"])
+        record = trial.run(spec, points.append, keep=kept.append)
+    return Watched(
+        spec,
+        record,
+        points,
+        kept[0],
+        {name: counted.calls for name, counted in lookups.items()},
+        {name: counted.calls for name, counted in measured.items()},
+    )
+
+
+def test_a_trial_looks_everything_up_once(watched: Watched) -> None:
+    for name, calls in watched.lookups.items():
+        assert calls.total() == 1, name
+
+
+def test_no_model_is_measured_twice_on_the_same_images(watched: Watched) -> None:
+    """The kept model is one that was measured on the way, as far as its phase is measured there."""
+    for calls in watched.measured.values():
+        assert set(calls.values()) == {1}
+    variants = 3
+    steps = 4  # 2, 4, 6 and the last one, 8
+    searching = watched.spec.phase == "search"
+    assert watched.measured["target"].total() == steps + variants + (0 if searching else 1)
+    assert watched.measured["source"].total() == (3 if searching else 1) + variants
+
+
+def test_readings_on_the_way_are_those_that_choose(watched: Watched) -> None:
+    read = {point.step: point.readings for point in watched.points if point.readings}
+    assert sorted(read) == [2, 4, 6]  # the last step's model is measured after training
+    for point in watched.points:
+        named = {"val_target_accuracy": True, "val_source_accuracy": watched.spec.phase == "search"}
+        assert {name: name in curve(point) for name in named} == {
+            name: point.step in read and wanted for name, wanted in named.items()
+        }
+
+
+def test_the_best_model_is_kept(watched: Watched) -> None:
+    record, step = watched.record, watched.record.details["kept_step"]
+    on_val = watched.numbers("val", "target", HEAD)
+    assert sorted(on_val) == [2, 4, 6, 8]
+    assert step in (4, 6), "the test needs a recipe whose first and last models are not its best"
+    assert on_val[step] == max(on_val.values()) > on_val[8]
+    restored = models.restore(watched.spec, watched.kept, CLASSES)
+    again = Meter(watched.spec, Setting.of(watched.spec, CPU))
+    assert again.target(restored, step, "val").numbers["top1"] == on_val[step]
+    for reading in again.measure(restored, step):
+        assert reading in record.readings
+    assert score(record) == again.target(restored, step, again.target_split).numbers["top1"]
+
+
+def test_every_reading_says_what_was_measured(watched: Watched) -> None:
+    readings = watched.record.readings
+    assert len({reading.key for reading in readings}) == len(readings) > 4
+    assert watched.record.variants == ["alpha=0.25", "alpha=0.5", "alpha=0.75"]
+    sets = Setting.of(watched.spec, CPU)
+    for reading in readings:
+        assert reading.n == len(getattr(getattr(sets, reading.domain), reading.split))
+        assert reading.settings == ({"bank": len(sets.source.bank), "k": 20} if reading.probe == KNN else {})
+    # Step 0 is the untouched backbone, of which only the source is measured: it has no head.
+    (before,) = [reading for reading in readings if reading.step == 0]
+    queries = getattr(sets.source, before.split)
+    untouched = models.create(watched.spec.benchmark.backbone, num_classes=0)
+    expected = source_score(untouched, sets.source, queries, sets.source_preprocess, CPU)
+    assert (before.domain, before.probe, before.variant) == ("source", KNN, None)
+    assert before.numbers == knn_numbers(expected.by_k)
+
+
+@pytest.fixture(scope="module")
+def line() -> tuple[Trial, Record, Vit]:
+    """WiSE-FT with both ends of the line and a model between them: specification, record, trained model."""
+    spec = make("wise_ft", phase="confirm")
+    spec = spec.model_copy(update={"fields": {"alphas": (0.0, 0.3, 1.0)}})
+    kept: list[Tensors] = []
+    record = trial.run(spec, keep=kept.append)
+    return spec, record, models.restore(spec, kept[0], CLASSES)
+
+
+def read_of(record: Record, variant: str | None) -> dict[str, Reading]:
+    """Readings of a model by domain."""
+    return {r.domain: r for r in record.readings if r.variant == variant and r.step > 0}
+
+
+def test_the_ends_of_wise_fts_line_are_the_trained_model_and_the_untouched_backbone(
+    line: tuple[Trial, Record, Vit],
+) -> None:
+    _, record, _ = line
+    assert record.variants == ["alpha=0", "alpha=0.3", "alpha=1"]
+    trained, untouched, between, end = (read_of(record, name) for name in (None, *record.variants))
+    for domain in ("target", "source"):
+        assert end[domain].numbers == trained[domain].numbers
+        assert between[domain].numbers != trained[domain].numbers
+    (before,) = [reading for reading in record.readings if reading.step == 0]
+    assert untouched["source"].numbers == before.numbers
+    assert record.scores_of("alpha=0")["forgetting"] == 0 != score(record, "forgetting")
+
+
+def test_wise_fts_weights_lie_on_the_line_and_the_trained_model_stays_as_it_is(line: tuple[Trial, Record, Vit]) -> None:
+    spec, _, vit = line
+    untouched = models.untouched(spec.benchmark.backbone, CPU)
+    assert not models.same_features(vit, untouched)
+    before = untouched.state_dict()
+    after = {name: value.clone() for name, value in vit.state_dict().items()}
+    names = []
+    for name, variant in methods.load("wise_ft", **spec.fields).after(vit, untouched):
+        names.append(name)
+        share = float(name.removeprefix("alpha="))
+        found = variant.state_dict()
+        assert set(found) == set(after)
+        for key, value in found.items():
+            if key not in before:
+                assert key.startswith(("head.", "fc_norm."))
+                assert torch.equal(value, after[key]), key
+            elif share in (0, 1):
+                assert torch.equal(value, (before, after)[int(share)][key]), key
+            else:
+                expected = (1 - share) * before[key].double() + share * after[key].double()
+                assert torch.allclose(value.double(), expected, rtol=1e-6, atol=1e-8), key
+    assert names == ["alpha=0", "alpha=0.3", "alpha=1"]
+    assert all(torch.equal(value, after[name]) for name, value in vit.state_dict().items())
 
 
 def confirmed(spec: Trial, folder: Path) -> Path:
     """Train a confirmation; returns its record's path, with the checkpoint where a study puts it."""
-    kept: list[Mapping[str, torch.Tensor]] = []
+    kept: list[Tensors] = []
     path = trial.run(spec, keep=kept.append).write(folder / spec.method / "records")
-    records.weights_of(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(kept[0]), records.weights_of(path))
+    weights = checkpoint(path)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(kept[0]), weights)
     return path
 
 
+def checkpoint(path: Path) -> Path:
+    """The checkpoint beside a record's file."""
+    return LaunchFolder.holding(path).checkpoint(path.stem)
+
+
+def begun(spec: Trial) -> Vit:
+    """The model of a trial before its first step."""
+    return models.build(spec, CLASSES, CPU, models.start_of(spec))
+
+
 def test_linear_probing_then_fine_tuning(tmp_path: Path) -> None:
-    probe = confirmed(make("linear", steps=30, phase="confirm", lr=0.5), tmp_path)
-    for start in (probe, records.weights_of(probe)):
+    probe = confirmed(make("linear", steps=20, phase="confirm", lr=0.5), tmp_path)
+    _, _, probed = models.load(probe)
+    for start in (probe, checkpoint(probe)):
         second = changed(make("full", phase="confirm"), start_from=str(start))
-        _, _, vit = trial.load(probe, CPU)
-        begun = trial.build(second, CPU, trial.start_of(second))
-        assert all(torch.equal(value, vit.state_dict()[name]) for name, value in begun.state_dict().items())
-        assert all(parameter.requires_grad for parameter in begun.parameters())
+        vit = begun(second)
+        assert all(torch.equal(value, probed.state_dict()[name]) for name, value in vit.state_dict().items())
+        assert all(parameter.requires_grad for parameter in vit.parameters())
+    first = [first_loss(spec) for spec in (second, make("full", phase="confirm"))]
+    assert first[0] < 0.8 * first[1]
+
+
+def first_loss(spec: Trial) -> float:
     losses: list[float] = []
-    trial.run(second, lambda metrics: losses.append(metrics["train_loss"]))
-    fresh: list[float] = []
-    trial.run(make("full", phase="confirm"), lambda metrics: fresh.append(metrics["train_loss"]))
-    assert losses[0] < 0.8 * fresh[0]
+
+    def report(point: Point) -> None:
+        losses.append(point.values["train_loss"])
+        raise trial.TrialStopped
+
+    trial.run(spec, report)
+    return losses[0]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fully fine-tuned model that other trials start from."""
+    return confirmed(make("full", phase="confirm", lr=0.1), tmp_path_factory.mktemp("start"))
 
 
 @pytest.mark.parametrize("method", methods.names())
-def test_a_trial_that_started_from_another_measures_the_same_again(method: str, tmp_path: Path) -> None:
+def test_a_trial_that_started_from_another_is_measured_again_and_gone_on_with(
+    method: str, start: Path, tmp_path: Path
+) -> None:
     """Without the files that it started from: the frozen tensors are in its own checkpoint."""
-    start = confirmed(make("full", phase="confirm"), tmp_path / "start")
-    path = confirmed(changed(make(method, phase="confirm"), start_from=str(start)), tmp_path)
-    records.weights_of(start).unlink()
-    start.unlink()
-    record, spec, vit = trial.load(path, CPU)
-    found = trial.measure(spec, vit, CPU)
-    assert all(getattr(record, name) == value for name, value in found.scores.items())
-    assert record.source_accuracy_before != record.source_accuracy
-
-
-@pytest.mark.parametrize("method", methods.names())
-def test_the_same_method_goes_on_where_it_stopped(method: str, tmp_path: Path) -> None:
-    start = confirmed(make(method, phase="confirm"), tmp_path)
-    spec = changed(make(method, phase="confirm"), start_from=str(start))
-    begun, ended = trial.build(spec, CPU, trial.start_of(spec)).state_dict(), trial.load(start, CPU)[2].state_dict()
-    assert list(begun) == list(ended)
-    assert all(torch.equal(begun[name], ended[name]) for name in ended)
+    own = tmp_path / "start" / "records" / start.name
+    for source, copy in ((start, own), (checkpoint(start), checkpoint(own))):
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(source.read_bytes())
+    path = confirmed(changed(make(method, phase="confirm"), start_from=str(own)), tmp_path)
+    checkpoint(own).unlink()
+    own.unlink()
+    record, spec, vit = models.load(path)
+    again = Meter(spec, Setting.of(spec, CPU))
+    again.measure_all(vit, record.measured_step, methods.load(spec.method, **spec.fields))
+    assert again.readings == record.readings
+    assert score(record, "source_accuracy_before") != score(record, "source_accuracy")
+    # The same method with the same fields goes on with the very tensors.
+    goes_on = begun(changed(make(method, phase="confirm"), start_from=str(path))).state_dict()
+    ended = vit.state_dict()
+    assert list(goes_on) == list(ended)
+    assert all(torch.equal(goes_on[name], ended[name]) for name in ended)
 
 
 def test_a_start_that_does_not_fit_lists_what_does_not(tmp_path: Path) -> None:
-    start = confirmed(make("block_expansion", phase="confirm", p=1), tmp_path)
-    spec = changed(make("full"), start_from=str(start))
+    other = confirmed(make("block_expansion", phase="confirm", p=1, steps=1), tmp_path)
+    spec = changed(make("full"), start_from=str(other))
     with pytest.raises(ValueError, match=r"does not fit: blocks\.12\.norm1\.weight is not in this model, .* more$"):
         trial.run(spec)
-    other = spec.benchmark.model_copy(update={"backbone": Backbone(name="tiny", weights="random")})
+    random = spec.benchmark.model_copy(update={"backbone": Backbone(name="tiny", weights="random")})
     with pytest.raises(ValueError, match=r"has the backbone tiny, not tiny \(random\)"):
-        trial.run(spec.model_copy(update={"benchmark": other}))
+        trial.run(spec.model_copy(update={"benchmark": random}))
 
 
-def ddp_losses(rank: int, world: int, folder: str, method: str) -> None:
-    """Train 20 steps with others; rank 0 writes losses and features' accuracies."""
-    torch.set_num_threads(1)
-    trial.data.source = small_source
-    dist.init_process_group("gloo", init_method=f"file://{folder}/{method}", rank=rank, world_size=world)
+Run = tuple[list[float], Record]
+
+
+def losses_of(spec: Trial) -> Run:
+    """A trial's losses, of every step, and its record."""
     losses: list[float] = []
-    record = trial.run(make(method, steps=20), lambda metrics: losses.append(metrics["train_loss"]))
-    if rank == 0:
-        Path(folder, f"{method}.json").write_text(json.dumps([losses, stable(record)]))
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "block_expansion"])
-def test_two_workers_give_the_losses_of_one(method: str, tmp_path: Path) -> None:
-    mp.spawn(ddp_losses, args=(2, str(tmp_path), method), nprocs=2)
-    two, record = json.loads((tmp_path / f"{method}.json").read_text())
-    one: list[float] = []
-    alone = trial.run(make(method, steps=20), lambda metrics: one.append(metrics["train_loss"]))
-    assert len(one) == 20
-    assert two == pytest.approx(one, abs=1e-4)
-    assert record["val_target_accuracy"] == pytest.approx(alone.val_target_accuracy, abs=0.7)
-    assert record["val_source_accuracy"] == pytest.approx(alone.val_source_accuracy, abs=0.7)
+    record = trial.run(spec, lambda point: losses.append(point.values["train_loss"]))
+    return losses, record
 
 
 RECIPE = {
@@ -287,71 +505,57 @@ RECIPE = {
     "clip_norm": 1.0,
     "accumulate": 2,
 }
+"""Everything that is random in a recipe."""
 
 
-def recipe_losses() -> list[float]:
-    """The first losses of a trial with everything that is random in a recipe; the head norm allows no accumulation."""
-    spec = make("full", steps=12, seed=3)
-    benchmark = spec.benchmark.model_copy(update={"head_norm": False})
-    spec = spec.model_copy(update={"train": with_train(spec, **RECIPE), "benchmark": benchmark})
-    losses: list[float] = []
-
-    def report(metrics: Mapping[str, float]) -> None:
-        losses.append(metrics["train_loss"])
-        if len(losses) == 10:
-            raise trial.TrialStopped
-
-    assert trial.run(spec, report).status == "stopped"
-    return losses
+def compared() -> dict[str, Trial]:
+    """Trials whose numbers must not depend on the number of workers."""
+    everything = make("full", steps=10, seed=3)
+    without_head_norm = everything.benchmark.model_copy(update={"head_norm": False})  # it allows no accumulation
+    return {
+        "l2_sp": make("l2_sp", steps=10, alpha=0.5),
+        "block_expansion": make("block_expansion", steps=10),
+        "every augmentation": everything.model_copy(
+            update={"train": with_train(everything, **RECIPE), "benchmark": without_head_norm}
+        ),
+    }
 
 
-def ddp_recipe(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/recipe", rank=rank, world_size=world)
-    Path(folder, f"{rank}.json").write_text(json.dumps(recipe_losses()))
-    dist.destroy_process_group()
+def on_a_rank(rank: int, world: int) -> dict[str, Run]:
+    with small_data():
+        return {name: losses_of(spec) for name, spec in compared().items()}
 
 
-@pytest.mark.slow
-def test_two_workers_give_the_losses_of_one_with_every_augmentation(tmp_path: Path) -> None:
-    mp.spawn(ddp_recipe, args=(2, str(tmp_path)), nprocs=2)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+@pytest.fixture(scope="module")
+def both(ranks: Ranks) -> list[dict[str, Run]]:
+    """What two workers found."""
+    return ranks(on_a_rank)
+
+
+@pytest.mark.parametrize("name", compared())
+def test_two_workers_give_the_losses_of_one(name: str, both: list[dict[str, Run]]) -> None:
+    """Head norm, a method's own loss, and augmentation: each is that of the global batch."""
+    (first, record), (second, its) = (found[name] for found in both)
     assert first == second
-    assert first == pytest.approx(recipe_losses(), abs=1e-4)
-
-
-def odd_features(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/odd", rank=rank, world_size=world)
-    torch.save(features_of(257), f"{folder}/odd-{rank}.pt")
-    dist.destroy_process_group()
-
-
-def features_of(count: int) -> torch.Tensor:
-    from bench import backbones
-
-    bank = source("shapes").bank
-    vit = backbones.create(backbones.TINY, num_classes=0)
-    part = Images(bank.take(torch.arange(count)), bank.labels[:count])
-    return evaluation.extract(vit, part, backbones.preprocess(backbones.TINY), torch.device("cpu"))
-
-
-@pytest.mark.slow
-def test_every_image_is_counted_once_on_two_workers(tmp_path: Path) -> None:
-    mp.spawn(odd_features, args=(2, str(tmp_path)), nprocs=2)
-    alone = features_of(257)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"odd-{rank}.pt")
-        assert found.shape == alone.shape
-        assert torch.allclose(found, alone, atol=1e-5)
+    assert record.readings == its.readings
+    one, alone = losses_of(compared()[name])
+    assert len(one) == 10
+    assert first == pytest.approx(one, abs=1e-4)
+    for quantity in ("target_accuracy", "source_accuracy"):
+        assert score(record, quantity) == pytest.approx(score(alone, quantity), abs=1)  # an image
+    assert record.provenance["workers"] == 2
 
 
 def test_the_papers_protocol_keeps_the_best_checkpoint_on_test_data() -> None:
-    study = studies.load("linear", overrides=["train.steps=40", "protocol=paper"]).studies[0]
-    spec = make_trial(study, benchmarks.get("tiny"), {"lr": 0.05}, launch="t", label="x", seed=0, phase="search")
-    assert (spec.train.keep, spec.train.val_every) == ("best", 2)
-    readings: list[Mapping[str, float]] = []
-    record = trial.run(spec, readings.append)
-    curve = {m["step"]: m["val_target_accuracy"] for m in readings if "val_target_accuracy" in m}
-    assert len(curve) == 19
-    assert record.val_target_accuracy == max([*curve.values(), record.val_target_accuracy])
+    def papers(steps: int) -> Trial:
+        (study,) = studies.load("linear", overrides=[f"train.steps={steps}", "protocol=paper"]).studies
+        return make_trial(study, benchmarks.get("tiny"), {"lr": 0.05}, launch="t", label="x", seed=0, phase="search")
+
+    assert (papers(40).train.keep, papers(40).train.val_every) == ("best", 2)
+    points: list[Point] = []
+    record = trial.run(papers(6), points.append)
+    read = {point.step: curve(point)["val_target_accuracy"] for point in points if point.readings}
+    assert sorted(read) == [1, 2, 3, 4, 5]
+    assert {reading.split for point in points for reading in point.readings} == {"test"}
+    assert score(record) == max([*read.values(), score(record)])
+    assert score(record) == {**read, 6: score(record)}[record.details["kept_step"]]

@@ -1,0 +1,302 @@
+"""The board: where trials are submitted, handed out to slots, and answered. It knows nothing of Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench import records
+from bench.readings import Point
+from bench.records import Record
+from bench.spec import Trial
+
+MAX_ATTEMPTS = 3
+"""A trial is started at most so often before its record says that its workers keep dying."""
+
+START_ATTEMPTS = 2
+"""A slot is given up after so many failures of its worker group in a row, without a trial taken in between."""
+
+START_SECONDS = 600.0
+"""A worker group may take so long to ask for its first trial, before the slot is given up."""
+
+POLL_SECONDS = 10.0
+"""A call to the board waits at most so long for news before it is asked again."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a trial. ``point`` comes with ``report``, ``record`` with ``finished``.
+
+    ``weights`` holds a reference to the trained tensors of a finished trial, as the bytes of a safetensors file; it
+    stays in the worker's memory until it is fetched. ``seconds`` is what a finished trial took in its worker, from
+    its being taken to its record; all other time of a slot is the harness's.
+    """
+
+    kind: Literal["started", "report", "finished"]
+    ticket: int
+    trial: Trial
+    slot: int | None = None
+    point: Point | None = None
+    record: Record | None = None
+    weights: tuple[Any, ...] = ()
+    seconds: float | None = None
+
+
+@dataclass
+class _Ticket:
+    trial: Trial
+    watched: bool = False
+    attempts: int = 0
+    stop: bool = False
+    readings: list[Point] = field(default_factory=list)
+    record: Record | None = None
+
+
+class Board:
+    """Where trials are asked for and answered; a plain asyncio object, whose methods run without interruption.
+
+    Slots join, leave and come back. A trial is given out, answered once, or given back unfinished, and then given out
+    again, to whichever slot asks first. It is forgotten as soon as it has ended and nobody watches it any more.
+    """
+
+    def __init__(self, slots: int, start_seconds: float = START_SECONDS) -> None:
+        """Expect so many slots, numbered from 0; others may join.
+
+        Args:
+            start_seconds: how long a slot may take from joining to asking for its first trial.
+        """
+        self._tickets: dict[int, _Ticket] = {}
+        self._watched: dict[str, int] = {}
+        self._submitted = 0
+        self._waiting: deque[int] = deque()
+        self._running: dict[int, int] = {}
+        self._alive: set[int] = set()
+        self._known: set[int] = set()
+        self._failures: Counter[int] = Counter()
+        self._start_seconds = start_seconds
+        self._due: dict[int, float] = {}
+        for slot in range(slots):
+            self._join(slot)
+        self._last_error = "there is no slot"
+        self._events: deque[Event] = deque()
+        self._met: Counter[str] = Counter()
+        self._closed = False
+        self._woken = False
+        self._changed = asyncio.Condition()
+
+    async def join(self, slot: int) -> None:
+        """A slot is being started, for the first time or again; it is expected to ask for a trial soon."""
+        self._join(slot)
+        await self._notify()
+
+    async def leave(self, slot: int) -> None:
+        """A slot is gone, or about to go; its trial is given back unfinished. It may join again.
+
+        Unlike one that has failed it costs no trial anything, even if it was the last one: they wait for the next.
+        """
+        self._leave(slot)
+        await self._notify()
+
+    async def submit(self, trial: Trial, watched: bool = False) -> int:
+        """Queue a trial; returns its ticket.
+
+        Args:
+            watched: its readings are kept for :meth:`reading`, until :meth:`release`.
+        """
+        ticket, self._submitted = self._submitted, self._submitted + 1
+        self._tickets[ticket] = _Ticket(trial, watched)
+        if watched:
+            self._watched[trial.id] = ticket
+        self._waiting.append(ticket)
+        if not self._alive:
+            self._fail(ticket, RuntimeError(self._last_error))
+        await self._notify()
+        return ticket
+
+    async def take(self, slot: int) -> tuple[int, Trial] | Literal["wait", "close"]:
+        """The next trial of a slot; the same one again if its workers died in the middle of it."""
+        if slot not in self._alive:  # it came to life after it had been given up
+            return "close"
+        self._due.pop(slot, None)
+        self._failures[slot] = 0
+        if slot in self._running:
+            ticket = self._running[slot]
+            if self._tickets[ticket].attempts < MAX_ATTEMPTS:
+                return self._start(slot, ticket)
+            self._fail(ticket, RuntimeError(f"its workers died {MAX_ATTEMPTS} times"))
+            await self._notify()
+        await self._wait(lambda: bool(self._waiting) or self._closed)
+        if slot not in self._alive:  # it has left meanwhile
+            return "close"
+        if self._waiting:
+            return self._start(slot, self._waiting.popleft())
+        return "close" if self._closed else "wait"
+
+    async def report(self, slot: int, ticket: int, point: Point) -> bool:
+        """Post a point of a running trial's curves; returns whether it is to stop now."""
+        if self._running.get(slot) != ticket:
+            return True  # it has ended for us, or was given to another slot meanwhile
+        state = self._tickets[ticket]
+        if state.watched and point.readings:
+            state.readings.append(point)
+        self._events.append(Event("report", ticket, state.trial, slot=slot, point=point))
+        await self._notify()
+        return state.stop
+
+    async def finish(
+        self, slot: int, ticket: int, record: Record, weights: Sequence[Any] = (), seconds: float | None = None
+    ) -> None:
+        """Post the record of a slot's trial; it counts once.
+
+        Args:
+            weights: a reference to its trained tensors, in a sequence so that it is passed on and not fetched.
+            seconds: what the trial took in its worker.
+        """
+        if self._running.get(slot) == ticket:
+            self._finish(ticket, record, weights, seconds)
+            await self._notify()
+
+    async def stop(self, ticket: int) -> None:
+        """Ask a trial to end at its next report; one that has not started yet is dropped from the queue."""
+        self._stop(ticket)
+        await self._notify()
+
+    async def release(self, trial: str) -> None:
+        """Stop a watched trial if it still runs, and keep nothing more of it than its end."""
+        ticket = self._watched.pop(trial, None)
+        if ticket is None:
+            return
+        self._tickets[ticket].watched = False
+        self._stop(ticket)
+        self._forget(ticket)
+        await self._notify()
+
+    async def reading(self, trial: str, index: int) -> tuple[Point | None, Record | None]:
+        """Wait for number ``index`` of a watched trial's points with readings, or else for its record."""
+
+        def state() -> _Ticket | None:
+            return self._tickets[self._watched[trial]] if trial in self._watched else None
+
+        await self._wait(lambda: (s := state()) is not None and (len(s.readings) > index or s.record is not None))
+        now = state()
+        if now is None:
+            return None, None
+        return (now.readings[index] if len(now.readings) > index else None), now.record
+
+    async def meet(self, place: str, count: int) -> None:
+        """Wait, but only for some seconds, until that many have come to a place."""
+        self._met[place] += 1
+        await self._notify()
+        await self._wait(lambda: self._met[place] >= count)
+
+    async def events(self) -> list[Event]:
+        """What has happened since the last call; waits for something to happen."""
+        now = time.monotonic()
+        for slot in [slot for slot, due in self._due.items() if due < now]:
+            self._give_up(slot, f"the worker group of slot {slot} did not start within {self._start_seconds:.0f} s")
+        await self._wait(lambda: bool(self._events) or self._closed or self._woken)
+        self._woken = False
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    async def wake(self) -> None:
+        """Let who waits for events return, even if there are none."""
+        self._woken = True
+        await self._notify()
+
+    async def slot_failed(self, slot: int, error: str) -> bool:
+        """A slot's worker group has ended with an error; returns whether it is worth another one."""
+        if slot not in self._alive:
+            return False
+        self._failures[slot] += 1
+        if self._failures[slot] < START_ATTEMPTS:
+            self._due[slot] = time.monotonic() + self._start_seconds
+            return True
+        self._give_up(slot, f"the worker group of slot {slot} could not be kept alive: {error}")
+        await self._notify()
+        return False
+
+    async def remembers(self) -> int:
+        """How many trials are kept: those that have not ended, and those that are watched."""
+        return len(self._tickets)
+
+    async def close(self) -> None:
+        """Let every slot end once its queue is empty."""
+        self._closed = True
+        await self._notify()
+
+    def _join(self, slot: int) -> None:
+        self._alive.add(slot)
+        self._known.add(slot)
+        self._failures[slot] = 0
+        self._due[slot] = time.monotonic() + self._start_seconds
+
+    def _leave(self, slot: int) -> None:
+        self._alive.discard(slot)
+        self._due.pop(slot, None)
+        if slot in self._running:
+            self._waiting.appendleft(self._running.pop(slot))
+
+    def _start(self, slot: int, ticket: int) -> tuple[int, Trial]:
+        state = self._tickets[ticket]
+        state.attempts += 1
+        state.readings.clear()
+        self._running[slot] = ticket
+        self._events.append(Event("started", ticket, state.trial, slot=slot))
+        return ticket, state.trial
+
+    def _give_up(self, slot: int, error: str) -> None:
+        """Do without a slot: another one gets its trial; with the last slot all trials fail."""
+        self._leave(slot)
+        self._last_error = error
+        if not self._alive:
+            for ticket in list(self._waiting):
+                self._fail(ticket, RuntimeError(error))
+
+    def _stop(self, ticket: int) -> None:
+        state = self._tickets.get(ticket)
+        if state is None:
+            return
+        state.stop = True
+        if ticket in self._waiting:
+            self._finish(ticket, records.of(state.trial, status="stopped"))
+
+    def _fail(self, ticket: int, error: BaseException) -> None:
+        self._finish(ticket, records.failed(self._tickets[ticket].trial, error))
+
+    def _finish(self, ticket: int, record: Record, weights: Sequence[Any] = (), seconds: float | None = None) -> None:
+        state = self._tickets.get(ticket)
+        if state is None or state.record is not None:
+            return
+        state.record = record.model_copy(update={"provenance": {**record.provenance, "slots": len(self._known)}})
+        slot = next((slot for slot, other in self._running.items() if other == ticket), None)
+        if slot is not None:
+            del self._running[slot]
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+        event = Event(
+            "finished", ticket, state.trial, slot=slot, record=state.record, weights=tuple(weights), seconds=seconds
+        )
+        self._events.append(event)
+        self._forget(ticket)
+
+    def _forget(self, ticket: int) -> None:
+        state = self._tickets.get(ticket)
+        if state is not None and state.record is not None and not state.watched:
+            del self._tickets[ticket]
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, ready: Callable[[], bool]) -> None:
+        try:
+            async with asyncio.timeout(POLL_SECONDS), self._changed:
+                await self._changed.wait_for(ready)
+        except TimeoutError:
+            return  # the caller asks again: no call may hang on a connection that was lost without a word

@@ -1,0 +1,233 @@
+"""Ray Tune and Optuna: what to try next, and when to stop it."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from ray import tune
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from bench.cluster.pool import Pool
+from bench.readings import scores
+from bench.spec import Benchmark, Objective, Space, Study, make_trial
+
+INDEX = "trial_index"
+"""Under this key Tune's configuration of a trial carries its place in the search."""
+
+FAILED = "failed"
+"""Under this key a trial's last result says whether it failed."""
+
+CPUS_PER_WATCHER = 0.01
+"""Tune's actor of a slot is given so many cores; it needs none, and Ray does not take 0."""
+
+METRIC = "objective"
+"""Under this key Tune and Optuna get what is maximised, see :meth:`bench.spec.Objective.value`."""
+
+
+def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, storage: Path) -> None:
+    """Run a study's search phase on the pool; the results are the pool's events.
+
+    Args:
+        launch: name under which the records are filed.
+        storage: folder for Ray Tune's own files.
+    """
+    submit = functools.partial(_submit, board=pool.board, study=study, benchmark=benchmark, launch=launch)
+    watchers = min(pool.plan.slots, study.trials)
+    tuner = tune.Tuner(
+        # The worker groups hold the cores and GPUs; what Tune starts only waits for them (pool.CPUS_PER_WORKER).
+        tune.with_resources(
+            tune.with_parameters(PooledTrial, board=pool.board, study=study, meeting=(uuid.uuid4().hex, watchers)),
+            {"CPU": CPUS_PER_WATCHER},
+        ),
+        tune_config=tune.TuneConfig(
+            search_alg=InOrder(proposals(study), submit, lag=study.lag),
+            scheduler=scheduler(study, benchmark),
+            num_samples=study.trials,
+            max_concurrent_trials=pool.plan.slots,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"search-{study.name}",
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[JsonLoggerCallback()],  # what Tune reads back at the end; all other loggers are off
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the pool's actor has no state to keep
+        ),
+    )
+    tuner.fit()
+
+
+def proposals(study: Study) -> OptunaSearch:
+    """Optuna's tree-structured Parzen estimator over the study's space.
+
+    Every leaderboard row gets the same number of trials (one more for the first ones where it does not divide): the row
+    fields are dealt out in turn, and Optuna chooses all other fields. A row that is searched less looks worse. A space
+    that is no larger than the number of trials is tried completely.
+    """
+    startup = max(2, study.trials // 3)
+    return OptunaSearch(
+        space=functools.partial(suggest, search=study.search),
+        metric=METRIC,
+        mode="max",
+        points_to_evaluate=study.dealt_points or None,
+        sampler=optuna.samplers.TPESampler(seed=study.search_seed, n_startup_trials=startup, multivariate=True),
+    )
+
+
+def suggest(trial: optuna.Trial, *, search: Mapping[str, Space]) -> None:
+    """Ask Optuna for every searched field.
+
+    The space is given to Ray as this function, not as a table, because only then may a point that is dealt out leave
+    fields open.
+    """
+    for name, space in search.items():
+        low, high = space.low, space.high
+        if space.choices is not None:
+            trial.suggest_categorical(name, space.choices)
+        elif isinstance(low, int) and isinstance(high, int):
+            trial.suggest_int(name, low, high, log=space.log)
+        else:
+            assert low is not None
+            assert high is not None
+            trial.suggest_float(name, low, high, log=space.log)
+
+
+def scheduler(study: Study, benchmark: Benchmark) -> TrialScheduler:
+    """What stops unpromising trials early, if the study wants that."""
+    if study.scheduler == "none":
+        return FIFOScheduler()
+    train = {**benchmark.train.model_dump(), **study.train}
+    return ASHAScheduler(
+        time_attr="step", metric=METRIC, mode="max", max_t=train["steps"], grace_period=train["val_every"]
+    )
+
+
+class InOrder(Searcher):
+    """Makes an asynchronous search repeatable.
+
+    Which of two concurrent trials ends first is chance, and a sampler that learns from whatever has ended proposes
+    something else each time. Here proposal n is made knowing exactly the results of trials 0 .. n - lag, whatever else
+    has ended by then; a result that comes earlier waits. So proposals depend on the study's ``lag`` and not on the
+    number of slots; with up to ``lag`` slots one is held up only by a trial that is slower than the ``lag`` after it.
+
+    Tune is given the mere index of a trial, and at once: an actor for which there is nothing to do it would end, and
+    start another one seconds later. The proposal itself goes straight to the pool when it is its turn.
+    """
+
+    def __init__(self, inner: Searcher, submit: Callable[[int, dict[str, Any]], None], *, lag: int) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self._inner = inner
+        self._submit = submit
+        self._lag = lag
+        self._order: list[str] = []
+        self._told = 0
+        self._dealt = 0
+        self._ended: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial's index."""
+        self._order.append(trial_id)
+        self._deal()
+        return {INDEX: len(self._order) - 1}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Keep a result until its turn comes."""
+        failed = error or (result is not None and result.get(FAILED, False))
+        self._ended[trial_id] = (None, True) if failed else (result, False)
+        self._deal()
+
+    def _deal(self) -> None:
+        """Submit the trials that are asked for and whose proposals lack no result any more."""
+        while self._dealt < len(self._order):
+            due = max(0, self._dealt - self._lag + 1)
+            while self._told < due and (name := self._order[self._told]) in self._ended:
+                result, error = self._ended.pop(name)
+                self._inner.on_trial_complete(name, result=result, error=error)
+                self._told += 1
+            if self._told < due:
+                return
+            values = self._inner.suggest(self._order[self._dealt])
+            assert values is not None  # Optuna never runs out of proposals
+            self._submit(self._dealt, values)
+            self._dealt += 1
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune saves its searcher now and then; a study is restarted from its records, so nothing is kept here."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See :meth:`save`."""
+        raise NotImplementedError("a search is not restored; run the study again")
+
+
+class PooledTrial(tune.Trainable):
+    """Tune's view of a trial: passes the pool's validation readings on. It neither trains nor knows the proposal."""
+
+    def setup(self, config: dict[str, Any], board: Any, study: Study, meeting: tuple[str, int]) -> None:  # type: ignore[override]
+        """Remember where to watch, and whom; tune.with_parameters adds the arguments.
+
+        The actors of a search begin together: if one had a result before another one has started, Tune would give it
+        the other's trial, start one more for the next trial, and so on.
+        """
+        self._board, self._method, self._objective = board, study.method, study.objective
+        self._watch(config)
+        ray.get(board.meet.remote(*meeting))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Tune reuses this actor: end the old trial, if it still runs, and watch the new one."""
+        self.cleanup()
+        self._watch(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next validation reading, or for the end.
+
+        A failed trial ends without a score, and not with an exception, after which Tune would start a new actor.
+        """
+        self._watching = True
+        point, record = None, None
+        while point is None and record is None:
+            point, record = ray.get(self._board.reading.remote(self._trial, self._seen))
+        if point is not None:
+            self._seen += 1
+            return {"step": point.step, **_metric(self._objective, scores(point.readings))}
+        assert record is not None
+        ended = {"step": record.steps, "done": True, FAILED: record.status == "failed"}
+        return {**ended, **_metric(self._objective, record.scores)}
+
+    def cleanup(self) -> None:
+        """Stop the trial at its next report, if a scheduler ended it before its time.
+
+        Tune may also have given the trial to another actor before this one had started: then it is not ours to stop.
+        """
+        if self._watching:
+            ray.get(self._board.release.remote(self._trial))
+
+    def _watch(self, config: Mapping[str, Any]) -> None:
+        self._trial, self._seen, self._watching = f"{self._method}-{label(config[INDEX])}", 0, False
+
+
+def label(index: int) -> str:
+    """What makes a search trial's id unique within its method."""
+    return f"search-{index:02d}"
+
+
+def _submit(
+    index: int, values: Mapping[str, Any], *, board: Any, study: Study, benchmark: Benchmark, launch: str
+) -> None:
+    """Queue a proposal as a trial that is watched."""
+    trial = make_trial(study, benchmark, values, launch=launch, label=label(index), seed=study.seeds[0], phase="search")
+    ray.get(board.submit.remote(trial, watched=True))
+
+
+def _metric(objective: Objective, named: Mapping[str, float | None]) -> dict[str, float]:
+    value = objective.value(named)
+    return {} if value is None else {METRIC: value}

@@ -1,0 +1,161 @@
+"""The launch folder: the one place that knows what a launch leaves where.
+
+``<results>/<study>/<benchmark>/`` holds records, trained tensors, tables, logs, and the earlier launches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bench.records import Record, read, write_atomically
+from bench.spec import SpecError
+
+TABLES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png")
+WEIGHTS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class LaunchFolder:
+    """Where one launch writes. Every path is absolute if ``path`` is."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, results: Path, suite: str, benchmark: str) -> LaunchFolder:
+        """The folder of a suite on a benchmark."""
+        return cls(results / suite / benchmark)
+
+    @classmethod
+    def holding(cls, record: Path) -> LaunchFolder:
+        """The folder that a record's file, or a checkpoint's, lies in."""
+        return cls(record.parent.parent)
+
+    @property
+    def records(self) -> Path:
+        """One JSON file a trial."""
+        return self.path / "records"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The trained tensors of confirmed trials."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        """What ``python -m bench evaluate`` writes, one folder a trial."""
+        return self.path / "evaluation"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's own files."""
+        return self.path / "ray"
+
+    @property
+    def table(self) -> Path:
+        """The leaderboard as Markdown."""
+        return self.path / "leaderboard.md"
+
+    @property
+    def table_csv(self) -> Path:
+        """The leaderboard as numbers."""
+        return self.path / "leaderboard.csv"
+
+    @property
+    def table_json(self) -> Path:
+        """The leaderboard with all that belongs to it."""
+        return self.path / "leaderboard.json"
+
+    @property
+    def picture(self) -> Path:
+        """Source accuracy over target accuracy."""
+        return self.path / "pareto.png"
+
+    def record(self, trial: str) -> Path:
+        """The file of a trial's record."""
+        return self.records / f"{trial}.json"
+
+    def checkpoint(self, trial: str) -> Path:
+        """The file of a trial's trained tensors."""
+        return self.checkpoints / f"{trial}{WEIGHTS}"
+
+    def new_log(self) -> Path:
+        """A file for what Ray, Optuna and MLflow say, named after the time."""
+        place = self.path / "logs"
+        place.mkdir(parents=True, exist_ok=True)
+        return place / f"{datetime.now():%Y%m%d-%H%M%S}.log"
+
+    def read_records(self) -> list[Record]:
+        """All records, by file name.
+
+        Raises:
+            ValueError: there are none, or one of them is no record.
+        """
+        paths = sorted(self.records.glob("*.json"))
+        if not paths:
+            raise ValueError(f"there are no records in {self.records}; run a study first")
+        return [read(path) for path in paths]
+
+    def keep_tensors(self, trial: str, tensors: bytes) -> Path:
+        """Write a trial's trained tensors (the bytes of a safetensors file); returns the file."""
+        write_atomically(self.checkpoint(trial), tensors)
+        return self.checkpoint(trial)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other launch out.
+
+        Raises:
+            SpecError: there is one in it already.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise SpecError(
+                f"another launch is writing to {self.path}: wait until it has ended, or choose another --results"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def put_aside(self) -> None:
+        """Move an earlier launch to ``previous/``, so that a leaderboard never mixes two launches."""
+        own = (self.records, self.checkpoints, self.evaluation, *(self.path / name for name in TABLES))
+        old = [path for path in own if path.exists()]
+        if not old:
+            return
+        stamp = datetime.fromtimestamp(max(path.stat().st_mtime for path in old))
+        place = self.path / "previous" / f"{stamp:%Y%m%d-%H%M%S-%f}"
+        place.mkdir(parents=True)
+        for path in old:
+            path.rename(place / path.name)
+
+
+def trained(path: Path) -> tuple[Record, Path]:
+    """A confirmed trial's record and the file of its trained tensors.
+
+    Args:
+        path: of either of the two.
+
+    Raises:
+        ValueError: it is no record, or its trained tensors were not kept.
+    """
+    place = LaunchFolder.holding(path)
+    file = place.record(path.stem) if path.suffix == WEIGHTS else path
+    if not file.is_file():
+        raise ValueError(f"there is no record {file}; records are in results/<study>/<benchmark>/records/")
+    record, weights = read(file), place.checkpoint(path.stem)
+    if not weights.is_file():
+        reason = "only confirmed trials that succeeded keep their weights"
+        raise ValueError(
+            f"there is no checkpoint {weights} for this record ({record.phase}, {record.status}): {reason}"
+        )
+    return record, weights

@@ -1,0 +1,189 @@
+"""What a launch would do, in words: rows with exact parameter counts, trials, images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+import torch
+
+from bench import data, methods, models, training
+from bench.launching import studies
+from bench.launching.launch import Launch
+from bench.spec import Benchmark, Phase, Space, SpecError, Study, Suite, Trial, Value
+from bench.vit import as_module
+
+
+def describe(launch: Launch) -> str:
+    """What would run, and on what: the text of ``--dry-run``. Builds the models to count their parameters."""
+    where = f"the Ray cluster at {launch.options.address}, as large as it is then"
+    if launch.plan is not None:
+        where = launch.plan.describe() + launch.idle(launch.plan)
+    return "\n".join(
+        [
+            *_work(launch.suite, launch.benchmark),
+            f"Resources: {where}",
+            f"Results:   {launch.folder.path}",
+            f"MLflow:    {launch.tracking_uri}",
+            "Nothing was started (--dry-run).",
+        ]
+    )
+
+
+def _work(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
+    """Trials and rows, line by line."""
+    yield f"Benchmark: {benchmark.name} ({benchmark.summary})"
+    blocks = models.depth(benchmark.backbone)
+    yield f"           {benchmark.backbone}, {blocks} blocks: {benchmark.source.name} -> {benchmark.target.name}"
+    for study in suite.studies:
+        yield from _study(study, benchmark)
+    count = sum(study.trials + study.confirmations for study in suite.studies)
+    yield f"In all:    {count} trials of {_sizes(suite, benchmark)}; {_seen(suite, benchmark):,} training images seen"
+    if torch.cuda.is_available():
+        yield from estimate(suite, benchmark, torch.device("cuda"))
+
+
+def _seen(suite: Suite, benchmark: Benchmark) -> int:
+    """Images in all optimizer steps; where a space holds several lengths, those of its last corner count."""
+    seen = 0
+    for study in suite.studies:
+        trial = studies.corners(study, benchmark)[-1]
+        seen += (study.trials + study.confirmations) * _steps(trial) * trial.train.batch_size
+    return seen
+
+
+def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
+    rows = study.row_count
+    yield (
+        f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then "
+        f"{rows} row{'s' * (rows > 1)} x {len(study.seeds)} seeds = {study.confirmations} confirmations"
+    )
+    if study.trials < rows:
+        yield f"           (trials = {study.trials} is less than one a row: only so many rows are tried)"
+    for name, space in study.search.items():
+        yield f"             {name}: {_space(space)}"
+    yield from (f"             {line}" for line in _rows(study, benchmark))
+
+
+def _sizes(suite: Suite, benchmark: Benchmark) -> str:
+    """Steps and batch of a trial, with overrides; several of them where studies or their spaces differ."""
+    trials = [trial for study in suite.studies for trial in studies.corners(study, benchmark)]
+    sizes = dict.fromkeys(f"{_steps(trial):,} steps x {trial.train.batch_size} images" for trial in trials)
+    return " or ".join(sizes)
+
+
+def _steps(trial: Trial) -> int:
+    """Optimizer steps of a trial; to know those of an epoch, the target's images have to be counted."""
+    if trial.train.epochs is None:
+        return trial.train.steps
+    return training.resolve(trial.train, images=_training_images(trial.benchmark)).steps
+
+
+def _space(space: Space) -> str:
+    if space.choices is not None:
+        return "one of " + ", ".join(map(str, space.choices))
+    return f"{space.low} .. {space.high}{', log scale' if space.log else ''}"
+
+
+def _rows(study: Study, benchmark: Benchmark) -> Iterator[str]:
+    for row in study.row_values:
+        name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
+        counts = sorted({parameters(trial) for trial in _corners(study, benchmark, row)})
+        text = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        yield f"{name:<28} {text:>12} trainable parameters"
+
+
+def _corners(study: Study, benchmark: Benchmark, row: dict[str, Value]) -> list[Trial]:
+    """The row's trials that may differ in size: one for each combination of the method's own fields."""
+    own = {str(trial.fields): trial for trial in studies.corners(study, benchmark) if trial.row == row}
+    return list(own.values())
+
+
+def check(suite: Suite, benchmark: Benchmark) -> None:
+    """Try what can only be known with the target's images at hand: the steps of epochs, and the room for views.
+
+    Raises:
+        SpecError: a trial could not be carried out.
+    """
+    for study in suite.studies:
+        for trial in studies.corners(study, benchmark):
+            if trial.train.epochs is None and trial.train.views is None:
+                continue
+            images = _training_images(benchmark)
+            config = training.resolve(trial.train, images=images)
+            if config.views is not None:
+                with torch.device("meta"):
+                    tail = training.Tail(models.outline(trial, _classes(benchmark)))
+                if not torch.cuda.is_available():  # a GPU's memory is known where the trial runs
+                    training.make_room(tail, config, images=images, device=torch.device("cpu"))
+
+
+def decode_kept(benchmark: Benchmark) -> None:
+    """Decode what is to be kept decoded, before workers start: they find it done, and a full disk is found here.
+
+    Raises:
+        SpecError: there is too little room on the disk.
+    """
+    size = models.preprocess(benchmark.backbone).files
+    if benchmark.target.keep_decoded:
+        target = models.target_of(benchmark, size)
+        data.decode_kept(target.train, target.val, target.test)
+    if benchmark.source.keep_decoded:
+        search, confirm = (models.source_of(benchmark, phase, size) for phase in get_args(Phase))
+        data.decode_kept(search.bank, search.val, confirm.bank, confirm.test)
+
+
+def parameters(trial: Trial) -> int:
+    """Trainable parameters of a trial's model, counted on one without weights and without memory."""
+    return methods.trainable_parameters(models.outline(trial, _classes(trial.benchmark)))
+
+
+def _training_images(benchmark: Benchmark) -> int:
+    return len(models.target_of(benchmark, models.preprocess(benchmark.backbone).files).train)
+
+
+def _classes(benchmark: Benchmark) -> int:
+    return data.num_classes(benchmark.target.name, bad_images=benchmark.target.bad_images)
+
+
+def estimate(suite: Suite, benchmark: Benchmark, device: torch.device) -> Iterator[str]:
+    """What the training of a suite would take on a device, from a few steps of every row on random images."""
+    total = 0.0
+    for study in suite.studies:
+        share = (study.trials + study.confirmations) / study.row_count
+        for row in study.row_values:
+            trial = _corners(study, benchmark, row)[-1]
+            seconds, peak = time_steps(trial, device)
+            total += share * _steps(trial) * seconds
+            memory = f", {peak / 2**30:.1f} GiB at most" if peak else ""
+            name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
+            yield f"             {name:<28} {1000 * seconds:>9.1f} ms a step{memory}"
+    yield f"Estimate:  {total / 3600:.2f} hours of one {device.type} in training steps; readings come on top"
+
+
+def time_steps(trial: Trial, device: torch.device, *, steps: int = 5) -> tuple[float, int]:
+    """Seconds of one optimizer step, and the device's peak memory in bytes (0 on a CPU).
+
+    Raises:
+        SpecError: the batch does not fit into the device's memory.
+    """
+    changed = {"steps": steps, "epochs": None, "warmup_steps": 0, "val_every": 0}
+    config, classes = trial.train.model_copy(update=changed), _classes(trial.benchmark)
+    backbone = trial.benchmark.backbone
+    preprocess = models.preprocess(backbone)
+    size = (config.batch_size, 3, preprocess.size, preprocess.size)
+    images = data.Images(torch.zeros(size, dtype=torch.uint8), torch.zeros(config.batch_size, dtype=torch.int64))
+    try:
+        vit = models.outline(trial, classes, torch.device("cpu")).to(device)
+        method = methods.load(trial.method, **trial.fields)
+        terms = training.terms_of(method, vit, lambda: models.plain(backbone, num_classes=0).to(device))
+        feed, watch = training.Feed(images, preprocess, classes), training.Watch(lambda point: None)
+        for _ in range(2):  # the first round warms the device up
+            run = training.train(as_module(vit), feed, config, seed=0, device=device, watch=watch, terms=terms)
+    except torch.OutOfMemoryError:
+        raise SpecError(
+            f"{trial.method} with {config.batch_size} images a step does not fit into the memory of one {device.type}: "
+            f"lower train.batch_size, or raise --num-workers"
+        ) from None
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return run.seconds / steps, peak

@@ -1,0 +1,140 @@
+"""Before anything expensive starts: everything a launch needs is looked up, laid together and checked."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from bench import data, resources
+from bench.launching import benchmarks, studies
+from bench.launching.changes import Change
+from bench.launching.launch import Launch
+from bench.launching.request import Request
+from bench.reporting import mlflow_store
+from bench.resources import Plan
+from bench.spec import Backbone, Benchmark, LaunchOptions, SpecError, Suite
+
+
+def prepare(request: Request) -> Launch:
+    """Check a request.
+
+    Raises:
+        SpecError: it cannot be carried out; the message is one sentence that says why.
+    """
+    if request.study is None:
+        raise SpecError(f"say which study to run with --study (there are: {', '.join(studies.names())})")
+    options = request.options
+    benchmark = _benchmark(request)
+    suite = studies.load(request.study, overrides=[one for one in request.changes if not _of_benchmark(one)])
+    depth = _depth(benchmark.backbone)
+    for study in suite.studies:
+        studies.check(study, benchmark, depth=depth, workers=options.workers)
+    if ":" in benchmark.source.name + benchmark.target.name:  # they lie in folders
+        _read_data(benchmark, files_only=True)
+    plan = _plan(options)
+    results = _writable(Path(options.results))
+    uri = options.tracking_uri or mlflow_store.default_uri(results)
+    _trackable(uri)
+    return Launch(suite, benchmark, options, results, uri, plan)
+
+
+def _of_benchmark(change: Change) -> bool:
+    return change.path[0] in benchmarks.PARTS
+
+
+def _benchmark(request: Request) -> Benchmark:
+    changes = {change.name: change.value for change in request.changes if _of_benchmark(change)}
+    adapted = benchmarks.adapted(benchmarks.get(request.benchmark), changes)
+    data.check(adapted.source.name, "source")
+    data.check(adapted.target.name, "target")
+    return adapted
+
+
+def _plan(options: LaunchOptions) -> Plan | None:
+    """Who gets what of this machine; on a cluster that is known when it is joined."""
+    if options.address is not None:
+        return None
+    return resources.plan(cores=resources.cores(), gpus=resources.gpus(), workers=options.workers, slots=options.slots)
+
+
+def make_ready(launch: Launch) -> None:
+    """Fetch, read and decode what all workers need, and check what can only be checked with that at hand.
+
+    Raises:
+        SpecError: something cannot be had, or a trial could not be carried out.
+    """
+    benchmark = launch.benchmark
+    if launch.options.address is not None:
+        return  # on a cluster every node fetches for itself, when its first trial needs the data
+    for own in (benchmark.source, benchmark.target):
+        data.fetch(own.name)
+    if benchmark != benchmarks.get("tiny"):  # for which no torch is needed here
+        from bench import models
+
+        for reason in _read_data(benchmark, files_only=False):
+            print(f"skipped: {reason}")
+        models.create(benchmark.backbone, num_classes=0)  # downloaded once, before the workers start
+    if _depends_on_images(launch.suite, benchmark):
+        from bench.launching import plans
+
+        plans.check(launch.suite, benchmark)
+        plans.decode_kept(benchmark)
+
+
+def _depends_on_images(suite: Suite, benchmark: Benchmark) -> bool:
+    """Whether something can only be checked when the images are at hand."""
+    if benchmark.source.keep_decoded or benchmark.target.keep_decoded:
+        return True
+    trials = (trial for study in suite.studies for trial in studies.corners(study, benchmark))
+    return any(trial.train.epochs is not None or trial.train.views is not None for trial in trials)
+
+
+TINY_DEPTH = 12
+"""The embedded backbone has so many blocks; known without importing torch, so that mistakes are answered at once."""
+
+
+def _depth(backbone: Backbone) -> int:
+    """Transformer blocks of a backbone; one that is not embedded is built, so that its weights are known to fit."""
+    if backbone == Backbone(name="tiny"):
+        return TINY_DEPTH
+    from bench import models
+
+    if backbone.weights not in (None, "random"):
+        models.create(backbone, num_classes=0)
+    return models.depth(backbone)
+
+
+def _read_data(benchmark: Benchmark, *, files_only: bool) -> list[str]:
+    """Build the data sets of a benchmark, or those of them that lie in folders; returns what is skipped.
+
+    Files are read through here, so that a bad image is found before anything expensive starts.
+    """
+    from bench import models
+
+    size = models.preprocess(benchmark.backbone).files
+    source, target = benchmark.source, benchmark.target
+    skipped: dict[str, None] = {}
+    if ":" in target.name or not files_only:
+        learned = data.target(target.name, size=size, samples=target.samples, bad_images=target.bad_images)
+        skipped |= dict.fromkeys(data.skipped(learned.train, learned.val, learned.test))
+    if ":" in source.name or not files_only:
+        domain = data.source(source.name, size=size, bad_images=source.bad_images)
+        skipped |= dict.fromkeys(data.skipped(domain.bank, domain.val, domain.test))
+    return list(skipped)
+
+
+def _writable(folder: Path) -> Path:
+    folder = folder.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise SpecError(f"--results {folder} cannot be written to: {error.strerror}") from None
+
+
+def _trackable(uri: str) -> None:
+    try:
+        mlflow_store.check(uri)
+    except ValueError as error:
+        raise SpecError(f"--tracking-uri: {error}") from None

@@ -1,0 +1,63 @@
+"""Selection: from a study's search records to the configurations that are confirmed. Pure functions."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.records import Record
+from bench.spec import Study, Value
+
+RowKey = tuple[tuple[str, str, Value], ...]
+"""A leaderboard row is known by its values: name, type and value of every row field."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is confirmed of a row: the configuration of a search trial; None if none of the row's trials succeeded."""
+
+    row: Mapping[str, Value]
+    winner: Record | None
+
+
+Selection = Callable[[Study, Sequence[Record]], list[Choice]]
+"""Every row that was tried has at least one choice; a row may have several."""
+
+
+def row_key(row: Mapping[str, Value]) -> RowKey:
+    """What two rows differ in, however alike they look when they are printed."""
+    return tuple((name, type(value).__name__, value) for name, value in row.items())
+
+
+def best_of_rows(study: Study, records: Sequence[Record]) -> list[Choice]:
+    """The best trial of every row by the study's objective; of equals the earliest."""
+    rows: dict[RowKey, list[Record]] = {}
+    for record in sorted(records, key=lambda record: _in_order(record.trial)):
+        rows.setdefault(row_key(record.row), []).append(record)
+    return [Choice(trials[0].row, _best(study, trials)) for trials in rows.values()]
+
+
+def _in_order(trial: str) -> list[tuple[int, str]]:
+    """A key that sorts trials by their numbers: ``search-99`` before ``search-100``."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", trial)]
+
+
+def _best(study: Study, trials: Sequence[Record]) -> Record | None:
+    best, highest = None, None
+    for record in trials:
+        value = study.objective.value(record.scores) if record.status == "ok" else None
+        if value is not None and (highest is None or value > highest):
+            best, highest = record, value
+    return best
+
+
+def names(choices: Sequence[Choice]) -> list[str]:
+    """A name for every choice that can be a part of a file's name, each once: ``rank8``, ``k3``."""
+    unique: list[str] = []
+    for choice in choices:
+        plain = "-".join(re.sub(r"[^\w.+-]+", "_", f"{name}{value}") for name, value in choice.row.items())
+        numbered = (f"{plain}-{number}".lstrip("-") for number in itertools.count(2))
+        unique.append(next(name for name in itertools.chain([plain], numbered) if name not in unique))
+    return unique

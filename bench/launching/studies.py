@@ -1,0 +1,232 @@
+"""Study files: reading ``search_spaces/<name>.yaml``, laying the command line over it, and checking all of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench import methods
+from bench.folder import trained
+from bench.launching.changes import YAML, Change, assignment
+from bench.spec import (
+    Backbone,
+    Benchmark,
+    SpecError,
+    Study,
+    Suite,
+    TrainConfig,
+    Trial,
+    Value,
+    make_trial,
+    parse,
+    unknown,
+)
+
+START = "start_from"
+FOLDER = Path(__file__).parent.parent.parent / "search_spaces"
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """Names of the studies in the folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def headline(name: str, folder: Path = FOLDER) -> str:
+    """The first line of a study file's header comment."""
+    return (folder / f"{name}.yaml").read_text().splitlines()[0].removeprefix("#").strip()
+
+
+def load(name: str, *, overrides: Sequence[str | Change] = (), folder: Path = FOLDER) -> Suite:
+    """Read a study; a single one is a suite of one.
+
+    Args:
+        name: of the file in the folder, or a path to a ``.yaml`` file anywhere.
+        overrides: changes, as such or as ``dotted.name=value``, each of which must fit at least one study of a suite.
+        folder: where studies are looked up by name; members of a suite are looked up there too.
+
+    Raises:
+        SpecError: there is no such study, or anything in it does not hold.
+    """
+    values = _read(name, folder)
+    changes = [assignment(change) if isinstance(change, str) else change for change in overrides]
+    title = Path(name).stem
+    if "suite" not in values:
+        for change in changes:
+            _assign(values, change)
+        return Suite(name=title, studies=(_study(title, _settled(values, changes)),))
+    return _suite(title, values, changes, folder)
+
+
+def _settled(values: dict[str, Any], changes: Sequence[Change]) -> dict[str, Any]:
+    """A study under the paper's protocol has one seed, unless others are asked for."""
+    seeds = values.get("seeds", Study.model_fields["seeds"].default)
+    asked = any(change.path == ("seeds",) for change in changes)
+    single = values.get("protocol") == "paper" and isinstance(seeds, list | tuple) and not asked
+    return {**values, **({"seeds": seeds[:1]} if single else {})}
+
+
+def _suite(title: str, values: Mapping[str, Any], changes: Sequence[Change], folder: Path) -> Suite:
+    common = {key: value for key, value in values.items() if key != "suite"}
+    documents = {}
+    for member, own in _members(title, values["suite"]).items():
+        documents[member] = {**_read(member, folder), **common}
+        for name, value in own.items():
+            _assign(documents[member], Change(tuple(name.split(".")), value, name))
+    for change in changes:
+        fitting = [document for document in documents.values() if _fits(document, change.path)]
+        if not fitting:
+            raise SpecError(f"{change.said}: no study of the suite {title!r} has this field")
+        for document in fitting:
+            _assign(document, change)
+    studies = tuple(_study(name, _settled(document, changes)) for name, document in documents.items())
+    return parse(Suite, {"name": title, "studies": studies}, where=f"suite {title!r}")
+
+
+def _members(title: str, suite: Any) -> dict[str, dict[str, Any]]:
+    """The studies of a suite, each with what the suite changes in it: ``name`` or ``{name: {dotted.name: value}}``."""
+    members: dict[str, dict[str, Any]] = {}
+    for entry in suite if isinstance(suite, list) else ():
+        pairs = entry.items() if isinstance(entry, dict) else [(entry, {})]
+        members.update({name: own for name, own in pairs if isinstance(name, str) and isinstance(own, dict)})
+    if not members or len(members) != len(suite):
+        raise SpecError(
+            f"study {title!r}: suite must be a list of study names, each once and each alone or with what changes in "
+            f"it (top_k: {{search.k.choices: [3]}}), not {suite!r}"
+        )
+    return members
+
+
+def _read(name: str, folder: Path) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("study", name, names(folder))
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or an impossible date
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise SpecError(f"{path}{line}: this is not YAML: {reason}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: a study is a mapping of fields, not {type(values).__name__}")
+    return values
+
+
+def _fits(document: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a study has the place that a dotted name leads to: fields of one method need not exist in another's."""
+    if path[0] == "search" and len(path) > 1:
+        return path[1] in (document.get("search") or {})
+    if path[0] == "fixed" and len(path) > 1:
+        return path[1] in TrainConfig.model_fields or path[1] in methods.fields(document["method"])
+    return True
+
+
+def _assign(document: dict[str, Any], change: Change) -> None:
+    path = change.path
+    for depth, part in enumerate(path[:-1], start=1):
+        inner = document.get(part) or {}
+        if not isinstance(inner, dict):
+            raise SpecError(f"{change.said}: {'.'.join(path[:depth])} is a value, not a group of fields")
+        document[part] = dict(inner)
+        document = document[part]
+    document[path[-1]] = change.value
+
+
+def _study(name: str, values: Mapping[str, Any]) -> Study:
+    where = f"study {name!r}"
+    _check_names(values, where)
+    return _absolute(parse(Study, {"name": name, **values}, where=where))
+
+
+def _absolute(study: Study) -> Study:
+    """The study with absolute paths to start from: workers may run in another folder."""
+
+    def path(value: Value) -> Value:
+        return str(Path(value).absolute()) if isinstance(value, str) and value else value
+
+    def change(values: Mapping[str, Value]) -> dict[str, Value]:
+        return {name: path(value) if name == START else value for name, value in values.items()}
+
+    search = dict(study.search)
+    if START in search and (choices := search[START].choices) is not None:
+        search[START] = search[START].model_copy(update={"choices": tuple(path(value) for value in choices)})
+    changed = {"train": change(study.train), "fixed": change(study.fixed), "search": search}
+    return study.model_copy(update=changed)
+
+
+def _check_names(values: Mapping[str, Any], where: str) -> None:
+    """Names come before values: a misspelt field is not to be reported as an incomplete space."""
+    method = values.get("method")
+    if not isinstance(method, str):
+        return  # what is wrong with it is said when the study is parsed
+    if method not in methods.names():
+        raise SpecError(f"{where}: {unknown('method', method, methods.names())}")
+    known = [*TrainConfig.model_fields, *methods.fields(method)]
+    for part in ("search", "fixed"):
+        chosen = values.get(part) or {}
+        for field in chosen if isinstance(chosen, dict) else ():
+            if field not in known:
+                names = [f"{part}.{name}" for name in known]
+                raise SpecError(f"{where}: {unknown(f'field of {method}', f'{part}.{field}', names)}")
+
+
+def check(study: Study, benchmark: Benchmark, *, depth: int, workers: int = 1) -> None:
+    """Try every corner of a study's space on a benchmark, without building anything.
+
+    Args:
+        depth: transformer blocks of the benchmark's backbone.
+        workers: processes that share each batch.
+
+    Raises:
+        SpecError: a method field or a training field takes a value that it cannot have on this benchmark.
+    """
+    where = f"study {study.name!r} on benchmark {benchmark.name!r}"
+    for trial in corners(study, benchmark):
+        try:
+            methods.load(trial.method, **trial.fields).check(depth)
+            trial.train.check_shares(workers)
+            _check_start(trial)
+        except ValueError as error:
+            raise SpecError(f"{where}: {error}") from None
+        if trial.train.accumulate > 1 and benchmark.head_norm:
+            raise SpecError(
+                f"{where}: accumulate = {trial.train.accumulate} would split the batch whose statistics the head norm "
+                f"takes; use accumulate = 1 or a benchmark without head_norm"
+            )
+        if study.scheduler == "asha" and study.protocol == "paper":
+            raise SpecError(f"{where}: scheduler asha needs validation readings, and protocol paper has none")
+        if study.scheduler == "asha" and not trial.train.val_every:
+            raise SpecError(f"{where}: scheduler asha needs readings to compare; set train.val_every")
+        if study.scheduler == "asha" and trial.train.epochs is not None:
+            raise SpecError(f"{where}: scheduler asha needs to know the last step; set train.steps instead of epochs")
+
+
+def _check_start(trial: Trial) -> None:
+    """Refuse a trial to start from that does not exist, kept nothing, or had another backbone."""
+    if trial.train.start_from is None:
+        return
+    record, _ = trained(Path(trial.train.start_from))
+    other, own = Backbone.model_validate(record.config["benchmark"]["backbone"]), trial.benchmark.backbone
+    if other != own:
+        raise SpecError(f"start_from = {trial.train.start_from} has the backbone {other}, not {own}")
+
+
+def corners(study: Study, benchmark: Benchmark) -> list[Trial]:
+    """One trial for every combination of the space's corners (see :attr:`bench.spec.Space.corners`)."""
+    searched = study.search
+    return [
+        make_trial(
+            study,
+            benchmark,
+            dict(zip(searched, values, strict=True)),
+            launch=study.name,
+            label=f"corner-{index}",
+            seed=study.seeds[0],
+            phase="search",
+        )
+        for index, values in enumerate(itertools.product(*(space.corners for space in searched.values())))
+    ]

@@ -1,0 +1,221 @@
+"""A study from its launch to its leaderboard: search, confirmation over seeds, table and picture."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.cluster.pool import Pool
+from bench.cluster.runtime import plan_of_cluster, start_ray, stop_ray
+from bench.launching.launch import Launch
+from bench.launching.preflight import make_ready
+from bench.launching.selection import best_of_rows, names
+from bench.records import Record
+from bench.reporting import leaderboard
+from bench.reporting.listener import Listener
+from bench.reporting.mlflow_tracker import Tracker, open_tracker
+from bench.reporting.progress import StudyProgress, settings
+from bench.reporting.rows import build
+from bench.resources import cores
+from bench.spec import Study, make_trial
+
+PROJECT = Path(__file__).parent.parent.parent
+
+
+def run(launch: Launch) -> int:
+    """Run every study of the suite and write the leaderboard.
+
+    Returns:
+        The exit code: 0, or 1 if no trial of the launch succeeded.
+
+    Raises:
+        SpecError: what can only be checked with data and weights at hand does not hold, or the folder is in use.
+    """
+    make_ready(launch)
+    with launch.folder.locked(), ended_by_sigterm():
+        launch.folder.put_aside()
+        logfile = launch.folder.new_log()
+        with quiet(logfile) as console:
+            console.print(f"Log of Ray, Optuna and MLflow: {logfile}", highlight=False, soft_wrap=True)
+            try:
+                return _run(launch, console)
+            finally:
+                stop_ray()
+
+
+def _run(launch: Launch, console: Console) -> int:
+    """The worker groups start first, and everything else is made ready while they do."""
+    start_ray(launch.options.address, folder=PROJECT, cores=cores())
+    # After Ray's processes have been started, but before the pool's threads: Ray's packages import each other in
+    # circles, which two threads must not do at once.
+    importlib.import_module("bench.cluster.search")
+    plan = launch.plan or plan_of_cluster(workers=launch.options.workers, slots=launch.options.slots)
+    console.print(f"Plan: {plan.describe()}{launch.idle(plan)}", highlight=False)
+    with ended_by_sigterm():  # ray.init has its own way
+        pool = Pool(plan, storage=launch.folder.ray)
+        with interruptible(pool):
+            code = carry_out(launch, pool, console)
+            pool.close()
+    return code
+
+
+def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
+    """Run a launch on a pool of worker groups, which stays open: search, confirm, conclude.
+
+    Returns:
+        The exit code, see :func:`run`.
+    """
+    tracker = _open_tracker(launch)
+    try:
+        records = _trials(launch, console, tracker, pool)
+        return _conclude(launch, records, console, tracker)
+    finally:
+        tracker.close()
+        if tracker.problem:
+            console.print(f"[yellow]MLflow is incomplete:[/yellow] {tracker.problem}; the records are not.")
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the launch in good order, as Ctrl-C does, with the exit code that a shell gives it."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt  # of all exceptions the one that comes through Ray unchanged
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if received:
+            raise SystemExit(128 + received[0]) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interruptible(pool: Pool) -> Iterator[None]:
+    """Abandon the pool if the launch is ended early; with its board the listener ends, too."""
+    try:
+        yield
+    except BaseException:
+        pool.abandon()
+        raise
+
+
+def _open_tracker(launch: Launch) -> Tracker:
+    suite, benchmark = launch.suite, launch.benchmark
+    parameters: dict[str, Any] = {"benchmark": benchmark.model_dump(mode="json")}
+    for study in suite.studies:
+        parameters[study.name] = study.model_dump(mode="json", exclude={"name"})
+    return open_tracker(
+        launch.tracking_uri,
+        experiment=suite.name,
+        run_name=f"{suite.name} on {benchmark.name}, {datetime.now():%Y-%m-%d %H:%M}",
+        parameters=parameters,
+        tags={"benchmark": benchmark.name, "study": suite.name},
+    )
+
+
+def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool) -> list[Record]:
+    """Run all trials of the launch; returns their records in the order in which they ended."""
+    from bench.cluster.search import search
+
+    with StudyProgress(console, total=launch.trials) as progress:
+        listener = Listener(pool, progress, tracker, launch.folder)
+        with interruptible(pool):
+            expected = 0
+            for study in launch.suite.studies:
+                search(study, launch.benchmark, pool, launch=launch.suite.name, storage=launch.folder.ray)
+                searched = listener.wait_for(study.trials, _searched_by(study))
+                expected += study.trials + _confirm(study, searched, launch, pool, progress)
+            listener.wait_for(expected, lambda record: True)
+            listener.close()
+    return listener.records
+
+
+def _searched_by(study: Study) -> Callable[[Record], bool]:
+    return lambda record: record.method == study.method and record.phase == "search"
+
+
+def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool, progress: StudyProgress) -> int:
+    """Queue the confirmation of a study's winners; the next study's search need not wait for it.
+
+    Returns:
+        How many trials were queued.
+    """
+    choices = best_of_rows(study, records)
+    queued = 0
+    for choice, name in zip(choices, names(choices), strict=True):
+        if choice.winner is None:
+            row = f"{study.name} {settings(choice.row)}".rstrip()
+            progress.said(f"[red]{row}: no search trial succeeded, nothing to confirm[/red]")
+            continue
+        values = choice.winner.hyperparameters
+        for seed in study.seeds:
+            label = "-".join(filter(None, ["confirm", name, f"seed{seed}"]))
+            suite, benchmark = launch.suite.name, launch.benchmark
+            pool.submit(make_trial(study, benchmark, values, launch=suite, label=label, seed=seed, phase="confirm"))
+            queued += 1
+    return queued
+
+
+def _conclude(launch: Launch, records: Sequence[Record], console: Console, tracker: Tracker) -> int:
+    good = [record for record in records if record.status == "ok"]
+    if not any(record.phase == "confirm" for record in good):
+        reasons = sorted({record.error for record in records if record.error})
+        first = f" The first reason: {reasons[0].splitlines()[0]}" if reasons else ""
+        console.print(
+            f"[red]No configuration could be confirmed: {len(records) - len(good)} of {len(records)} "
+            f"trials failed.[/red]{first}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        tracker.finish(launch.folder, None, "FAILED")
+        return 1
+    board = build(records)
+    leaderboard.write(board, launch.folder)
+    leaderboard.show(board, console)
+    console.print(f"Table, picture and records: {launch.folder.path}", highlight=False, soft_wrap=True)
+    tracker.finish(launch.folder, board, "FINISHED")
+    return 0
+
+
+@contextmanager
+def quiet(logfile: Path) -> Iterator[Console]:
+    """Send everything that is written to stdout and stderr, by subprocesses too, to a file.
+
+    Yields:
+        A console on the real stdout.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    screen = os.fdopen(os.dup(1), "w")
+    target = os.open(logfile, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+    try:
+        yield Console(file=screen)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in saved:
+            os.close(descriptor)
+        screen.close()

@@ -1,0 +1,18 @@
+"""Measuring: a model's features, the probes that read accuracies off them, and a trial's readings."""
+
+from bench.measuring.features import extract, map_images, target_accuracy
+from bench.measuring.knn import DEFAULT_KS, knn_accuracy
+from bench.measuring.meter import Meter
+from bench.measuring.retention import SourceScore, source_score, untouched_score
+
+__all__ = [
+    "DEFAULT_KS",
+    "Meter",
+    "SourceScore",
+    "extract",
+    "knn_accuracy",
+    "map_images",
+    "source_score",
+    "target_accuracy",
+    "untouched_score",
+]

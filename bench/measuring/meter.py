@@ -1,0 +1,140 @@
+"""A trial's readings: target accuracy of the head, source accuracy of the features, before and after training."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from bench import data
+from bench.measuring.features import target_accuracy
+from bench.measuring.retention import SourceScore, source_score, untouched_score
+from bench.methods import Method, has_variants
+from bench.models import Setting, same_features, untouched
+from bench.readings import HEAD, KNN, Reading, headline_of, knn_numbers
+from bench.spec import Backbone, Phase, SourceData, Trial
+from bench.vit import Vit
+
+SplitName = Literal["val", "test"]
+
+_before: dict[tuple[Backbone, SourceData, Phase, torch.device], SourceScore] = {}
+"""Scores of untouched backbones are the same for all trials: a process looks each up once."""
+
+
+class Meter:
+    """Takes the readings of one trial, each of them once.
+
+    A search trial is measured on validation data, a confirmation on test data; under the paper's protocol the target is
+    measured on test data either way.
+    """
+
+    def __init__(self, trial: Trial, setting: Setting) -> None:
+        """Measure nothing yet."""
+        self.source_split: SplitName = "val" if trial.phase == "search" else "test"
+        self.target_split: SplitName = "test" if trial.protocol == "paper" else self.source_split
+        self.choosing_split: SplitName = "test" if trial.protocol == "paper" else "val"
+        self._trial, self._setting = trial, setting
+        self._readings: dict[tuple[int, str, str, str, str | None], Reading] = {}
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """All that was read so far, by step."""
+        return tuple(sorted(self._readings.values(), key=lambda reading: reading.step))
+
+    def measure(self, vit: Vit, step: int, variant: str | None = None) -> list[Reading]:
+        """All readings of a model; what was read of it already is not read again.
+
+        Args:
+            step: after which the model is as it is.
+            variant: what a method has made of it, if it has.
+        """
+        return [self.target(vit, step, self.target_split, variant), self.before(), self.source(vit, step, variant)]
+
+    def measure_all(self, vit: Vit, step: int, method: Method) -> None:
+        """Measure a trained model, and the models that its method makes of it."""
+        self.measure(vit, step)
+        if has_variants(method):
+            for name, variant in method.after(vit, self.untouched()):
+                self.measure(variant, step, name)
+
+    def target(self, vit: Vit, step: int, split: SplitName, variant: str | None = None) -> Reading:
+        """Top-1 and top-5 accuracy of the model's own head."""
+        key = (step, split, "target", HEAD, variant)
+        if key not in self._readings:
+            images = getattr(self._setting.target, split)
+            top1, top5 = target_accuracy(vit, images, self._setting.preprocess, self._setting.device)
+            self._keep(key, len(images), {"top1": top1, "top5": top5})
+        return self._readings[key]
+
+    def source(self, vit: Vit, step: int, variant: str | None = None) -> Reading:
+        """Weighted k-NN accuracy of the features."""
+        key = (step, self.source_split, "source", KNN, variant)
+        if key not in self._readings:
+            self._keep_score(key, self._source_score(vit))
+        return self._readings[key]
+
+    def before(self) -> Reading:
+        """The same of the untouched backbone, as step 0."""
+        key = (0, self.source_split, "source", KNN, None)
+        if key not in self._readings:
+            self._keep_score(key, self._score_before())
+        return self._readings[key]
+
+    def images(self) -> dict[str, int]:
+        """How many images the numbers come from, and how many were left out because they cannot be read."""
+        target, source = self._setting.target, self._setting.source
+        measured, queries = getattr(target, self.target_split), self._queries
+        return {
+            "target_train": len(target.train),
+            f"target_{self.target_split}": len(measured),
+            "source_bank": len(source.bank),
+            "source_queries": len(queries),
+            "skipped": len(data.skipped(target.train, measured, source.bank, queries)),
+        }
+
+    @property
+    def _queries(self) -> data.Split:
+        queries: data.Split = getattr(self._setting.source, self.source_split)
+        return queries
+
+    def untouched(self) -> Vit:
+        """The backbone as it was before any training."""
+        return untouched(self._trial.benchmark.backbone, self._setting.device)
+
+    def _score_before(self) -> SourceScore:
+        benchmark, place = self._trial.benchmark, self._setting
+        key = (benchmark.backbone, benchmark.source, self._trial.phase, place.device)
+        if key not in _before:
+            _before[key] = untouched_score(
+                self.untouched(), place.source, self._queries, place.source_preprocess, place.device
+            )
+        return _before[key]
+
+    def _source_score(self, vit: Vit) -> SourceScore:
+        place = self._setting
+        if same_features(vit, self.untouched()):
+            return self._score_before()  # the same weights give the same features: nothing is to be measured again
+        return source_score(vit, place.source, self._queries, place.source_preprocess, place.device)
+
+    def _keep_score(self, key: tuple[int, Any, Any, str, str | None], score: SourceScore) -> None:
+        settings = {"bank": len(self._setting.source.bank), "k": headline_of(score.by_k)}
+        self._keep(key, len(self._queries), knn_numbers(score.by_k), settings)
+
+    def _keep(
+        self,
+        key: tuple[int, Any, Any, str, str | None],
+        n: int,
+        numbers: dict[str, float],
+        settings: dict[str, int] | None = None,
+    ) -> None:
+        step, split, domain, probe, variant = key
+        self._readings[key] = Reading(
+            step=step,
+            split=split,
+            domain=domain,
+            probe=probe,
+            variant=variant,
+            n=n,
+            settings=settings or {},
+            numbers=numbers,
+        )

@@ -1,0 +1,51 @@
+"""Models: backbones with weights, their preprocessing, and the model of a trial with everything that it needs."""
+
+from bench.models.architectures import TINY, TINY_ARCHITECTURE, constructor, depth, plain, timm_name
+from bench.models.backbones import features, same_features, untouched
+from bench.models.build import (
+    CPU,
+    Start,
+    build,
+    kept_tensors,
+    load,
+    outline,
+    restore,
+    start_of,
+    trained_tensors,
+)
+from bench.models.head_norm import HeadNorm, add_head_norm, fold_head_norm
+from bench.models.preprocess import TINY_PREPROCESS, Preprocess, preprocess
+from bench.models.setting import Setting, source_of, target_of
+from bench.models.weights import create, read_weights
+
+__all__ = [
+    "CPU",
+    "TINY",
+    "TINY_ARCHITECTURE",
+    "TINY_PREPROCESS",
+    "HeadNorm",
+    "Preprocess",
+    "Setting",
+    "Start",
+    "add_head_norm",
+    "build",
+    "constructor",
+    "create",
+    "depth",
+    "features",
+    "fold_head_norm",
+    "kept_tensors",
+    "load",
+    "outline",
+    "plain",
+    "preprocess",
+    "read_weights",
+    "restore",
+    "same_features",
+    "source_of",
+    "start_of",
+    "target_of",
+    "timm_name",
+    "trained_tensors",
+    "untouched",
+]

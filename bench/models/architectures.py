@@ -1,0 +1,91 @@
+"""Architectures: timm's vision transformers with a class token, and the embedded one; without weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from bench.spec import Backbone, SpecError, unknown
+from bench.spec.aliases import ALIASES
+
+if TYPE_CHECKING:
+    from bench.vit import Vit
+
+TINY = Backbone(name="tiny")
+TINY_ARCHITECTURE: dict[str, Any] = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 64,
+    "depth": 12,
+    "num_heads": 2,
+}
+
+
+@functools.cache
+def depth(backbone: Backbone) -> int:
+    """Number of transformer blocks."""
+    with torch.device("meta"):
+        return len(plain(backbone, num_classes=0).blocks)
+
+
+def plain(backbone: Backbone, *, num_classes: int, depth: int | None = None) -> Vit:
+    """The untrained architecture of a backbone, made deeper if ``depth`` says so.
+
+    Raises:
+        SpecError: timm has no such model, or it is no vision transformer.
+    """
+    import timm
+
+    if backbone.name == "tiny":
+        architecture = TINY_ARCHITECTURE | ({"depth": depth} if depth else {})
+        tiny = timm.models.vision_transformer.VisionTransformer(**architecture, num_classes=num_classes)
+        return cast("Vit", tiny)
+    name = timm_name(backbone.name)
+    try:
+        vit = cast("Vit", timm.create_model(name, num_classes=num_classes, **options(backbone, depth)))
+    except TypeError as error:
+        raise SpecError(f"backbone {name!r} does not take these options: {error}") from None
+    missing = [part for part in ("blocks", "patch_embed", "norm", "head") if not hasattr(vit, part)]
+    if missing or not isinstance(vit.blocks, nn.Sequential | nn.ModuleList) or not getattr(vit, "num_prefix_tokens", 0):
+        raise SpecError(f"backbone {name!r} is no vision transformer with a class token: choose one with such a token")
+    if getattr(vit, "cls_token", None) is None:
+        raise SpecError(f"backbone {name!r} has no class token, whose feature is probed: choose one with such a token")
+    if isinstance(vit.norm, nn.Identity) and isinstance(vit.fc_norm, nn.Identity):
+        raise SpecError(f"backbone {name!r} has no norm after its blocks, so its features are not defined here")
+    return vit
+
+
+def timm_name(name: str) -> str:
+    """timm's name for a backbone, looked up and checked.
+
+    Raises:
+        SpecError: timm has none of that name.
+    """
+    import timm
+
+    name = ALIASES.get(name, name)
+    if not timm.is_model(name.split(".")[0]):
+        raise unknown("backbone", name, ["tiny", *ALIASES, *timm.list_models("*vit*"), *timm.list_models("beit*")])
+    return name
+
+
+def options(backbone: Backbone, depth: int | None) -> dict[str, Any]:
+    sizes = {"img_size": backbone.image_size} if backbone.image_size else {}
+    return sizes | ({"depth": depth} if depth else {})
+
+
+def constructor(backbone: Backbone, *, num_classes: int, depth: int) -> str:
+    """A Python expression that builds :func:`plain` with timm alone."""
+    if backbone.name == "tiny":
+        values = {**TINY_ARCHITECTURE, "depth": depth, "num_classes": num_classes}
+        return f"timm.models.vision_transformer.VisionTransformer({_arguments(values)})"
+    values = {"num_classes": num_classes, **options(backbone, depth)}
+    return f"timm.create_model({timm_name(backbone.name)!r}, {_arguments(values)})"
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in values.items())

@@ -1,0 +1,94 @@
+"""From a picture, in a file or in memory, to a model's input."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import data
+from bench.models.architectures import TINY, plain, timm_name
+from bench.spec import Backbone, Size, SpecError
+
+PUBLISHED_CROPS: Mapping[str, float] = {"dino": 224 / 256, "mae": 224 / 256}
+"""Evaluation crops by timm's tags are given where the authors' own differ from timm's default of 0.9: both resize the
+shorter side to 256 and crop 224 (facebookresearch/dino, eval_knn.py; facebookresearch/mae, main_linprobe.py)."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a backbone expects: ``size`` x ``size`` pixels in 0..1, minus ``mean``, over ``std`` (a value a channel).
+
+    Images in memory are resized to that size as they are, as in the paper; picture files are resized and cropped as
+    :attr:`files` says. (timm's few models that were evaluated on squashed pictures get the centre crop like all.)
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_pct: float = 224 / 256
+    whole: bool = False
+    """Whether picture files are resized as they are, too: a model that learned from images in memory saw them so."""
+
+    @property
+    def files(self) -> Size:
+        """How a picture file is decoded for this backbone."""
+        return Size(self.size, self.crop_pct, self.interpolation)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 ``[n, 3, h, w]`` to normalised float32 ``[n, 3, size, size]`` on the same device."""
+        pixels = images.float()
+        if pixels.shape[-2:] != (self.size, self.size):
+            size = (self.size, self.size)
+            pixels = F.interpolate(pixels, size, mode=self.interpolation, antialias=True, align_corners=False)
+            pixels = pixels.clamp(0, 255)
+        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1) * 255
+        std = torch.tensor(self.std, device=images.device).view(3, 1, 1) * 255
+        return (pixels - mean) / std
+
+    def of_files(self, paths: Sequence[Path]) -> Tensor:
+        """Picture files as the images that a model learned from: normalised float32 ``[n, 3, size, size]``.
+
+        Raises:
+            ValueError: naming the file, if it is missing, damaged, too large or no picture.
+        """
+        if self.whole:
+            return torch.cat([self(data.whole_picture(path)[None]) for path in paths])
+        return self(torch.stack([data.decode(path, self.files) for path in paths]))
+
+
+TINY_PREPROCESS = Preprocess(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@functools.cache
+def preprocess(backbone: Backbone) -> Preprocess:
+    """The preprocessing that a backbone was trained with: timm's data configuration, or the authors' own crop.
+
+    Raises:
+        SpecError: it cannot be followed here.
+    """
+    if backbone.name == TINY.name:
+        return TINY_PREPROCESS
+    from timm.data.config import resolve_model_data_config
+
+    with torch.device("meta"):
+        config = resolve_model_data_config(plain(backbone, num_classes=0))
+    *_, height, width = config["input_size"]
+    if backbone.image_size is None and height != width:
+        raise SpecError(f"backbone {backbone.name!r} expects {height} x {width} pixels: choose a square --image-size")
+    if config["interpolation"] not in ("bicubic", "bilinear"):
+        raise SpecError(f"backbone {backbone.name!r} wants {config['interpolation']} resizing, which is not supported")
+    return Preprocess(
+        size=backbone.image_size or width,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=PUBLISHED_CROPS.get(timm_name(backbone.name).partition(".")[2], config["crop_pct"]),
+    )

@@ -1,0 +1,118 @@
+"""Trained models in MLflow: fetched from a trial's run, and registered."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import records
+from bench.folder import LaunchFolder
+from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def fetch(uri: str, run_id: str, folder: LaunchFolder) -> Path:
+    """Copy a trial's record, and its trained tensors if it kept them, from its run into a results folder.
+
+    Args:
+        uri: of the store.
+        run_id: of the trial's run, a child of its launch's.
+        folder: to write to, like a launch's.
+
+    Returns:
+        The record's file.
+
+    Raises:
+        ValueError: there is no such store or run, or it is no trial's.
+    """
+    check(uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise ValueError(f"there is no MLflow store {uri}; name the run's store with --tracking-uri")
+    client = open_store(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        held = {artifact.path for artifact in client.list_artifacts(run_id)}
+    except MlflowException:
+        raise ValueError(f"there is no run {run_id} in {uri}") from None
+    if RECORD not in held:
+        raise ValueError(
+            f"run {run_id} holds no record: name the run of a trial that has ended, a child of its launch's"
+        )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.path) as place:
+        record = records.read(Path(client.download_artifacts(run_id, RECORD, place)))
+        for artifact in client.list_artifacts(run_id, CHECKPOINTS):
+            file = Path(client.download_artifacts(run_id, artifact.path, place))
+            folder.keep_tensors(file.stem, file.read_bytes())
+    return record.write(folder.records)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A model for MLflow's registry.
+
+    ``model`` maps normalised images ``[b, 3, h, w]`` to logits ``[b, classes]``, in evaluation mode; ``example`` holds
+    at least two images, since with one the graph would take one at a time only; ``facts`` are what is to be known of it
+    besides, such as class names; ``requirements`` are pip's, to run it.
+    """
+
+    model: Any
+    example: NDArray[np.float32]
+    classes: int
+    facts: Mapping[str, Any]
+    requirements: Sequence[str]
+
+
+def register(uri: str, name: str, wanted: Registration, *, experiment: str, run_name: str) -> Sequence[str]:
+    """Register a model in MLflow as a traced graph, which needs neither this package nor unpickling to be loaded.
+
+    Args:
+        uri: of the store.
+        name: of the registered model; it gets a new version if it exists.
+
+    Returns:
+        Python lines that load it with MLflow alone.
+
+    Raises:
+        ValueError: the name or the store cannot be used.
+    """
+    if not name or set(name) & set("/:"):
+        raise ValueError(f"--mlflow-model {name!r} cannot be a name of a registered model: leave out '/' and ':'")
+    check(uri)
+    client = open_store(uri)
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    place = experiment_id(client, uri, experiment)
+    with mlflow.start_run(experiment_id=place, run_name=run_name):
+        info = mlflow.pytorch.log_model(
+            wanted.model,
+            name="model",
+            signature=_signature(wanted.example, wanted.classes),
+            input_example=wanted.example,
+            registered_model_name=name,
+            serialization_format="pt2",
+            pip_requirements=list(wanted.requirements),
+            metadata=dict(wanted.facts),
+        )
+    return [
+        "import mlflow",
+        f"mlflow.set_tracking_uri({uri!r})",
+        f"model = mlflow.pytorch.load_model('models:/{name}/{info.registered_model_version}')",
+    ]
+
+
+def _signature(example: NDArray[np.float32], classes: int) -> Any:
+    """Any number of images in, their logits out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    inputs = TensorSpec(example.dtype, (-1, *example.shape[1:]))
+    return ModelSignature(Schema([inputs]), Schema([TensorSpec(example.dtype, (-1, classes))]))

@@ -1,0 +1,104 @@
+"""The picture of a leaderboard: source accuracy over target accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from bench.reporting.rows import METHOD_ORDER, Leaderboard, Line, lines
+
+COLOURS = ("#d55e00", "#cc79a7", "#009e73", "#0072b2", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
+MARKERS = ("X", "s", "D", "^", "o", "v", "P")
+
+X, Y = "target_accuracy", "source_accuracy"
+
+
+def draw(board: Leaderboard, path: Path) -> None:
+    """Draw source accuracy over target accuracy, one marker a row, with its spread and the Pareto front."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.2, 5.0), dpi=150, layout="constrained")
+    rows = [line for line in lines(board) if line[f"{X}_mean"] is not None and line[f"{Y}_mean"] is not None]
+    _draw_front(axes, rows)
+    if board.source_accuracy_before is not None:
+        axes.axhline(board.source_accuracy_before, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
+        axes.annotate(
+            f"untouched backbone {board.source_accuracy_before:.1f}",
+            (0.99, board.source_accuracy_before),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color="0.35",
+            horizontalalignment="right",
+        )
+    for method, group in groupby(rows, key=lambda line: str(line["method"])):
+        _draw_method(axes, method, list(group), _style(method, board))
+    axes.margins(x=0.09, y=0.12)
+    axes.set_xlabel("target accuracy (%)  →  learned more")
+    axes.set_ylabel("source accuracy, k-NN (%)  →  forgot less")
+    axes.set_title(f"{board.study} on {board.benchmark}: what is learned, what is kept", fontsize=11)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if rows:
+        axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+def _style(method: str, board: Leaderboard) -> int:
+    """A method's colour and marker: always the same for a known one, so that pictures can be compared."""
+    others = sorted({row.method for row in board.rows} - set(METHOD_ORDER))
+    return ([*METHOD_ORDER, *others]).index(method)
+
+
+def _draw_method(axes: Any, method: str, rows: Sequence[Line], style: int) -> None:
+    from matplotlib import patheffects
+
+    colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
+    x, y = ([line[f"{axis}_mean"] for line in rows] for axis in (X, Y))
+    x_error, y_error = ([line[f"{axis}_std"] or 0.0 for line in rows] for axis in (X, Y))
+    axes.errorbar(
+        x,
+        y,
+        xerr=x_error,
+        yerr=y_error,
+        color=colour,
+        marker=marker,
+        markersize=8,
+        markeredgecolor="white",
+        linewidth=0,
+        elinewidth=1,
+        capsize=2,
+        label=method.replace("_", " "),
+        zorder=3,
+    )
+    axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35, zorder=2)  # shows the order of a method's rows
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    for index, (line, place) in enumerate(zip(rows, zip(x, y, strict=True), strict=True)):
+        above = index % 2 == 0
+        axes.annotate(
+            line["label"].removeprefix(method).strip(),
+            place,
+            xytext=(6, 6) if above else (6, -6),
+            verticalalignment="bottom" if above else "top",
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+            path_effects=halo,
+            zorder=4,
+        )
+
+
+def _draw_front(axes: Any, rows: Sequence[Line]) -> None:
+    front = sorted((line[f"{X}_mean"], line[f"{Y}_mean"]) for line in rows if line["pareto"])
+    if len(front) > 1:
+        x, y = zip(*front, strict=True)
+        axes.step(x, y, where="pre", color="0.6", linestyle="--", linewidth=1.1, zorder=1, label="Pareto front")

@@ -1,0 +1,104 @@
+"""What a running study shows: one live line per running trial, one lasting line per finished one, with an ETA."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from bench.readings import Point
+from bench.records import Record
+from bench.spec import Trial
+
+
+class StudyProgress:
+    """Progress of one launch; a context manager. Without a terminal only the lasting lines are printed."""
+
+    def __init__(self, console: Console, *, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._done = 0
+        self._start = time.monotonic()
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._overall = self._bars.add_task("[bold]trials", total=total, note="starting the workers")
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def started(self, trial: Trial) -> None:
+        """A worker group has taken the trial (again, if its workers died)."""
+        self._drop(trial.id)
+        self._bars.update(self._overall, note="")
+        label = f"  {trial.id} {settings(trial.hyperparameters)}"
+        steps = trial.train.steps if trial.train.epochs is None else None  # of epochs its reports say how many
+        self._tasks[trial.id] = self._bars.add_task(label, total=steps, note="")
+
+    def reported(self, trial: Trial, point: Point) -> None:
+        """A running trial has posted a point of its curves."""
+        if trial.id in self._tasks:
+            note = f"loss {point.values['train_loss']:.3f}" if "train_loss" in point.values else ""
+            self._bars.update(self._tasks[trial.id], completed=point.step, total=point.steps, note=note)
+
+    def finished(self, record: Record) -> None:
+        """A trial has ended, one way or another."""
+        self._drop(record.trial)
+        self._done += 1
+        self._bars.update(self._overall, completed=self._done)
+        self._console.print(self._line(record), highlight=False, soft_wrap=True)
+
+    def said(self, sentence: str) -> None:
+        """Print one sentence above the bars."""
+        self._console.print(sentence, highlight=False, soft_wrap=True)
+
+    def _drop(self, trial: str) -> None:
+        if trial in self._tasks:
+            self._bars.remove_task(self._tasks.pop(trial))
+
+    def _line(self, record: Record) -> str:
+        place = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
+        what = f"{record.trial:<28} {settings(record.hyperparameters):<20}"
+        return f"\\{place} {what} {outcome(record)}  ETA {self._eta()}"
+
+    def _eta(self) -> str:
+        left = (time.monotonic() - self._start) / self._done * (self._total - self._done)
+        return str(timedelta(seconds=round(left)))
+
+
+def settings(values: Mapping[str, object]) -> str:
+    """Hyper-parameters in a few characters: ``p=3 lr=0.042``."""
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+
+
+def outcome(record: Record) -> str:
+    """What came of a trial, in one line."""
+    if record.status == "failed":
+        first = (record.error or "").splitlines()[0]
+        return f"[red]failed[/red]: {first[:120]}".replace("[/red]: [", "[/red]: \\[")
+    scores = record.scores_of()
+    if "mean" not in scores:
+        return f"{record.status} after {record.steps} steps"
+    split = "val" if record.phase == "search" else "test"
+    note = "" if record.status == "ok" else f" ({record.status})"
+    target, source, mean = (scores[name] for name in ("target_accuracy", "source_accuracy", "mean"))
+    return f"{split} target {target:5.2f}  source {source:5.2f}  mean {mean:5.2f}{note}"

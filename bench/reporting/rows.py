@@ -1,0 +1,268 @@
+"""Rows: the confirmed results of a launch, and the one tidy table that everything people see is a rendering of."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+from bench.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHOD_ORDER = ("full", "top_k", "linear", "lora", "block_expansion")
+"""The paper's methods come first, in its order."""
+
+QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
+"""A leaderboard shows these, in percent."""
+
+TEST_SELECTED = "†"
+
+PARTS = ("mean", "std", "n")
+"""A quantity's spread over seeds has these columns."""
+
+FACTS = ("failed", "pareto", "best", "test_selected")
+"""These columns say something of a row as a whole."""
+
+
+Line = Mapping[str, Any]
+"""A line of the wide table is a mapping by column; what is missing is None."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of ``n`` seeds; with one seed there is no deviation."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """The spread of some values; None if there are none."""
+        if not values:
+            return None
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard: a method, its row values, one configuration. Spreads are None if no seed succeeded.
+
+    ``variant`` is what the method made of the trained models, if this line is about that. ``apart`` tells a
+    configuration from others of the same row, where a row has several.
+    """
+
+    method: str
+    row: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+    trainable_parameters: int | None
+    target_accuracy: Spread | None
+    source_accuracy: Spread | None
+    forgetting: Spread | None
+    mean: Spread | None
+    pareto: bool
+    best: bool
+    failed: int
+    trials: tuple[str, ...]
+    test_selected: bool = False
+    """Chosen on test data (``protocol: paper``), and so not comparable with rows that were not."""
+    variant: str | None = None
+    apart: str = ""
+
+    @property
+    def label(self) -> str:
+        """The row's short name: its method, and what tells it from the method's other rows; † if marked."""
+        words = [self.method, *(f"{name}={value}" for name, value in self.row.items()), self.variant, self.apart]
+        return " ".join([*filter(None, words), *([TEST_SELECTED] if self.test_selected else [])])
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The confirmed results of one study on one benchmark."""
+
+    study: str
+    benchmark: str
+    seeds: tuple[int, ...]
+    source_accuracy_before: float | None
+    rows: tuple[Row, ...]
+    objective: str | None = None
+    """What the configurations were chosen by; None where the records do not say."""
+
+
+def build(records: Sequence[Record]) -> Leaderboard:
+    """Make a leaderboard of the confirmations among some records; search trials are left out.
+
+    Records are repeats of each other, and averaged, only if everything but their seed is the same.
+
+    Raises:
+        ValueError: there are no confirmations, one is there twice, or they come from different studies, benchmarks or
+            backbones.
+    """
+    confirmed = [record for record in records if record.phase == "confirm"]
+    if not confirmed:
+        raise ValueError("no record is a confirmation: the study ended before its search was over")
+    study, benchmark = (_only(confirmed, name) for name in ("study", "benchmark"))
+    groups = [list(group) for _, group in groupby(sorted(confirmed, key=_order), key=lambda r: r.configuration)]
+    rows = [row for group in groups for row in _rows(group)]
+    objectives = {record.search.objective if record.search else None for record in confirmed}
+    return Leaderboard(
+        study=study,
+        benchmark=benchmark,
+        seeds=tuple(sorted({record.seed for record in confirmed})),
+        source_accuracy_before=_before(confirmed),
+        rows=tuple(_ranked(_told_apart(rows))),
+        objective=objectives.pop() if len(objectives) == 1 else None,
+    )
+
+
+def _only(records: Sequence[Record], field: str) -> str:
+    values = sorted({str(getattr(record, field)) for record in records})
+    if len(values) > 1:
+        raise ValueError(f"one leaderboard cannot hold records of several {field}s: {', '.join(values)}")
+    return values[0]
+
+
+def _before(records: Sequence[Record]) -> float | None:
+    values = {record.scores["source_accuracy_before"] for record in records} - {None}
+    known = [value for value in values if value is not None]
+    if known and max(known) - min(known) > 1e-6:
+        raise ValueError(
+            f"the records disagree about the untouched backbone's source accuracy ({min(known)} to {max(known)}): "
+            f"they do not come from the same backbone, source and probe"
+        )
+    return min(known, default=None)
+
+
+def _order(record: Record) -> tuple[Any, ...]:
+    """Methods in the order of METHOD_ORDER, their rows by value, numbers before text, then by configuration."""
+    known = METHOD_ORDER.index(record.method) if record.method in METHOD_ORDER else len(METHOD_ORDER)
+    values = [(isinstance(v, str), v) if isinstance(v, (int, float)) else (True, str(v)) for v in record.row.values()]
+    return known, record.method, values, record.protocol, record.configuration, record.seed
+
+
+def _rows(group: Sequence[Record]) -> Iterator[Row]:
+    """The row of one configuration, and one for every variant of it."""
+    for one, other in pairwise(group):
+        if one.seed == other.seed:
+            raise ValueError(f"{one.trial} and {other.trial} are the same configuration and seed: a trial counts once")
+    good = [record for record in group if record.status == "ok"]
+    first = (good or group)[0]
+    variants = dict.fromkeys(variant for record in good for variant in record.variants)
+    for variant in (None, *variants):
+        scored = [record.scores_of(variant) for record in good]
+        target, source, forgetting, mean = (
+            Spread.of([own[name] for own in scored if name in own]) for name in QUANTITIES
+        )
+        yield Row(
+            method=first.method,
+            row=first.row,
+            hyperparameters=first.hyperparameters,
+            trainable_parameters=first.trainable_parameters,
+            target_accuracy=target,
+            source_accuracy=source,
+            forgetting=forgetting,
+            mean=mean,
+            pareto=False,
+            best=False,
+            failed=len(group) - len(good),
+            trials=tuple(record.trial for record in group),
+            test_selected=first.protocol == "paper",
+            variant=variant,
+        )
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Give rows that have the same label what tells them apart: the hyper-parameters that differ, or a number."""
+    alike: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        alike.setdefault(row.label, []).append(index)
+    apart = dict[int, str]()
+    for same in alike.values():
+        if len(same) > 1:
+            apart |= dict(zip(same, _differences([rows[index] for index in same]), strict=True))
+    return [replace(row, apart=apart.get(index, "")) for index, row in enumerate(rows)]
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    """Words for each of some rows, no two alike: numbers with as few digits as do, from three."""
+    names = list(dict.fromkeys(name for row in rows for name in row.hyperparameters))
+    differing = [name for name in names if len({repr(row.hyperparameters.get(name)) for row in rows}) > 1]
+    for digits in range(3, 18):
+        words = [" ".join(f"{n}={_short(row.hyperparameters.get(n), digits)}" for n in differing) for row in rows]
+        if len(set(words)) == len(words):
+            return words
+    return [f"{word} #{number}".strip() for number, word in enumerate(words, start=1)]
+
+
+def _short(value: Any, digits: int) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def _ranked(rows: Sequence[Row]) -> Iterator[Row]:
+    """The rows with the Pareto front and the best MEAN marked."""
+    points = [(r.target_accuracy.mean, r.source_accuracy.mean) for r in rows if r.target_accuracy and r.source_accuracy]
+    best = max((row.mean.mean for row in rows if row.mean), default=None)
+    for row in rows:
+        if not (row.target_accuracy and row.source_accuracy and row.mean):
+            yield row
+            continue
+        mine = row.target_accuracy.mean, row.source_accuracy.mean
+        beaten = any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for p in points)
+        yield replace(row, pareto=not beaten, best=row.mean.mean == best)
+
+
+def tidy(board: Leaderboard) -> pd.DataFrame:
+    """The launch as one table, a line for every row and quantity.
+
+    Columns: ``study``, ``benchmark``, ``objective``, ``method``, ``label``, ``row`` and ``hyperparameters`` (as JSON),
+    ``variant``, ``trainable_parameters``, ``quantity``; its ``mean``, ``std`` and ``n`` over seeds in percent;
+    ``failed``, ``trials``, and whether the row is on the Pareto front (``pareto``), has the ``best`` MEAN, or is
+    ``test_selected``.
+    """
+    import pandas as pd
+
+    lines = [_line(board, row, quantity) for row in board.rows for quantity in QUANTITIES]
+    counts = dict.fromkeys(("trainable_parameters", "n", "failed", "trials"), "Int64")
+    return pd.DataFrame(lines).astype({**counts, "mean": "float64", "std": "float64"})
+
+
+def _line(board: Leaderboard, row: Row, quantity: str) -> dict[str, Any]:
+    spread: Spread | None = getattr(row, quantity)
+    return {
+        "study": board.study,
+        "benchmark": board.benchmark,
+        "objective": board.objective,
+        "method": row.method,
+        "label": row.label,
+        "row": json.dumps(dict(row.row)),
+        "variant": row.variant,
+        "hyperparameters": json.dumps(dict(row.hyperparameters)),
+        "trainable_parameters": row.trainable_parameters,
+        "quantity": quantity,
+        **{part: getattr(spread, part) if spread else None for part in PARTS},
+        "trials": len(row.trials),
+        **{fact: getattr(row, fact) for fact in FACTS},
+    }
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """The tidy table with one line a row: ``target_accuracy_mean``, ``target_accuracy_std``, ... as columns."""
+    own = ["method", "label", "row", "hyperparameters", "trainable_parameters", "trials", *FACTS]
+    rows = table.groupby("label", sort=False)[own].first().reset_index(drop=True)
+    for quantity in QUANTITIES:
+        of_quantity = table[table["quantity"] == quantity].reset_index(drop=True)
+        for part in PARTS:
+            rows[f"{quantity}_{part}"] = of_quantity[part]
+    return rows
+
+
+def lines(board: Leaderboard) -> list[Line]:
+    """The rows of the wide table, in the leaderboard's order."""
+    rows = wide(tidy(board))
+    plain: list[Line] = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    return plain

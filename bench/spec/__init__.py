@@ -1,0 +1,40 @@
+"""What can be asked for: studies, benchmarks, trials. Frozen, strict, and free of torch and Ray.
+
+Every mistake is a :class:`SpecError` (a ``ValueError``) with one sentence that says what to write instead.
+"""
+
+from bench.spec.benchmark import Backbone, BadImages, Benchmark, Size, SourceData, TargetData
+from bench.spec.launch import LaunchOptions
+from bench.spec.objective import QUANTITIES, Objective, Quantity
+from bench.spec.parsing import Frozen, SpecError, Value, explain, parse, unknown
+from bench.spec.study import Protocol, SearchContext, Space, Study, Suite
+from bench.spec.train import TrainConfig
+from bench.spec.trial import Phase, Trial, make_trial
+
+__all__ = [
+    "QUANTITIES",
+    "Backbone",
+    "BadImages",
+    "Benchmark",
+    "Frozen",
+    "LaunchOptions",
+    "Objective",
+    "Phase",
+    "Protocol",
+    "Quantity",
+    "SearchContext",
+    "Size",
+    "SourceData",
+    "Space",
+    "SpecError",
+    "Study",
+    "Suite",
+    "TargetData",
+    "TrainConfig",
+    "Trial",
+    "Value",
+    "explain",
+    "make_trial",
+    "parse",
+    "unknown",
+]

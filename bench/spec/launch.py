@@ -1,0 +1,23 @@
+"""Where a launch runs and writes; nothing of it changes a number."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from bench.spec.parsing import Frozen
+
+
+class LaunchOptions(Frozen):
+    """How and where a launch runs; what it computes is in the suite and the benchmark."""
+
+    workers: Annotated[int, Field(ge=1, description="DDP processes of one trial")] = 1
+    slots: Annotated[
+        int | None, Field(ge=1, description="trials at once; as many as there are GPUs, else cores, if empty")
+    ] = None
+    address: Annotated[
+        str | None, Field(min_length=1, description="Ray cluster to run on: auto, or host:port; this machine if empty")
+    ] = None
+    results: Annotated[str, Field(min_length=1, description="folder to write to")] = "results"
+    tracking_uri: Annotated[str | None, Field(description="MLflow store; SQLite in the results folder if empty")] = None

@@ -1,0 +1,85 @@
+"""Parsing what was asked for: strict types, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Value = bool | int | float | str | None
+"""A hyper-parameter has such a value, as it stands in YAML and JSON."""
+
+LISTED = 30
+"""A message lists at most so many names."""
+
+
+class SpecError(ValueError):
+    """A request that cannot be carried out; the message is one sentence a user can act on."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> SpecError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    listing = f" (known: {', '.join(known)})" if len(known) <= LISTED else ""
+    return SpecError(f"unknown {kind} {name!r}{hint}{listing}")
+
+
+class Frozen(BaseModel):
+    """Base of every specification: immutable, strictly typed, and a field it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Spec = TypeVar("Spec", bound=Frozen)
+
+
+def parse(model: type[Spec], values: Mapping[str, Any], *, where: str) -> Spec:
+    """Build a specification from plain values, as they come out of YAML.
+
+    Args:
+        model: the specification's class.
+        values: its fields.
+        where: what is being read, for the message ("search_spaces/lora.yaml").
+
+    Raises:
+        SpecError: an unknown field, a wrong type or a value out of range; the first of them is named.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise SpecError(f"{where}: {explain(error, model)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One sentence for the first thing that pydantic found wrong."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        owner = _owner(model, path[:-1])
+        return str(unknown("field", ".".join(path), [".".join([*path[:-1], name]) for name in owner]))
+    if first["type"] == "missing":
+        return f"field {'.'.join(path)!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if not path:
+        return message
+    if path[-1] in ("bool", "int", "float", "str"):  # pydantic names each member of Value that did not fit
+        path.pop()
+        message = "must be a finite number, a text, true, false or empty"
+    return f"{'.'.join(path)} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _owner(model: type[BaseModel], path: list[str]) -> Iterable[str]:
+    """Names of the fields of the specification that ``path`` leads to, as far as it can be followed."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = next(filter(_is_model, (field.annotation, *get_args(field.annotation))), None) if field else None
+        model = inner or model
+    return model.model_fields
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,159 @@
+"""What is searched: a method, its space, the objective and the leaderboard's rows."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from bench.spec.objective import Objective
+from bench.spec.parsing import Frozen, Value
+
+MANY = 100
+"""Of a space of at most so many integers each is checked; of a larger one only the ends are."""
+
+
+class Space(Frozen):
+    """Where one hyper-parameter may lie: either ``choices`` or ``low`` .. ``high``."""
+
+    choices: Annotated[tuple[Value, ...] | None, Field(strict=False)] = None
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("write either choices or low and high, not both")
+            if not self.choices or len(set(self.choices)) < len(self.choices):
+                raise ValueError("choices must name at least one value, each once")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("a space needs choices, or low and high")
+        if not self.low < self.high:
+            raise ValueError(f"low = {self.low} must be below high = {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log space needs low above 0, not {self.low}")
+        return self
+
+    @property
+    def corners(self) -> tuple[Value, ...]:
+        """Values that stand for the whole space when it is checked: the choices, every integer, or both ends."""
+        if self.choices is not None:
+            return self.choices
+        if isinstance(self.low, int) and isinstance(self.high, int) and self.high - self.low < MANY:
+            return tuple(range(self.low, self.high + 1))
+        return (self.low, self.high)
+
+
+Protocol = Literal["clean", "paper"]
+"""How trials are measured: ``clean`` chooses on validation data and normalises as the backbone was trained; ``paper``
+repeats arXiv 2404.17245, which chose on test data and fine-tuned with mean and deviation 0.5."""
+
+
+class SearchContext(Frozen):
+    """How the search was held that a trial belongs to, or whose outcome it confirms."""
+
+    objective: str
+    trials: int
+    lag: int
+    seed: int
+
+
+class Study(Frozen):
+    """A method, a search space and an objective; what one file of ``search_spaces/`` says."""
+
+    name: str
+    method: str
+    search: Annotated[
+        dict[str, Space], Field(description="where fields of the method or of train may lie: choices, or low and high")
+    ] = Field(default_factory=dict)
+    fixed: Annotated[dict[str, Value], Field(description="fields of the method or of train with one value")] = Field(
+        default_factory=dict
+    )
+    rows: Annotated[
+        tuple[str, ...], Field(strict=False, description="searched fields whose choices are rows of the leaderboard")
+    ] = ()
+    objective: Annotated[Objective, Field(description="score by which configurations are chosen")] = Objective()
+    trials: Annotated[int, Field(ge=1, description="search trials of each method")] = 12
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(strict=False, min_length=1, description="seeds of the confirmation"),
+    ] = (0, 1, 2)
+    lag: Annotated[
+        int,
+        Field(ge=1, description="proposal n of the search knows the results of trials 0 to n - lag, on any hardware"),
+    ] = 8
+    search_seed: Annotated[int, Field(ge=0, description="seed of the search's proposals")] = 0
+    scheduler: Annotated[Literal["none", "asha"], Field(description="what stops unpromising trials early")] = "none"
+    protocol: Annotated[Protocol, Field(description="clean, or paper: chosen on test data, and marked so")] = "clean"
+    train: Annotated[dict[str, Value], Field(description="fields of the recipe, see below")] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, not {list(self.seeds)}")
+        for row in self.rows:
+            if row not in self.search or self.search[row].choices is None:
+                raise ValueError(f"rows names {row!r}, which is not a searched field with choices")
+        if twice := sorted(set(self.search) & set(self.fixed)):
+            raise ValueError(f"{twice[0]!r} is both searched and fixed")
+        return self
+
+    @property
+    def row_values(self) -> list[dict[str, Value]]:
+        """The leaderboard rows: all combinations of the row fields' choices; one empty row without row fields."""
+        choices = (self.search[row].choices or () for row in self.rows)
+        return [dict(zip(self.rows, values, strict=True)) for values in itertools.product(*choices)]
+
+    @property
+    def row_count(self) -> int:
+        """How many rows the leaderboard has."""
+        return len(self.row_values)
+
+    @property
+    def dealt_points(self) -> list[dict[str, Value]]:
+        """What of each trial's values is not left to the search.
+
+        A space that is no larger than the number of trials is tried completely. Otherwise the rows are dealt out in
+        turn, so that all of them are tried equally often (or once less), and the search chooses the other fields.
+        """
+        rows = self.row_values
+        others = {name: space.choices for name, space in self.search.items() if name not in self.rows}
+        complete: list[dict[str, Value]] = []
+        if all(choices is not None for choices in others.values()):
+            rests = itertools.product(*(choices or () for choices in others.values()))
+            complete = [{**row, **dict(zip(others, rest, strict=True))} for rest in rests for row in rows]
+        points = complete if len(complete) <= self.trials else []
+        dealt = (rows[index % len(rows)] for index in range(self.trials - len(points)))
+        return points + (list(dealt) if self.rows else [])
+
+    @property
+    def search_context(self) -> SearchContext:
+        """What the choice of a configuration depends on beside the space."""
+        return SearchContext(objective=str(self.objective), trials=self.trials, lag=self.lag, seed=self.search_seed)
+
+    @property
+    def confirmations(self) -> int:
+        """Trials of the confirmation: every row that is tried at all, with every seed."""
+        return min(self.row_count, self.trials) * len(self.seeds)
+
+
+class Suite(Frozen):
+    """Studies that run one after another under one name and end in one leaderboard."""
+
+    name: str
+    studies: tuple[Study, ...]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        methods = [study.method for study in self.studies]
+        if twice := sorted({method for method in methods if methods.count(method) > 1}):
+            raise ValueError(
+                f"two studies of one suite use the method {twice[0]!r}: their rows could not be told apart"
+            )
+        return self

@@ -1,0 +1,27 @@
+"""Training: the loop, its steps, augmentation, and shared activations. Torch only; it reports through a callable."""
+
+from bench.training.loop import Feed, Trained, batches, resolve, shares, train
+from bench.training.losses import Report, Watch
+from bench.training.precision import precision_on
+from bench.training.prefix import Tail, activations, make_room
+from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, terms_of
+
+__all__ = [
+    "DivergedError",
+    "Feed",
+    "Report",
+    "Tail",
+    "Terms",
+    "Trained",
+    "Watch",
+    "activations",
+    "batches",
+    "learning_rate",
+    "make_optimizer",
+    "make_room",
+    "precision_on",
+    "resolve",
+    "shares",
+    "terms_of",
+    "train",
+]

@@ -1,0 +1,394 @@
+"""A launch in MLflow: a real store on SQLite holds what it did, gives it back, and never gets in its way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from bench.folder import LaunchFolder
+from bench.readings import SCORES
+from bench.records import Record
+from bench.reporting import leaderboard
+from bench.reporting.mlflow_models import fetch
+from bench.reporting.mlflow_store import default_uri
+from bench.reporting.mlflow_tracker import Tracker, flatten, open_tracker
+from bench.reporting.rows import Leaderboard, build
+
+Make = Callable[..., Record]
+MakeAll = Callable[..., list[Record]]
+
+PARAMETERS = {"benchmark": {"name": "tiny", "train": {"steps": 150, "lr": 0.05}}, "trials": 12, "seeds": [0, 1, 2]}
+TRIAL = {"method": {"name": "lora", "rank": 8}, "train": {"lr": 0.079, "clip_norm": None}, "seed": 1}
+TAGS = {"method": "lora", "benchmark": "tiny", "phase": "confirm"}
+
+
+@dataclass(frozen=True)
+class First:
+    """A launch that made its own store, and what became of its tracker."""
+
+    results: Path
+    opened_after: float
+    problem: str | None
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory) -> First:
+    """The only store that MLflow makes itself, which takes it several seconds: every test gets a copy of it."""
+    results = tmp_path_factory.mktemp("first")
+    began = time.monotonic()
+    tracker = opened(results, experiment="first")
+    opened_after = time.monotonic() - began
+    tracker.close()
+    return First(results, opened_after, tracker.problem)
+
+
+@pytest.fixture
+def store(tmp_path: Path, first: First, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A results folder with a database; the current folder is another one, which must stay empty."""
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    results.mkdir()
+    elsewhere.mkdir()
+    shutil.copy(first.results / "mlflow.db", results)
+    monkeypatch.chdir(elsewhere)
+    yield results
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, paper_records: MakeAll) -> tuple[LaunchFolder, Leaderboard]:
+    """A launch's folder with its leaderboard."""
+    folder, board = LaunchFolder(tmp_path_factory.mktemp("study")), build(paper_records())
+    leaderboard.write(board, folder)
+    return folder, board
+
+
+def opened(results: Path, *, experiment: str = "paper") -> Tracker:
+    return open_tracker(
+        default_uri(results),
+        experiment=experiment,
+        run_name="paper on tiny",
+        parameters=PARAMETERS,
+        tags={"benchmark": "tiny"},
+    )
+
+
+def runs(results: Path, *, experiment: str = "paper") -> tuple[Run, dict[str, Run]]:
+    """The parent run, and the child runs by name."""
+    client = MlflowClient(default_uri(results))
+    held = client.get_experiment_by_name(experiment)
+    assert held is not None
+    found = client.search_runs([held.experiment_id])
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = client.search_runs([held.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert len(children) == len(found) - 1
+    return parent, {str(run.info.run_name): run for run in children}
+
+
+def artifact(run: Run, name: str) -> Path:
+    return Path(str(run.info.artifact_uri).removeprefix("file://")) / name
+
+
+def test_a_launch_is_a_parent_with_a_child_for_every_trial(
+    store: Path,
+    record: Make,
+    failed: Make,
+    shown: tuple[LaunchFolder, Leaderboard],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, board = shown
+    records = {
+        "a": record(trial="a"),
+        "b": failed(record(trial="b"), error="ValueError: " + "x" * 1000),
+        "c": record(trial="c", status="stopped", steps=40),
+    }
+    tracker = opened(store)
+    for name in records:
+        tracker.trial_started(name, TRIAL, TAGS)
+        for step in (10, 20, 30):
+            tracker.trial_reported(name, {"train_loss": 1 / step, "lr": 0.1}, step)
+    for made in records.values():
+        tracker.trial_finished(made)
+    tracker.finish(folder, board, "FINISHED")
+    tracker.close()
+    assert tracker.problem is None
+
+    parent, children = runs(store)
+    assert parent.info.run_name == "paper on tiny"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params == {
+        "benchmark.name": "tiny",
+        "benchmark.train.steps": "150",
+        "benchmark.train.lr": "0.05",
+        "trials": "12",
+        "seeds": "[0, 1, 2]",
+    }
+    assert parent.data.tags["benchmark"] == "tiny"
+    assert parent.data.tags["status"] == "ok"
+    assert parent.data.tags["best"] == "block_expansion p=4"
+    assert parent.data.metrics["best_mean"] == pytest.approx(91.6)
+
+    assert {name: run.info.status for name, run in children.items()} == {"a": "FINISHED", "b": "FAILED", "c": "KILLED"}
+    assert {name: run.data.tags["status"] for name, run in children.items()} == {
+        "a": "ok",
+        "b": "failed",
+        "c": "stopped",
+    }
+    client = MlflowClient(default_uri(store))
+    for name, run in children.items():
+        assert run.data.params == {
+            "method.name": "lora",
+            "method.rank": "8",
+            "train.lr": "0.079",
+            "train.clip_norm": "None",
+            "seed": "1",
+        }
+        assert {tag: run.data.tags[tag] for tag in TAGS} == TAGS
+        curve = client.get_metric_history(run.info.run_id, "train_loss")
+        assert [(point.step, point.value) for point in curve] == [(10, 0.1), (20, 0.05), (30, 1 / 30)]
+        assert Record.model_validate_json(artifact(run, "record.json").read_text()) == records[name]
+        assert run.info.end_time is not None
+    for score in SCORES:
+        assert children["a"].data.metrics[score] == pytest.approx(records["a"].scores[score])
+        assert score not in children["b"].data.metrics
+    (final,) = client.get_metric_history(children["c"].info.run_id, "mean")
+    assert final.step == 40
+    assert children["a"].data.metrics["trainable_parameters"] == 614_090
+    assert children["b"].data.tags["error"].startswith("ValueError: xxx")
+
+    for path in (folder.table, folder.table_csv, folder.picture):
+        assert artifact(parent, path.name).read_bytes() == path.read_bytes()
+    assert artifact(parent, "pareto.png").is_relative_to(store / "mlartifacts")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", default_uri(store))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "paper")  # mlflow.load_table looks nowhere else
+    table = mlflow.load_table("leaderboard.json", run_ids=[parent.info.run_id])
+    assert list(table["row"]) == [row.label for row in board.rows]
+    assert list(table["mean"]) == pytest.approx([row.mean.mean for row in board.rows if row.mean])
+    deviations = [row.target_accuracy.std for row in board.rows if row.target_accuracy]
+    assert list(table["target_accuracy_std"]) == pytest.approx(deviations)
+    assert list(table["trainable_parameters"]) == [row.trainable_parameters for row in board.rows]
+    assert list(table["pareto"]) == [row.pareto for row in board.rows]
+    assert [json.loads(text) for text in table["hyperparameters"]] == [row.hyperparameters for row in board.rows]
+
+
+def test_two_launches_of_a_study_share_its_experiment(store: Path) -> None:
+    for _ in range(2):
+        tracker = opened(store)
+        tracker.finish(LaunchFolder(store), None, "FAILED")
+        tracker.close()
+        tracker.close()  # twice does no harm
+        assert tracker.problem is None
+    client = MlflowClient(default_uri(store))
+    experiment = client.get_experiment_by_name("paper")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in found] == ["FAILED", "FAILED"]
+    assert {run.data.tags["status"] for run in found} == {"failed"}
+
+
+def test_an_interrupted_launch_leaves_no_open_run(store: Path, record: Make) -> None:
+    tracker = opened(store)
+    for name in ("done", "running", "fresh"):
+        tracker.trial_started(name, TRIAL, TAGS)
+    tracker.trial_reported("running", {"train_loss": 0.5}, 10)
+    tracker.trial_finished(record(trial="done"))
+    tracker.close()
+    assert tracker.problem is None
+    parent, children = runs(store)
+    assert (parent.info.status, parent.data.tags["status"]) == ("KILLED", "interrupted")
+    assert {name: run.info.status for name, run in children.items()} == {
+        "done": "FINISHED",
+        "running": "KILLED",
+        "fresh": "KILLED",
+    }
+    assert children["running"].data.tags["status"] == "interrupted"
+    assert children["running"].data.metrics["train_loss"] == 0.5
+
+
+def test_a_trial_that_starts_again_goes_on_in_its_run(store: Path, record: Make) -> None:
+    tracker = opened(store)
+    tracker.trial_started("a", TRIAL, TAGS)
+    tracker.trial_reported("a", {"train_loss": 0.5}, 10)
+    tracker.trial_started("a", TRIAL, TAGS)
+    tracker.trial_reported("a", {"train_loss": 0.4}, 20)
+    tracker.trial_finished(record(trial="a"))
+    tracker.close()
+    assert tracker.problem is None
+    _, children = runs(store)
+    curve = MlflowClient(default_uri(store)).get_metric_history(children["a"].info.run_id, "train_loss")
+    assert [(point.step, point.value) for point in curve] == [(10, 0.5), (20, 0.4)]
+
+
+def test_a_search_trial_is_measured_on_validation_data(store: Path, searched: Make) -> None:
+    made = searched(trial="a")
+    tracker = opened(store)
+    tracker.trial_finished(made)
+    tracker.close()
+    assert tracker.problem is None
+    _, children = runs(store)
+    found = children["a"].data.metrics
+    assert {name: found[f"val_{name}"] for name in SCORES} == pytest.approx(made.scores)
+    assert not set(SCORES) & set(found)
+
+
+def test_a_trial_that_failed_before_it_started_has_a_run(store: Path, record: Make, failed: Make) -> None:
+    tracker = opened(store)
+    tracker.trial_finished(failed(record(trial="early")))
+    tracker.close()
+    assert tracker.problem is None
+    _, children = runs(store)
+    assert children["early"].info.status == "FAILED"
+    assert children["early"].data.tags["method"] == "full"
+
+
+def test_a_run_gives_back_its_record_and_its_trained_tensors(store: Path, tmp_path: Path, record: Make) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"tensors")
+    tracker = opened(store)
+    tracker.trial_finished(record(trial="a"), tmp_path / "a.safetensors")
+    tracker.trial_finished(record(trial="b"))
+    tracker.close()
+    assert tracker.problem is None
+    parent, children = runs(store)
+    uri, folder = default_uri(store), LaunchFolder(tmp_path / "fetched")
+    for name in ("a", "b", "a"):  # twice: what is there already is written anew
+        path = fetch(uri, children[name].info.run_id, folder)
+        assert path == folder.record(name)
+        assert Record.model_validate_json(path.read_text()) == record(trial=name)
+    assert [(path.name, path.read_bytes()) for path in folder.checkpoints.iterdir()] == [("a.safetensors", b"tensors")]
+    for run, place, said in (
+        ("0" * 32, uri, f"there is no run {'0' * 32} in "),
+        (parent.info.run_id, uri, "holds no record"),
+        (parent.info.run_id, f"sqlite:///{tmp_path}/no.db", "there is no MLflow store"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fetch(place, run, folder)
+    assert not (tmp_path / "no.db").exists()
+
+
+def test_more_points_than_one_request_takes(store: Path, record: Make) -> None:
+    tracker = opened(store)
+    tracker.trial_started("a", TRIAL, TAGS)
+    for step in range(1, 601):
+        tracker.trial_reported("a", {"train_loss": 1 / step, "lr": 0.1}, step)
+    tracker.trial_finished(record(trial="a"))
+    tracker.close()
+    assert tracker.problem is None
+    _, children = runs(store)
+    curve = MlflowClient(default_uri(store)).get_metric_history(children["a"].info.run_id, "train_loss")
+    assert [point.step for point in curve] == list(range(1, 601))
+
+
+def test_curves_can_be_watched_while_a_trial_runs(store: Path) -> None:
+    tracker = opened(store)
+    tracker.trial_started("a", TRIAL, TAGS)
+    tracker.trial_reported("a", {"train_loss": 0.5}, 10)
+    seen: list[tuple[float]] = []
+    deadline = time.monotonic() + 20
+    while not seen and time.monotonic() < deadline:
+        time.sleep(0.1)
+        with sqlite3.connect(store / "mlflow.db") as database:
+            seen = database.execute("select value from metrics where key = 'train_loss'").fetchall()
+    tracker.close()
+    assert seen == [(0.5,)]
+
+
+def test_a_board_with_lost_rows_is_attached(store: Path, tmp_path: Path, paper_records: MakeAll, failed: Make) -> None:
+    board = build([failed(r) if r.method == "lora" else r for r in paper_records(methods=["full", "lora"])])
+    folder = LaunchFolder(tmp_path / "study")
+    leaderboard.write(board, folder)
+    tracker = opened(store)
+    tracker.finish(folder, board, "FINISHED")
+    tracker.close()
+    assert tracker.problem is None
+    parent, _ = runs(store)
+    table = json.loads(artifact(parent, "leaderboard.json").read_text())
+    columns = {name: [row[index] for row in table["data"]] for index, name in enumerate(table["columns"])}
+    assert columns["row"] == ["full", "lora rank=4", "lora rank=8", "lora rank=16"]
+    assert columns["mean"] == [pytest.approx(87.55), None, None, None]
+
+
+def use(tracker: Tracker, record: Make, folder: LaunchFolder, board: Leaderboard | None) -> None:
+    """Everything that a launch does with its tracker after it has been opened."""
+    tracker.trial_started("late", TRIAL, TAGS)
+    tracker.trial_reported("late", {"train_loss": 0.5}, 10)
+    tracker.trial_finished(record(trial="late"))
+    tracker.finish(folder, board, "FINISHED")
+    tracker.close()
+
+
+def test_a_database_lost_in_mid_study_is_a_problem_not_an_error(
+    store: Path, record: Make, shown: tuple[LaunchFolder, Leaderboard]
+) -> None:
+    tracker = opened(store)
+    tracker.trial_started("a", TRIAL, TAGS)
+    tracker.trial_finished(record(trial="a"))
+    drain(tracker)
+    (store / "mlflow.db").rename(store / "kept.db")
+    (store / "mlflow.db").write_text("no database")
+    use(tracker, record, *shown)
+    assert tracker.problem is not None
+    assert tracker.problem.startswith("MlflowException: ")
+    assert "\n" not in tracker.problem
+
+
+def drain(tracker: Tracker) -> None:
+    """Wait until the tracker has written what it was given."""
+    done = threading.Event()
+    tracker._jobs.put(lambda _: done.set())
+    assert done.wait(20)
+
+
+def test_a_store_that_cannot_be_opened_is_a_problem_not_an_error(
+    store: Path, record: Make, shown: tuple[LaunchFolder, Leaderboard]
+) -> None:
+    tracker = open_tracker("nonsense://x", experiment="paper", run_name="x", parameters={}, tags={})
+    use(tracker, record, *shown)
+    assert tracker.problem is not None
+    assert "nonsense" in tracker.problem
+
+
+def test_artifacts_that_cannot_be_written_are_a_problem_not_an_error(
+    store: Path, record: Make, shown: tuple[LaunchFolder, Leaderboard]
+) -> None:
+    (store / "mlartifacts").write_text("in the way")
+    tracker = opened(store)
+    use(tracker, record, *shown)
+    assert tracker.problem is not None
+    assert "mlartifacts" in tracker.problem
+
+
+def test_a_board_that_is_not_there_is_a_problem_not_an_error(
+    store: Path, tmp_path: Path, record: Make, shown: tuple[LaunchFolder, Leaderboard]
+) -> None:
+    tracker = opened(store)
+    use(tracker, record, LaunchFolder(tmp_path / "missing"), shown[1])
+    assert tracker.problem is not None
+    assert "leaderboard.md" in tracker.problem
+
+
+def test_opening_returns_at_once_and_makes_the_store_later(first: First) -> None:
+    assert first.opened_after < 0.5
+    assert first.problem is None
+    parent, children = runs(first.results, experiment="first")
+    assert parent.info.status == "KILLED"  # nobody said that it had finished
+    assert children == {}
+
+
+def test_flatten() -> None:
+    assert flatten({"train": {"lr": 0.1, "inner": {"x": None}}, "seeds": (0, 1)}) == {
+        "train.lr": "0.1",
+        "train.inner.x": "None",
+        "seeds": "(0, 1)",
+    }
+    assert flatten({}) == {}

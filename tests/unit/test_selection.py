@@ -1,0 +1,140 @@
+"""Selection: which configurations are confirmed, told apart by their values and not by how these look."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from bench.launching.selection import Choice, best_of_rows, names, row_key
+from bench.records import Record
+from bench.spec import QUANTITIES, Objective, Study, parse
+
+Make = Callable[..., Record]
+
+
+def study(objective: str = "mean") -> Study:
+    return parse(Study, {"name": "mine", "method": "full", "objective": objective}, where="here")
+
+
+def trials(make: Make, rows: Sequence[dict[str, Any]], **changes: Sequence[Any]) -> list[Record]:
+    """Search records in the order of the search; ``changes`` holds a value for each of them."""
+    return [
+        make(trial=f"full-search-{index:02d}", row=row, **{name: values[index] for name, values in changes.items()})
+        for index, row in enumerate(rows)
+    ]
+
+
+def winners(choices: Sequence[Choice]) -> list[str | None]:
+    return [choice.winner and choice.winner.trial.removeprefix("full-search-") for choice in choices]
+
+
+def test_rows_that_print_alike_are_rows_of_their_own(searched: Make) -> None:
+    values = [0.999, 0.9995, 0.9999, 0.999]
+    assert len({f"{value:.3g}" for value in values}) < len(set(values))
+    choices = best_of_rows(study(), trials(searched, [{"beta2": value} for value in values], target=[80, 81, 82, 83]))
+    assert [choice.row for choice in choices] == [{"beta2": 0.999}, {"beta2": 0.9995}, {"beta2": 0.9999}]
+    assert winners(choices) == ["03", "01", "02"]
+
+
+@pytest.mark.parametrize("values", [(1, True, 1.0, "1"), (0, False, 0.0, "0"), (None, "None", "")])
+def test_values_of_different_types_are_different_rows(searched: Make, values: tuple[Any, ...]) -> None:
+    rows = [{"x": value} for value in values]
+    assert len({row_key(row) for row in rows}) == len(values)
+    choices = best_of_rows(study(), trials(searched, rows))
+    assert [(type(choice.row["x"]), choice.row["x"]) for choice in choices] == [
+        (type(value), value) for value in values
+    ]
+    assert winners(choices) == [f"{index:02d}" for index in range(len(values))]
+    assert len(set(names(choices))) == len(values)
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_the_best_of_a_row_is_that_of_the_objective(searched: Make, quantity: str) -> None:
+    row = {"k": 3}
+    records = trials(
+        searched, [row] * 4, target=[70, 95, 80, 88], source=[90, 60, 89, 85], before=[99, 99, 89.5, 99]
+    )  # forgetting 9, 39, 0.5, 14; mean 80, 77.5, 84.5, 86.5
+    best = {"mean": "03", "target_accuracy": "01", "source_accuracy": "00", "forgetting": "02"}[quantity]
+    (choice,) = best_of_rows(study(quantity), records)
+    assert winners([choice]) == [best]
+    assert choice.row == row
+    value = Objective.model_validate(quantity).value
+    assert choice.winner is not None
+    assert value(choice.winner.scores) == max(value(record.scores) or -1e9 for record in records)
+
+
+def test_of_equals_the_earliest_wins_whatever_ended_first(searched: Make) -> None:
+    records = trials(searched, [{"k": 3}] * 12, target=[80, 90, 90, 70, *[90] * 8])
+    for seed in range(5):
+        random.Random(seed).shuffle(records)
+        assert winners(best_of_rows(study(), records)) == ["01"]
+
+
+def test_the_earliest_is_that_of_the_lowest_number(searched: Make) -> None:
+    """Also where there are more trials than two digits can count: ``search-100`` comes after ``search-99``."""
+    records = [searched(trial=f"full-search-{index:02d}") for index in (99, 100, 101)]
+    assert winners(best_of_rows(study(), records)) == ["99"]
+
+
+def test_rows_come_in_the_order_of_the_search(searched: Make) -> None:
+    records = trials(searched, [{"k": 3}, {"k": 1}, {"k": 2}, {"k": 1}])
+    random.Random(0).shuffle(records)
+    assert [choice.row["k"] for choice in best_of_rows(study(), records)] == [3, 1, 2]
+
+
+def test_only_trials_that_succeeded_can_win(searched: Make, failed: Make) -> None:
+    good = trials(searched, [{"k": 3}, {"k": 3}, {"k": 3}, {"k": 1}], target=[99, 99, 50, 99])
+    stopped = searched(**{**dict(good[1]), "status": "stopped"})
+    assert stopped.scores["mean"] is not None
+    records = [failed(good[0]), stopped, good[2], failed(good[3])]
+    choices = best_of_rows(study(), records)
+    assert [choice.row["k"] for choice in choices] == [3, 1]
+    assert winners(choices) == ["02", None]
+
+
+def test_without_row_fields_there_is_one_row(searched: Make, failed: Make) -> None:
+    records = trials(searched, [{}, {}], target=[80, 90])
+    (choice,) = best_of_rows(study(), records)
+    assert (choice.row, winners([choice])) == ({}, ["01"])
+    assert names([choice]) == [""]
+    assert winners(best_of_rows(study(), [failed(record) for record in records])) == [None]
+    assert best_of_rows(study(), []) == []
+
+
+def called(*rows: dict[str, Any]) -> list[str]:
+    return names([Choice(row, None) for row in rows])
+
+
+def test_a_name_is_field_and_value() -> None:
+    assert called({"rank": 8}, {"k": 3, "lr": 1e-5}, {"beta2": 0.9995}) == ["rank8", "k3-lr1e-05", "beta20.9995"]
+
+
+def test_names_fit_into_a_file_name() -> None:
+    paths = {"start_from": "/data/my runs/a.json"}, {"start_from": "../b.json"}, {"start_from": "C:\\c?*.json"}
+    for name in called(*paths, {"x": ""}, {"x": "ä\n\0"}):
+        assert re.fullmatch(r"[\w.+-]+", name)
+        assert name not in (".", "..")
+    assert called(*paths) == ["start_from_data_my_runs_a.json", "start_from.._b.json", "start_fromC_c_.json"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1, "1", True, 1.0, 1),
+        ("a/b", "a b", "a_b", "a//b"),
+        ("a/b", "a b", "a_b-2"),  # what the second would be called
+        ("a_b-2", "a/b", "a b"),
+        ("v", "v", "v-2", "v-2"),
+    ],
+)
+def test_names_are_unique(values: tuple[Any, ...]) -> None:
+    assert len(set(called(*({"x": value} for value in values)))) == len(values)
+
+
+def test_several_choices_of_one_row_have_names_of_their_own() -> None:
+    assert called({}, {}, {}) == ["", "2", "3"]
+    assert called({"k": 3}, {"k": 3}) == ["k3", "k3-2"]
