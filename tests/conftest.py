@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
-from tests.ranks import Ranks
+# Before torch is imported: the tests share the cores out among processes, and threads of each would fight for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.ranks import Ranks  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,3 +22,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def ranks() -> Ranks:
     """Runs functions on two ranks, see :class:`tests.ranks.Ranks`."""
     return Ranks()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Let pytest-xdist's groups work under pytest 9.2 as well (pytest-dev/pytest-xdist#1386).
+
+    pytest-xdist 3.8 adds a test's group to ``_nodeid``. Since pytest 9.2 ``nodeid``, by which tests are dealt out, is
+    made of ``_id`` instead: groups would be split without a word.
+    """
+    for item in items:
+        grouped = getattr(item, "_nodeid", None)
+        if grouped is not None and grouped != item.nodeid:
+            item._id = type(item._id).parse(grouped)

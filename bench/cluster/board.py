@@ -75,13 +75,14 @@ class Board:
         self._waiting: deque[int] = deque()
         self._running: dict[int, int] = {}
         self._alive: set[int] = set()
+        self._away: set[int] = set()
         self._known: set[int] = set()
         self._failures: Counter[int] = Counter()
         self._start_seconds = start_seconds
         self._due: dict[int, float] = {}
         for slot in range(slots):
             self._join(slot)
-        self._last_error = "there is no slot"
+        self._last_error: str | None = None
         self._events: deque[Event] = deque()
         self._met: Counter[str] = Counter()
         self._closed = False
@@ -98,6 +99,10 @@ class Board:
 
         Unlike one that has failed it costs no trial anything, even if it was the last one: they wait for the next.
         """
+        if slot in self._alive:
+            self._away.add(slot)
+        if slot in self._running:
+            self._tickets[self._running[slot]].attempts -= 1
         self._leave(slot)
         await self._notify()
 
@@ -112,8 +117,7 @@ class Board:
         if watched:
             self._watched[trial.id] = ticket
         self._waiting.append(ticket)
-        if not self._alive:
-            self._fail(ticket, RuntimeError(self._last_error))
+        self._fail_what_waits_in_vain()
         await self._notify()
         return ticket
 
@@ -232,6 +236,7 @@ class Board:
 
     def _join(self, slot: int) -> None:
         self._alive.add(slot)
+        self._away.discard(slot)
         self._known.add(slot)
         self._failures[slot] = 0
         self._due[slot] = time.monotonic() + self._start_seconds
@@ -239,8 +244,12 @@ class Board:
     def _leave(self, slot: int) -> None:
         self._alive.discard(slot)
         self._due.pop(slot, None)
-        if slot in self._running:
-            self._waiting.appendleft(self._running.pop(slot))
+        ticket = self._running.pop(slot, None)
+        if ticket is None:
+            return
+        self._waiting.appendleft(ticket)
+        if self._tickets[ticket].stop:
+            self._stop(ticket)
 
     def _start(self, slot: int, ticket: int) -> tuple[int, Trial]:
         state = self._tickets[ticket]
@@ -254,9 +263,13 @@ class Board:
         """Do without a slot: another one gets its trial; with the last slot all trials fail."""
         self._leave(slot)
         self._last_error = error
-        if not self._alive:
+        self._fail_what_waits_in_vain()
+
+    def _fail_what_waits_in_vain(self) -> None:
+        """Without any slot, or one that may come back, every trial fails with the reason of the last one's end."""
+        if self._last_error is not None and not self._alive and not self._away:
             for ticket in list(self._waiting):
-                self._fail(ticket, RuntimeError(error))
+                self._fail(ticket, RuntimeError(self._last_error))
 
     def _stop(self, ticket: int) -> None:
         state = self._tickets.get(ticket)

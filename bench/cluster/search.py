@@ -73,13 +73,15 @@ def proposals(study: Study) -> OptunaSearch:
     fields are dealt out in turn, and Optuna chooses all other fields. A row that is searched less looks worse. A space
     that is no larger than the number of trials is tried completely.
     """
-    startup = max(2, study.trials // 3)
+    startup, seed = max(2, study.trials // 3), study.search_seed
+    # Proposals whose results are not known yet push the next one away (constant_liar), whatever Optuna's default is.
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
     return OptunaSearch(
         space=functools.partial(suggest, search=study.search),
         metric=METRIC,
         mode="max",
         points_to_evaluate=study.dealt_points or None,
-        sampler=optuna.samplers.TPESampler(seed=study.search_seed, n_startup_trials=startup, multivariate=True),
+        sampler=sampler,
     )
 
 

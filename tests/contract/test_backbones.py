@@ -38,7 +38,7 @@ FAMILIES = {  # architectures by timm's names, and the methods that refuse them
     "eva02_tiny_patch14_224": ["lora"],
     "vit_small_patch16_rope_mixed_224": ["block_expansion"],
 }
-SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 2, "num_classes": 3}
+SMALL: dict[str, Any] = {"embed_dim": 48, "depth": 4, "num_heads": 2, "num_classes": 3}
 
 
 @functools.cache
@@ -118,7 +118,7 @@ def test_position_embeddings_are_resampled(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(state(), path)
     larger = Backbone(name=TINY_VIT.name, weights=str(path), image_size=64)
-    vit = models.create(larger, num_classes=5)
+    vit: Any = models.create(larger, num_classes=5)
     assert vit.pos_embed.shape[1] == 17
     assert models.preprocess(larger).size == 64
     with torch.inference_mode():
@@ -292,11 +292,11 @@ def test_pictures_follow_the_configuration(tmp_path: Path) -> None:
     noise = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     Image.fromarray(noise[0].permute(1, 2, 0).numpy()).save(tmp_path / "noise.png")
     for interpolation in ("bicubic", "bilinear"):
-        preprocess = models.Preprocess(20, (0.0,) * 3, (1 / 255,) * 3, interpolation, 1.0)  # type: ignore[arg-type]
+        preprocess = models.Preprocess(20, (0.0,) * 3, (1 / 255,) * 3, interpolation, 1.0)
         from_file = decode(tmp_path / "noise.png", preprocess.files)
         # Pillow rounds to whole values after either direction, and keeps them in 0..255.
         assert (preprocess(noise)[0] - from_file).abs().max() < 2
-    assert not torch.equal(*(decode(tmp_path / "noise.png", Size(20, 1.0, kind)) for kind in ("bicubic", "bilinear")))  # type: ignore[arg-type]
+    assert not torch.equal(*(decode(tmp_path / "noise.png", Size(20, 1.0, kind)) for kind in ("bicubic", "bilinear")))
 
 
 def test_features_are_the_class_token_after_the_final_norm() -> None:

@@ -76,8 +76,9 @@ def test_bad_arguments_end_at_once(arguments: list[str], words: str, capsys: pyt
 
 def in_this_process(module: str, **arguments: Any) -> dict[str, Any]:
     """What :func:`tests.performance.children.measured` does, without a process that imports everything anew."""
-    found: dict[str, Any] = importlib.import_module(f"tests.performance.{module}").main(**arguments)
-    return json.loads(json.dumps(found))
+    answered = importlib.import_module(f"tests.performance.{module}").main(**arguments)
+    found: dict[str, Any] = json.loads(json.dumps(answered))  # as a child would send it
+    return found
 
 
 def test_the_cheap_lines_run(

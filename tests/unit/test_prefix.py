@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from timm.layers.patch_embed import PatchEmbed
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from bench import data, methods, models, trial
 from bench.launching import benchmarks, studies
@@ -38,8 +41,8 @@ def model(method: str) -> Vit:
     return methods.load(method).apply(models.create(models.TINY, num_classes=10))
 
 
-def make(method: str, *, seed: int = 0, samples: int | None = 200, **train: Any) -> Trial:
-    """A trial on few images: four fifths of ``samples``, which are enough where it is not about time."""
+def make(method: str, *, seed: int = 0, samples: int = 200, **train: Any) -> Trial:
+    """A trial on few images: four fifths of ``samples``."""
     overrides = [f"train.{name}={value}" for name, value in {"steps": 4, **train}.items()]
     (study,) = studies.load(method, overrides=overrides).studies
     values = {name: space.corners[-2] for name, space in study.search.items()} | {"lr": 0.05}
@@ -98,18 +101,26 @@ def test_views_differ_and_are_shared_by_trials_and_seeds(monkeypatch: pytest.Mon
     assert len(found) == 3
 
 
-def test_a_warm_linear_trial_costs_next_to_nothing() -> None:
-    """Ten trials of a linear probe cost no more than two: each but the first less than a ninth of a usual one."""
+def test_frozen_blocks_run_for_the_first_trial_only() -> None:
+    """Batches that enter the model: one a step, those of all views once, or those that are measured alone."""
 
-    def seconds(**train: Any) -> float:
-        start = time.process_time()  # of this process alone: others may be busy
-        trial.run(make("linear", samples=None, **{"steps": 80, **train}))
-        return time.process_time() - start
+    def passes(**train: Any) -> int:
+        count = 0
 
-    seconds(steps=2)  # what any first trial pays
-    usual, first = seconds(), seconds(views=1)
-    warm = min(seconds(views=1) for _ in range(2))  # the less disturbed
-    assert first + 9 * warm < 2 * usual
+        def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            nonlocal count
+            count += isinstance(module, PatchEmbed)
+
+        handle = register_module_forward_hook(hook)
+        trial.run(make("linear", **{"steps": 20, **train}))
+        handle.remove()
+        return count
+
+    passes(steps=1)  # the untouched backbone is measured
+    measuring = passes(steps=1) - 1
+    assert passes() == measuring + 20
+    assert passes(views=3) == measuring + math.ceil(3 * 160 / prefix.BATCH)
+    assert passes(views=3) == passes(views=3, lr=0.1, seed=5) == measuring
 
 
 def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ def drawn(count: int, seed: int) -> Images:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small_and_quick() -> Iterator[None]:
+def _small_and_quick(ranks: Ranks) -> Iterator[None]:
+    """The ranks are asked for here, so that they are ready when they are needed."""
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # a trial ends with a collection, which need not go through all imported modules each time
