@@ -10,7 +10,7 @@ import pytest
 # Before torch is imported: the tests share the cores out among processes, and threads of each would fight for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.ranks import Ranks  # noqa: E402
+from tests.ranks import Ranks
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -54,6 +54,18 @@ Launch = Callable[..., Run]
 Start = Callable[..., subprocess.Popen[str]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the warm pool, whose tests take longest and stay in one process; what waits for others comes last."""
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        marker = item.get_closest_marker("xdist_group")
+        return marker is None or marker.args != ("pool",), "small" in getattr(item, "fixturenames", ())
+
+    here = [index for index, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    for index, item in zip(here, sorted([items[index] for index in here], key=order), strict=True):
+        items[index] = item
+
+
 def default_signals() -> None:
     """Hear Ctrl-C, even if whoever started the tests does not: an ignored signal is inherited."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -86,6 +98,12 @@ def end(process: subprocess.Popen[str]) -> None:
         process.communicate(timeout=60)
 
 
+def one_core() -> None:
+    """The same on a single core."""
+    default_signals()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 SMALL = ["--trials", "4", "--seeds", "0", "1", "--set", "train.steps=12", "--set", "train.val_every=5"]
 SMALL += ["--set", "search.p.choices=[1, 2]"]
 FEW_QUERIES = [f"source.{name}=10" for name in ("per_class", "queries", "confirm_per_class", "confirm_queries")]
@@ -94,7 +112,7 @@ SMALL += [word for setting in FEW_QUERIES for word in ("--set", setting)]
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
-    """A small block-expansion study from the command line, on one slot: 4 search trials, 2 rows x 2 seeds.
+    """A small block-expansion study from the command line, on one core: 4 search trials, 2 rows x 2 seeds.
 
     It runs once for all processes that share out the tests.
     """
@@ -110,14 +128,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
 
 def _small(results: Path) -> tuple[int, str, str]:
     command = [sys.executable, "launch.py", "--study", "block_expansion", "--results", str(results), *SMALL]
-    done = subprocess.run(
-        [*command, "--slots", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        preexec_fn=default_signals,
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, preexec_fn=one_core)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -234,7 +234,7 @@ def test_the_exported_model_of_every_method_equals_the_trained_one(
     images = models.preprocess(backbone)(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
     save_file({"images": images}, tmp_path / "images.safetensors")
     expected, script = {}, ["logits = {}"]
-    for method in methods.names():
+    for method in methods.names() if name == "tiny" else ("full", "lora", "block_expansion"):
         spec = make(method, phase="confirm", steps=3)
         spec = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"backbone": backbone})})
         trained, path = train(spec, tmp_path / method)

@@ -17,9 +17,8 @@ BLOCK = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("launches")
 def test_the_examples_work(tmp_path: Path) -> None:
-    for name in ("bench", "search_spaces", "tests/contract"):
+    for name in ("bench", "search_spaces", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("launch.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)

@@ -16,9 +16,9 @@ import pytest
 
 from tests.contract.test_folders import classes
 
-from .conftest import SECONDS, Start, default_signals
+from .conftest import SECONDS, Start
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("launches")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STUDY = "method: linear\nsearch: {lr: {low: 0.0001, high: 1.0, log: true}}\nseeds: [0]\n"
 
 
@@ -67,7 +67,7 @@ class Launch:
 
 def test_workers_that_cannot_start_end_the_launch_with_a_reason(start: Start, tmp_path: Path) -> None:
     worker = "any('default_worker' in word for word in sys.orig_argv)"
-    broken = f"import sys\nif {worker}: sys.modules['safetensors.torch'] = None\n"
+    broken = f"import sys\nif {worker}: sys.modules['torch'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(broken)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     launch = Launch(start, tmp_path / "results", "--trials", "2", "--slots", "1", env=environment)
@@ -75,31 +75,8 @@ def test_workers_that_cannot_start_end_the_launch_with_a_reason(start: Start, tm
     assert (code, err) == (1, "")
     assert "2 of 2 trials failed" in out
     assert "could not be kept alive" in out
-    assert "import of safetensors.torch halted" in out
+    assert "ModuleNotFoundError: PyTorch isn't installed" in out  # Ray's words
     assert {record["status"] for record in launch.records} == {"failed"}
-
-
-def one_core() -> None:
-    default_signals()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
-
-def test_a_scheduler_stops_trials_on_a_machine_with_one_core(start: Start, tmp_path: Path) -> None:
-    """ASHA; and on a single core the slot's worker and Tune's actor find room beside each other."""
-    study = STUDY + "scheduler: asha\ntrials: 6\ntrain: {steps: 120, val_every: 8, schedule: none}\n"
-    launch = Launch(start, tmp_path / "results", study=study, prepare=one_core)
-    code, out, err = launch.end()
-    assert code == 0, out + err
-    assert "1 slot x 1 worker, one CPU core each, of 1" in out
-    searched = [record for record in launch.records if record["phase"] == "search"]
-    stopped = [record for record in searched if record["status"] == "stopped"]
-    assert len(searched) == 6
-    assert stopped
-    for record in stopped:
-        assert 8 <= record["steps"] < 120
-        assert record["val_mean"] is not None
-    assert list(launch.results.glob("small/*/leaderboard.md"))
-    assert list(launch.results.glob("small/*/pareto.png"))
 
 
 def test_launches_beside_each_other_that_are_ended(start: Start, tmp_path: Path) -> None:

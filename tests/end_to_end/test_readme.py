@@ -21,7 +21,7 @@ from bench.__main__ import main
 
 from .conftest import ROOT, SECONDS, Run, Start
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("small")]
+pytestmark = pytest.mark.timeout(600)
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S)

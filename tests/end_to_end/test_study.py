@@ -13,6 +13,7 @@ from bench.cluster.pool import Pool
 from bench.folder import LaunchFolder
 from bench.reporting import leaderboard
 from bench.reporting.rows import build
+from tests.contract.test_folders import classes
 
 from .conftest import SMALL, Launch, Run
 
@@ -38,6 +39,12 @@ def test_it_succeeds_and_says_where_things_are(small: Run) -> None:
     assert small.err == ""
     log = next(small.folder.glob("logs/*.log"))
     assert str(log) in small.out
+
+
+@OF_THE_SMALL
+def test_a_slot_and_the_search_fit_beside_each_other_on_one_core(small: Run) -> None:
+    assert "Plan: 1 slot x 1 worker, one CPU core each, of 1" in small.out
+    assert {record["provenance"]["slots"] for record in small.records.values()} == {1}
 
 
 @OF_THE_SMALL
@@ -138,22 +145,9 @@ def test_a_warm_pool_of_two_slots_gives_the_records_of_the_command_on_one(
     assert again.code == 0, again.out
     records = again.records
     assert {record["provenance"]["slots"] for record in records.values()} == {2}
-    assert {record["provenance"]["slots"] for record in small.records.values()} == {1}
     assert {name: stable(record) for name, record in records.items()} == {
         name: stable(record) for name, record in small.records.items()
     }
-
-
-@ON_THE_POOL
-def test_a_shorter_lag_knows_more_and_proposes_something_else(launched: Launch, tmp_path: Path) -> None:
-    few = ["--trials", "7", "--seeds", "0", "--set", "train.steps=2", "--set", "search.p.choices=[1]", *SMALL[-8:]]
-    proposed = []
-    for lag in ("1", "7"):
-        done = launched("block_expansion", tmp_path / lag, *few, "--set", f"lag={lag}")
-        rates = [r["hyperparameters"]["lr"] for _, r in sorted(done.records.items()) if r["phase"] == "search"]
-        proposed.append(rates)
-    assert proposed[0][:2] == proposed[1][:2]
-    assert proposed[0] != proposed[1]
 
 
 @ON_THE_POOL
@@ -195,6 +189,28 @@ def test_two_workers_a_trial_train_the_same_model(launched: Launch, pool: Pool, 
 
 
 @ON_THE_POOL
+def test_a_scheduler_stops_trials_that_do_not_promise_much(launched: Launch, tmp_path: Path) -> None:
+    study = tmp_path / "halving.yaml"
+    study.write_text(
+        "method: linear\nsearch: {lr: {low: 0.0001, high: 1.0, log: true}}\nseeds: [0]\nscheduler: asha\ntrials: 6\n"
+        "train: {steps: 120, val_every: 8, schedule: none}\n"
+    )
+    pictures = f"folder:{classes(tmp_path / 'pictures')}"
+    data = ["--target", pictures, "--source", pictures, "--source-per-class", "5", "--set", "train.batch_size=8"]
+    done = launched(str(study), tmp_path / "results", *data)
+    (folder,) = (tmp_path / "results" / "halving").iterdir()
+    assert done.code == 0, done.out
+    searched = [record for record in LaunchFolder(folder).read_records() if record.phase == "search"]
+    stopped = [record for record in searched if record.status == "stopped"]
+    assert len(searched) == 6
+    assert stopped
+    for record in stopped:
+        assert 8 <= record.steps < 120
+        assert record.scores["mean"] is not None
+    assert (folder / "leaderboard.md").is_file()
+
+
+@ON_THE_POOL
 def test_variants_of_one_training_are_rows(launched: Launch, tmp_path: Path) -> None:
     """A method that measures models between the untouched and the trained one needs no word elsewhere."""
     study = tmp_path / "between.yaml"
@@ -213,7 +229,6 @@ def test_own_pictures_and_an_own_backbone(launched: Launch, tmp_path: Path, capf
 
     from bench import models
     from bench.spec import Backbone
-    from tests.contract.test_folders import classes
 
     classes(tmp_path / "train")
     torch.manual_seed(0)

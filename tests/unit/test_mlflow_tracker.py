@@ -104,7 +104,6 @@ def test_a_launch_is_a_parent_with_a_child_for_every_trial(
     record: Make,
     failed: Make,
     shown: tuple[LaunchFolder, Leaderboard],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, board = shown
     records = {
@@ -170,9 +169,10 @@ def test_a_launch_is_a_parent_with_a_child_for_every_trial(
         assert artifact(parent, path.name).read_bytes() == path.read_bytes()
     assert artifact(parent, "pareto.png").is_relative_to(store / "mlartifacts")
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", default_uri(store))
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "paper")  # mlflow.load_table looks nowhere else
-    table = mlflow.load_table("leaderboard.json", run_ids=[parent.info.run_id])
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(default_uri(store))  # the client asks for runs where the process is set to
+    table = mlflow.MlflowClient().load_table(parent.info.experiment_id, "leaderboard.json", [parent.info.run_id])
+    mlflow.set_tracking_uri(before)
     assert list(table["row"]) == [row.label for row in board.rows]
     assert list(table["mean"]) == pytest.approx([row.mean.mean for row in board.rows if row.mean])
     deviations = [row.target_accuracy.std for row in board.rows if row.target_accuracy]
