@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from bench.cluster import runtime
 from bench.cluster.pool import Pool
 from bench.launching import preflight, study
 from bench.launching.request import Request
+from bench.reporting import mlflow_store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,14 +113,37 @@ SMALL += [word for setting in FEW_QUERIES for word in ("--set", setting)]
 
 
 @pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """An MLflow store without runs, of which launches get a copy: to make one takes longer than a small study."""
+    place = shared(tmp_path_factory, worker_id)
+    with FileLock(place / ".store.lock"):
+        if not (place / "mlflow.db").is_file():
+            mlflow_store.open_store(mlflow_store.default_uri(place)).search_experiments()
+    return place / "mlflow.db"
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder for all processes that share out the tests."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base if worker_id == "master" else base.parent) / "shared"
+    place.mkdir(exist_ok=True)
+    return place
+
+
+def begin_with(store: Path, results: Path) -> None:
+    """Let a results folder have its MLflow store already."""
+    results.mkdir(parents=True, exist_ok=True)
+    if not (results / "mlflow.db").exists():
+        shutil.copy(store, results / "mlflow.db")
+
+
+@pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
     """A small block-expansion study from the command line, on one core: 4 search trials, 2 rows x 2 seeds.
 
     It runs once for all processes that share out the tests.
     """
-    base = tmp_path_factory.getbasetemp()
-    place = (base if worker_id == "master" else base.parent) / "small"
-    place.mkdir(exist_ok=True)
+    place = shared(tmp_path_factory, worker_id)
     ended = place / "ended.json"
     with FileLock(place / ".lock"):
         if not ended.is_file():
@@ -149,10 +174,11 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 
 
 @pytest.fixture(scope="session")
-def launched(pool: Pool) -> Launch:
+def launched(pool: Pool, store: Path) -> Launch:
     """Run a command line of ``launch.py`` on the warm pool, or on another one: all but the start of Ray and workers."""
 
     def run(name: str, results: Path, *arguments: str, on: Pool = pool) -> Run:
+        begin_with(store, results)
         command = ["--study", name, "--results", str(results), *arguments]
         launch = preflight.prepare(Request.parsed(front_door.arguments().parse_strictly(command)))
         preflight.make_ready(launch)

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
+from .conftest import ROOT, begin_with
 
 BLOCK = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.M | re.S)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_examples_work(tmp_path: Path) -> None:
+def test_the_examples_work(store: Path, tmp_path: Path) -> None:
     for name in ("bench", "search_spaces", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("launch.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
+    begin_with(store, tmp_path / "results")
     written, commands = 0, 0
     for block in BLOCK.finditer((ROOT / "CONTRIBUTING.md").read_text()):
         if block["title"]:

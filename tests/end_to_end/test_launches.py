@@ -16,7 +16,7 @@ import pytest
 
 from tests.contract.test_folders import classes
 
-from .conftest import SECONDS, Start
+from .conftest import SECONDS, Start, begin_with
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STUDY = "method: linear\nsearch: {lr: {low: 0.0001, high: 1.0, log: true}}\nseeds: [0]\n"
@@ -25,13 +25,14 @@ STUDY = "method: linear\nsearch: {lr: {low: 0.0001, high: 1.0, log: true}}\nseed
 class Launch:
     """A running ``launch.py`` on sixty pictures."""
 
-    def __init__(self, start: Start, results: Path, *arguments: str, study: str = STUDY, **process: Any) -> None:
+    def __init__(self, start: Start, store: Path, results: Path, *arguments: str, **process: Any) -> None:
+        begin_with(store, results)
         folder = results.parent
         pictures = f"folder:{folder / 'pictures'}"
         if not (folder / "pictures").exists():
             classes(folder / "pictures")
         file = folder / "small.yaml"
-        file.write_text(study)
+        file.write_text(STUDY)
         command = [sys.executable, "launch.py", "--study", str(file), "--results", str(results)]
         command += ["--target", pictures, "--source", pictures, "--source-per-class", "5"]
         self.process = start([*command, "--set", "train.batch_size=8", *arguments], **process)
@@ -65,12 +66,12 @@ class Launch:
         return ended
 
 
-def test_workers_that_cannot_start_end_the_launch_with_a_reason(start: Start, tmp_path: Path) -> None:
+def test_workers_that_cannot_start_end_the_launch_with_a_reason(start: Start, store: Path, tmp_path: Path) -> None:
     worker = "any('default_worker' in word for word in sys.orig_argv)"
     broken = f"import sys\nif {worker}: sys.modules['torch'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(broken)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    launch = Launch(start, tmp_path / "results", "--trials", "2", "--slots", "1", env=environment)
+    launch = Launch(start, store, tmp_path / "results", "--trials", "2", "--slots", "1", env=environment)
     code, out, err = launch.end()
     assert (code, err) == (1, "")
     assert "2 of 2 trials failed" in out
@@ -79,21 +80,19 @@ def test_workers_that_cannot_start_end_the_launch_with_a_reason(start: Start, tm
     assert {record["status"] for record in launch.records} == {"failed"}
 
 
-def test_launches_beside_each_other_that_are_ended(start: Start, tmp_path: Path) -> None:
+def test_launches_beside_each_other_that_are_ended(start: Start, store: Path, tmp_path: Path) -> None:
     """Each has its own Ray and folder; the end of one, whatever ends it and when, is none of the other's business."""
     long = ["--trials", "400", "--set", "train.steps=200", "--slots", "1"]
-    first = Launch(start, tmp_path / "first", *long)
-    first.wait_for(lambda: bool(first.records))
-    code, out, err = Launch(start, tmp_path / "first", *long).end()
-    assert (code, out) == (2, "")
-    assert "another launch is writing to" in err
-    other = Launch(start, tmp_path / "other", *long)
+    first = Launch(start, store, tmp_path / "first", *long)
+    other = Launch(start, store, tmp_path / "other", *long)
     other.wait_for(lambda: bool(list(tmp_path.glob("other/small/*/ray/slot-*"))))  # its workers are still starting
     code, _, _ = other.interrupt(signal.SIGTERM, everywhere=False)
     assert code == 128 + signal.SIGTERM
     assert other.records == []
-    before = len(first.records)
-    first.wait_for(lambda: len(first.records) > before)
+    first.wait_for(lambda: bool(first.records))
+    code, out, err = Launch(start, store, tmp_path / "first", *long).end()
+    assert (code, out) == (2, "")
+    assert "another launch is writing to" in err
     code, _, err = first.interrupt(signal.SIGINT, everywhere=True)
     assert code == 130
     assert "interrupted; the records of finished trials are kept" in err
