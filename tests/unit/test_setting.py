@@ -1,0 +1,37 @@
+"""A trial's setting: pictures in files become what the model learned from, whole or cropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from bench.launching import benchmarks, studies
+from bench.models import CPU, Setting
+from bench.spec import Trial, make_trial
+from tests.contract.test_folders import classes
+
+
+def trial(**changes: str) -> Trial:
+    (study,) = studies.load("linear").studies
+    benchmark = benchmarks.adapted(benchmarks.get("tiny"), {f"{part}.name": name for part, name in changes.items()})
+    return make_trial(study, benchmark, {"lr": 0.1}, launch="t", label="x", seed=0, phase="confirm")
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_picture_in_a_file_is_what_the_model_learned_from(tmp_path: Path, in_files: bool) -> None:
+    """For images in memory the file is taken whole, for picture files the centre is cropped, as their split does it."""
+    spec = trial(target=f"folder:{classes(tmp_path / 'pictures')}") if in_files else trial()
+    setting = Setting.of(spec, CPU)
+    assert setting.preprocess.whole is not in_files
+    assert not setting.source_preprocess.whole
+    few = torch.arange(3)
+    if in_files:
+        paths = setting.target.test.paths[:3]  # type: ignore[attr-defined]
+    else:
+        paths = [tmp_path / f"{index}.png" for index in few.tolist()]
+        for path, image in zip(paths, setting.target.test.take(few), strict=True):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    assert torch.equal(setting.preprocess.of_files(paths), setting.preprocess(setting.target.test.take(few)))
