@@ -208,10 +208,16 @@ def export(merged: Merged, out: Path) -> Sequence[str]:
 
     Returns:
         Python lines that load it with timm alone.
+
+    Raises:
+        ValueError: the file cannot be written.
     """
     weights = {name: value.contiguous() for name, value in merged.model.state_dict().items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, out, metadata=merged.facts)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, out, metadata=merged.facts)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"--out {out} cannot be written to: {error}") from None
     build = models.constructor(merged.backbone, num_classes=merged.target.num_classes, depth=merged.depth)
     return [
         "import timm, safetensors.torch",

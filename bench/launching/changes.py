@@ -51,4 +51,7 @@ def assignment(text: str) -> Change:
     except (yaml.YAMLError, ValueError):
         raise SpecError(f"--set {text!r}: {value!r} is not a YAML value") from None
     full = ALIASES.get(path, path)
-    return Change(tuple(full.split(".")), read, f"--set {full}")
+    parts = tuple(full.split("."))
+    if not all(parts):
+        raise SpecError(f"--set {text!r}: a part of the name {full!r} is empty")
+    return Change(parts, read, f"--set {full}")

@@ -58,6 +58,8 @@ def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
         f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then "
         f"{rows} row{'s' * (rows > 1)} x {len(study.seeds)} seeds = {study.confirmations} confirmations"
     )
+    if methods.has_variants(methods.load(study.method)):
+        yield "           (what the method makes of the trained models besides is measured, too, in rows of its own)"
     if study.trials < rows:
         yield f"           (trials = {study.trials} is less than one a row: only so many rows are tried)"
     for name, space in study.search.items():

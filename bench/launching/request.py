@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from bench.launching.changes import Change, assignment
-from bench.spec import Backbone, LaunchOptions, SourceData, SpecError, Study, TargetData
+from bench.spec import Backbone, LaunchOptions, SourceData, SpecError, Study, TargetData, parse
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,9 @@ class Request:
         """
         all_of_them = list(changes)
         own = [change for change in all_of_them if change.path[0] in LaunchOptions.model_fields]
-        try:
-            options = LaunchOptions(**{change.name: change.value for change in own})
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise SpecError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
+        if deep := next((change for change in own if len(change.path) > 1), None):
+            raise SpecError(f"{deep.said}: {deep.path[0]} is a value, not a group of fields")
+        options = parse(LaunchOptions, {change.name: change.value for change in own}, where="launch")
         rest = tuple(change for change in all_of_them if change not in own)
         return cls(study, benchmark, rest, options)
 

@@ -53,6 +53,8 @@ def load(name: str, *, overrides: Sequence[str | Change] = (), folder: Path = FO
     """
     values = _read(name, folder)
     changes = [assignment(change) if isinstance(change, str) else change for change in overrides]
+    if any(change.path[0] == "name" for change in changes):
+        raise SpecError("a study is called after its file: its name cannot be set")
     title = Path(name).stem
     if "suite" not in values:
         for change in changes:

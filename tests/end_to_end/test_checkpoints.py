@@ -285,12 +285,14 @@ def test_what_cannot_be_done_is_said(small: Run, bench: Bench, tmp_path: Path) -
 
     store, searched = child(small, "block_expansion-search-00")
     _, confirmed = child(small, "block_expansion-confirm-p1-seed0")
+    confirmed_record = small.folder / "records" / "block_expansion-confirm-p1-seed0.json"
     parent = mlflow.MlflowClient(store).get_run(searched).data.tags["mlflow.parentRunId"]
     for arguments, words in (
         (["evaluate", tmp_path / "no.json"], "there is no record"),
         (["evaluate", small.folder / "records" / "block_expansion-search-00.json"], "only confirmed trials"),
         (["predict", tmp_path / "no.safetensors", "x.png"], "there is no model"),
         (["export", tmp_path / "no.json"], "say where to"),
+        (["export", confirmed_record, "--out", tmp_path], "cannot be written to"),
         (["evaluate", "0" * 32, "--tracking-uri", store], f"there is no run {'0' * 32} in {store}"),
         (["evaluate", parent, "--tracking-uri", store], "holds no record"),
         (["evaluate", searched, "--tracking-uri", store], "only confirmed trials"),

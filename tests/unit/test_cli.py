@@ -296,3 +296,16 @@ def test_bad_commands_of_bench_exit_2(call: Call, arguments: list[str]) -> None:
     done = call(__main__.main, *arguments)
     assert (done.code, done.out) == (2, "")
     assert "error: " in done.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("slots=foo", "launch: slots = 'foo': input should be a valid integer"),
+        ("slots.x=3", "--set slots.x: slots is a value, not a group of fields"),
+        ("name=foo", "a study is called after its file: its name cannot be set"),
+        ("backbone.=tiny", "a part of the name 'backbone.' is empty"),
+    ],
+)
+def test_what_cannot_be_set_is_said(call: Call, setting: str, said: str) -> None:
+    assert said in refused(call, "--study", "lora", "--set", setting)

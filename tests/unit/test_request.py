@@ -187,11 +187,11 @@ def test_a_request_sorts_where_it_runs_from_what_it_computes() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("workers=0", "workers = 0: "),
-        ("workers=two", "workers = 'two': "),
-        ("slots=1.5", "slots = 1.5: "),
-        ("results=", "results = None: "),
-        ("results.x=1", "results.x = 1: "),
+        ("workers=0", "launch: workers = 0: "),
+        ("workers=two", "launch: workers = 'two': "),
+        ("slots=1.5", "launch: slots = 1.5: "),
+        ("results=", "launch: results = None: "),
+        ("results.x=1", "--set results.x: results is a value"),
     ],
 )
 def test_where_it_runs_is_checked_however_it_was_set(override: str, said: str) -> None:
