@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 from bench.records import Record, read, write_atomically
 from bench.spec import SpecError
 
-TABLES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png")
 WEIGHTS = ".safetensors"
 
 
@@ -128,7 +127,8 @@ class LaunchFolder:
 
     def put_aside(self) -> None:
         """Move an earlier launch to ``previous/``, so that a leaderboard never mixes two launches."""
-        own = (self.records, self.checkpoints, self.evaluation, *(self.path / name for name in TABLES))
+        tables = (self.table, self.table_csv, self.table_json, self.picture)
+        own = (self.records, self.checkpoints, self.evaluation, *tables)
         old = [path for path in own if path.exists()]
         if not old:
             return

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.folder import TABLES, LaunchFolder, trained
+from bench.folder import LaunchFolder, trained
 from bench.records import Record
 from bench.spec import SpecError
 
 Make = Callable[..., Record]
+
+TABLES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png")
 
 
 def test_a_suite_on_a_benchmark_has_a_folder_of_its_own(tmp_path: Path) -> None:
