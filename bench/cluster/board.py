@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -84,7 +84,7 @@ class Board:
             self._join(slot)
         self._last_error: str | None = None
         self._events: deque[Event] = deque()
-        self._met: Counter[str] = Counter()
+        self._met: defaultdict[str, set[str]] = defaultdict(set)
         self._closed = False
         self._woken = False
         self._changed = asyncio.Condition()
@@ -191,11 +191,12 @@ class Board:
             return None, None
         return (now.readings[index] if len(now.readings) > index else None), now.record
 
-    async def meet(self, place: str, count: int) -> None:
-        """Wait, but only for some seconds, until that many have come to a place."""
-        self._met[place] += 1
+    async def meet(self, place: str, who: str, count: int) -> bool:
+        """Come to a place, and wait there for others; returns whether that many have come, or else is asked again."""
+        self._met[place].add(who)
         await self._notify()
-        await self._wait(lambda: self._met[place] >= count)
+        await self._wait(lambda: len(self._met[place]) >= count)
+        return len(self._met[place]) >= count
 
     async def events(self) -> list[Event]:
         """What has happened since the last call; waits for something to happen."""

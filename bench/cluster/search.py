@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from bench.cluster.board import START_SECONDS
 from bench.cluster.pool import Pool
 from bench.readings import scores
 from bench.spec import Benchmark, Objective, Space, Study, make_trial
@@ -177,11 +179,13 @@ class PooledTrial(tune.Trainable):
         """Remember where to watch, and whom; tune.with_parameters adds the arguments.
 
         The actors of a search begin together: if one had a result before another one has started, Tune would give it
-        the other's trial, start one more for the next trial, and so on.
+        the other's trial, start one more for the next trial, and so on. On a busy machine an actor starts in a minute.
         """
         self._board, self._method, self._objective = board, study.method, study.objective
         self._watch(config)
-        ray.get(board.meet.remote(*meeting))
+        (place, count), who, end = meeting, uuid.uuid4().hex, time.monotonic() + START_SECONDS
+        while not ray.get(board.meet.remote(place, who, count)) and time.monotonic() < end:
+            pass
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune reuses this actor: end the old trial, if it still runs, and watch the new one."""

@@ -153,15 +153,20 @@ def test_a_slot_that_does_not_come_in_time_is_given_up() -> None:
     play(story, start_seconds=0.01)
 
 
-def test_whoever_meets_goes_on_together_or_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_meets_waits_for_all_however_long_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes twice, having been sent to ask again, counts once."""
+
     async def story(board: Board) -> None:
-        early = asyncio.create_task(board.meet("linear", 2))
-        await asyncio.sleep(0.01)
+        early = asyncio.create_task(board.meet("linear", "a", 2))
+        await asyncio.sleep(0)
         assert not early.done()
-        await asyncio.wait_for(board.meet("linear", 2), timeout=1)
-        await asyncio.wait_for(early, timeout=1)
-        monkeypatch.setattr(board_module, "POLL_SECONDS", 0.01)
-        await asyncio.wait_for(board.meet("lora", 2), timeout=1)  # nobody else comes
+        assert await asyncio.wait_for(board.meet("linear", "b", 2), timeout=1)
+        assert await asyncio.wait_for(early, timeout=1)
+        monkeypatch.setattr(board_module, "POLL_SECONDS", 0.05)
+        for _ in range(3):
+            assert not await asyncio.wait_for(board.meet("lora", "a", 2), timeout=1)
+        assert await board.meet("lora", "b", 2)
+        assert await board.meet("lora", "a", 2)
 
     play(story)
 
