@@ -109,7 +109,8 @@ def one_core() -> None:
 SMALL = ["--trials", "4", "--seeds", "0", "1", "--set", "train.steps=12", "--set", "train.val_every=5"]
 SMALL += ["--set", "search.p.choices=[1, 2]"]
 FEW_QUERIES = [f"source.{name}=10" for name in ("per_class", "queries", "confirm_per_class", "confirm_queries")]
-SMALL += [word for setting in FEW_QUERIES for word in ("--set", setting)]
+FEW = [word for setting in FEW_QUERIES for word in ("--set", setting)]
+SMALL += FEW
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, begin_with
+from .conftest import FEW, ROOT, begin_with
 
 BLOCK = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.M | re.S)
 
@@ -30,15 +31,15 @@ def test_the_examples_work(store: Path, tmp_path: Path) -> None:
             written += 1
         elif block["kind"] == "sh":
             for command in block["text"].strip().splitlines():
-                run(command, tmp_path)
+                run(command, tmp_path, FEW if "launch.py" in command else [])
                 commands += 1
     assert (written, commands) == (3, 2)
     assert list((tmp_path / "results/norm/tiny-target-inverted_digits/records").glob("*.json"))
 
 
-def run(command: str, folder: Path) -> None:
-    """Run a command of the document with this interpreter."""
+def run(command: str, folder: Path, less: Sequence[str]) -> None:
+    """Run a command of the document with this interpreter, with a little less to do."""
     program, *arguments = command.split()
     assert program == "python"
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments, *less], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}"

@@ -66,20 +66,6 @@ class Launch:
         return ended
 
 
-def test_workers_that_cannot_start_end_the_launch_with_a_reason(start: Start, store: Path, tmp_path: Path) -> None:
-    worker = "any('default_worker' in word for word in sys.orig_argv)"
-    broken = f"import sys\nif {worker}: sys.modules['torch'] = None\n"
-    (tmp_path / "sitecustomize.py").write_text(broken)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    launch = Launch(start, store, tmp_path / "results", "--trials", "2", "--slots", "1", env=environment)
-    code, out, err = launch.end()
-    assert (code, err) == (1, "")
-    assert "2 of 2 trials failed" in out
-    assert "could not be kept alive" in out
-    assert "ModuleNotFoundError: PyTorch isn't installed" in out  # Ray's words
-    assert {record["status"] for record in launch.records} == {"failed"}
-
-
 def test_launches_beside_each_other_that_are_ended(start: Start, store: Path, tmp_path: Path) -> None:
     """Each has its own Ray and folder; the end of one, whatever ends it and when, is none of the other's business."""
     long = ["--trials", "400", "--set", "train.steps=200", "--slots", "1"]

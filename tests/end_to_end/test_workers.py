@@ -28,7 +28,7 @@ from bench.records import Record
 from bench.spec import Benchmark, SourceData, TargetData, Trial, make_trial
 from tests.contract.test_folders import classes
 
-from .conftest import ROOT, SLOTS
+from .conftest import ROOT, SLOTS, Launch
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pool")]
 Make = Callable[..., Trial]
@@ -207,19 +207,19 @@ def test_the_reason_of_a_group_is_that_of_its_first_worker() -> None:
     assert _first_reason(RuntimeError()) == "RuntimeError: no message"
 
 
-def test_a_group_that_finds_no_place_is_an_error(
-    pool: Pool, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_workers_that_cannot_start_end_the_launch_with_a_reason(
+    pool: Pool, launched: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray itself would try again for ever."""
+    """Ray itself would try again for ever to find a place for three workers where there is none."""
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
-    pids(pool, make)  # the two slots have what this one would need
-    third = Pool(resources.plan(cores=3, gpus=0, workers=3, slots=1), storage=tmp_path)
-    third.submit(make("nowhere"))
-    record = found(until(third, finished(1), seconds=60))["linear-nowhere"]
+    third = Pool(resources.plan(cores=3, gpus=0, workers=3, slots=1), storage=tmp_path / "ray")
+    done = launched("linear", tmp_path / "results", "--trials", "2", "--set", "train.batch_size=6", on=third)
     third.close()
-    assert record.error is not None
-    assert "the worker group of slot 0 could not be kept alive" in record.error
-    assert "WorkerGroupStartupTimeoutError" in record.error
+    assert done.code == 1
+    assert "2 of 2 trials failed" in done.out
+    assert "the worker group of slot 0 could not be kept alive" in done.out
+    assert "WorkerGroupStartupTimeoutError" in done.out
+    assert {record["status"] for record in done.records.values()} == {"failed"}
 
 
 class Watch:
