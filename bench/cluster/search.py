@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 from bench.cluster.board import START_SECONDS
 from bench.cluster.pool import Pool
 from bench.readings import scores
-from bench.spec import Benchmark, Objective, Space, Study, make_trial
+from bench.spec import Benchmark, Objective, Scalar, Space, Study, Value, make_trial
 
 INDEX = "trial_index"
 """Under this key Tune's configuration of a trial carries its place in the search."""
@@ -82,7 +84,8 @@ def proposals(study: Study) -> OptunaSearch:
         space=functools.partial(suggest, search=study.search),
         metric=METRIC,
         mode="max",
-        points_to_evaluate=study.dealt_points or None,
+        points_to_evaluate=[{name: coded(value) for name, value in point.items()} for point in study.dealt_points]
+        or None,
         sampler=sampler,
     )
 
@@ -96,7 +99,7 @@ def suggest(trial: optuna.Trial, *, search: Mapping[str, Space]) -> None:
     for name, space in search.items():
         low, high = space.low, space.high
         if space.choices is not None:
-            trial.suggest_categorical(name, space.choices)
+            trial.suggest_categorical(name, [coded(choice) for choice in space.choices])
         elif isinstance(low, int) and isinstance(high, int):
             trial.suggest_int(name, low, high, log=space.log)
         else:
@@ -105,14 +108,92 @@ def suggest(trial: optuna.Trial, *, search: Mapping[str, Space]) -> None:
             trial.suggest_float(name, low, high, log=space.log)
 
 
+def coded(value: Value) -> Scalar:
+    """A value as Optuna stores it: lists as text."""
+    return json.dumps(value) if isinstance(value, tuple) else value
+
+
+def decoded(values: Mapping[str, Any], search: Mapping[str, Space]) -> dict[str, Value]:
+    """What :func:`coded` made of searched values, turned back."""
+
+    def one(name: str, value: Any) -> Value:
+        choices = search[name].choices or ()
+        return next((choice for choice in choices if isinstance(choice, tuple) and coded(choice) == value), value)
+
+    return {name: one(name, value) for name, value in values.items()}
+
+
 def scheduler(study: Study, benchmark: Benchmark) -> TrialScheduler:
     """What stops unpromising trials early, if the study wants that."""
     if study.scheduler == "none":
         return FIFOScheduler()
-    train = {**benchmark.train.model_dump(), **study.train}
-    return ASHAScheduler(
-        time_attr="step", metric=METRIC, mode="max", max_t=train["steps"], grace_period=train["val_every"]
+    values = {name: space.corners[0] for name, space in study.search.items()}
+    # No searched field changes what is asked for here: such a study is refused before it starts.
+    train = make_trial(study, benchmark, values, launch="", label="", seed=0, phase="search").train
+    return RowHalving(
+        [tuple(point[row] for row in study.rows) for point in study.dealt_points],
+        lambda: ASHAScheduler(
+            time_attr="step", metric=METRIC, mode="max", max_t=train.steps, grace_period=train.val_every
+        ),
     )
+
+
+class RowHalving(FIFOScheduler):
+    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934), for each leaderboard row by itself.
+
+    Rows are compared at the end, with test data. A trial is therefore stopped for being worse than others of its own
+    row, and never as long as it is the only one of them that may still run to its end, or has.
+    """
+
+    def __init__(self, rows: Sequence[Hashable], halving: Callable[[], TrialScheduler]) -> None:
+        """Keep rows apart.
+
+        Args:
+            rows: the row of every trial of the search, in order; trials beyond them belong to one row.
+            halving: makes the scheduler of a row.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._rows = rows
+        self._halvings: defaultdict[Hashable, TrialScheduler] = defaultdict(halving)
+        self._in_play: defaultdict[Hashable, set[str]] = defaultdict(set)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """The schedulers of the rows know what is maximised."""
+        return metric is None and mode is None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial may run to its end from now on."""
+        self._in_play[self._row(trial)].add(trial.trial_id)
+        self._halvings[self._row(trial)].on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Ask the row's own scheduler; the last trial in play goes on whatever it says."""
+        row = self._row(trial)
+        decision: str = self._halvings[row].on_trial_result(tune_controller, trial, result)
+        if decision != TrialScheduler.STOP or self._in_play[row] == {trial.trial_id}:
+            return TrialScheduler.CONTINUE
+        self._in_play[row].discard(trial.trial_id)
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """One that ran to its end stays in play: it can be confirmed. One that failed does not."""
+        if result.get(FAILED, False):
+            self._in_play[self._row(trial)].discard(trial.trial_id)
+        self._halvings[self._row(trial)].on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """The trial's actor is lost."""
+        self._in_play[self._row(trial)].discard(trial.trial_id)
+        self._halvings[self._row(trial)].on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """The trial was dropped before it ran."""
+        self._in_play[self._row(trial)].discard(trial.trial_id)
+        self._halvings[self._row(trial)].on_trial_remove(tune_controller, trial)
+
+    def _row(self, trial: Any) -> Hashable:
+        index: int = trial.config[INDEX]
+        return self._rows[index] if index < len(self._rows) else ()
 
 
 class InOrder(Searcher):
@@ -230,7 +311,8 @@ def _submit(
     index: int, values: Mapping[str, Any], *, board: Any, study: Study, benchmark: Benchmark, launch: str
 ) -> None:
     """Queue a proposal as a trial that is watched."""
-    trial = make_trial(study, benchmark, values, launch=launch, label=label(index), seed=study.seeds[0], phase="search")
+    chosen, seed = decoded(values, study.search), study.seeds[0]
+    trial = make_trial(study, benchmark, chosen, launch=launch, label=label(index), seed=seed, phase="search")
     ray.get(board.submit.remote(trial, watched=True))
 
 

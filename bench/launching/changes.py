@@ -27,7 +27,21 @@ class Change(NamedTuple):
 
 
 class YAML(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML follows YAML 1.1 and reads ``1e-3`` as text."""
+    """YAML 1.2's floats, and each key once.
+
+    PyYAML follows YAML 1.1, reads ``1e-3`` as text, and lets the last of equal keys win.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; a key that stands there twice is an error of the file."""
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 YAML.yaml_implicit_resolvers = {  # a copy: the class shares its table with SafeLoader
@@ -48,6 +62,8 @@ def assignment(text: str) -> Change:
         raise SpecError(f"--set {text!r} must have the form name=value, such as train.steps=100")
     try:
         read = yaml.load(value, Loader=YAML)
+    except yaml.constructor.ConstructorError as error:
+        raise SpecError(f"--set {text!r}: {error.problem}") from None
     except (yaml.YAMLError, ValueError):
         raise SpecError(f"--set {text!r}: {value!r} is not a YAML value") from None
     full = ALIASES.get(path, path)

@@ -10,7 +10,7 @@ import torch
 from bench import data, methods, models, training
 from bench.launching import studies
 from bench.launching.launch import Launch
-from bench.spec import Benchmark, Phase, Space, SpecError, Study, Suite, Trial, Value
+from bench.spec import Benchmark, Phase, Space, SpecError, Study, Suite, Trial, Value, readable
 from bench.vit import as_module
 
 
@@ -83,13 +83,13 @@ def _steps(trial: Trial) -> int:
 
 def _space(space: Space) -> str:
     if space.choices is not None:
-        return "one of " + ", ".join(map(str, space.choices))
+        return "one of " + ", ".join(map(readable, space.choices))
     return f"{space.low} .. {space.high}{', log scale' if space.log else ''}"
 
 
 def _rows(study: Study, benchmark: Benchmark) -> Iterator[str]:
     for row in study.row_values:
-        name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
+        name = " ".join([study.method, *(f"{key}={readable(value)}" for key, value in row.items())])
         counts = sorted({parameters(trial) for trial in _corners(study, benchmark, row)})
         text = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         yield f"{name:<28} {text:>12} trainable parameters"
@@ -158,7 +158,7 @@ def estimate(suite: Suite, benchmark: Benchmark, device: torch.device) -> Iterat
             seconds, peak = time_steps(trial, device)
             total += share * _steps(trial) * seconds
             memory = f", {peak / 2**30:.1f} GiB at most" if peak else ""
-            name = " ".join([study.method, *(f"{key}={value}" for key, value in row.items())])
+            name = " ".join([study.method, *(f"{key}={readable(value)}" for key, value in row.items())])
             yield f"             {name:<28} {1000 * seconds:>9.1f} ms a step{memory}"
     yield f"Estimate:  {total / 3600:.2f} hours of one {device.type} in training steps; readings come on top"
 

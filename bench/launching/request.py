@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from bench.launching.changes import Change, assignment
-from bench.spec import Backbone, LaunchOptions, SourceData, SpecError, Study, TargetData, parse
+from bench.spec import Backbone, LaunchOptions, SourceData, SpecError, Study, TargetData, parse, readable
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,10 @@ class Request:
         """Sort changes: those of :class:`~bench.spec.LaunchOptions` are taken out of the others.
 
         Raises:
-            SpecError: one of them has the wrong type or range.
+            SpecError: one of them has the wrong type or range, or two set a field to different values.
         """
         all_of_them = list(changes)
+        _refuse_contradictions(all_of_them)
         own = [change for change in all_of_them if change.path[0] in LaunchOptions.model_fields]
         if deep := next((change for change in own if len(change.path) > 1), None):
             raise SpecError(f"{deep.said}: {deep.path[0]} is a value, not a group of fields")
@@ -131,6 +132,15 @@ class Request:
             if value is not None:
                 changes += flag.changes([one for word in value for one in word] if flag.several else value)
         return cls.of(arguments.study, arguments.benchmark, changes)
+
+
+def _refuse_contradictions(changes: Iterable[Change]) -> None:
+    known: dict[str, Change] = {}
+    for change in changes:
+        other = known.setdefault(change.name, change)
+        if other.value != change.value:
+            said = f"{readable(other.value)} ({other.said}) and {readable(change.value)} ({change.said})"
+            raise SpecError(f"{change.name} cannot be both {said}: give one of them")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

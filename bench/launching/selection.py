@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.records import Record
-from bench.spec import Study, Value
+from bench.spec import Study, Value, readable
 
 RowKey = tuple[tuple[str, str, Value], ...]
 """A leaderboard row is known by its values: name, type and value of every row field."""
@@ -16,7 +16,7 @@ RowKey = tuple[tuple[str, str, Value], ...]
 
 @dataclass(frozen=True)
 class Choice:
-    """What is confirmed of a row: the configuration of a search trial; None if none of the row's trials succeeded."""
+    """What is confirmed of a row: the configuration of a search trial; None if none of the row's trials has a score."""
 
     row: Mapping[str, Value]
     winner: Record | None
@@ -45,19 +45,23 @@ def _in_order(trial: str) -> list[tuple[int, str]]:
 
 
 def _best(study: Study, trials: Sequence[Record]) -> Record | None:
-    best, highest = None, None
-    for record in trials:
-        value = study.objective.value(record.scores) if record.status == "ok" else None
-        if value is not None and (highest is None or value > highest):
-            best, highest = record, value
-    return best
+    """Of the trials that ran to their end, or if there is none, by their last reading of those that were stopped."""
+    for status in ("ok", "stopped"):
+        best, highest = None, None
+        for record in trials:
+            value = study.objective.value(record.scores) if record.status == status else None
+            if value is not None and (highest is None or value > highest):
+                best, highest = record, value
+        if best is not None:
+            return best
+    return None
 
 
 def names(choices: Sequence[Choice]) -> list[str]:
     """A name for every choice that can be a part of a file's name, each once: ``rank8``, ``k3``."""
     unique: list[str] = []
     for choice in choices:
-        plain = "-".join(re.sub(r"[^\w.+-]+", "_", f"{name}{value}") for name, value in choice.row.items())
+        plain = "-".join(re.sub(r"[^\w.+-]+", "_", f"{name}{readable(value)}") for name, value in choice.row.items())
         numbered = (f"{plain}-{number}".lstrip("-") for number in itertools.count(2))
         unique.append(next(name for name in itertools.chain([plain], numbered) if name not in unique))
     return unique

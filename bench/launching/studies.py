@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,15 @@ from bench.spec import (
     Trial,
     Value,
     make_trial,
+    number_type,
     parse,
     unknown,
 )
 
 START = "start_from"
+POINTS = 1000
+"""A space is checked at so many points at most."""
+
 FOLDER = Path(__file__).parent.parent.parent / "search_spaces"
 
 
@@ -141,7 +147,20 @@ def _assign(document: dict[str, Any], change: Change) -> None:
 def _study(name: str, values: Mapping[str, Any]) -> Study:
     where = f"study {name!r}"
     _check_names(values, where)
-    return _absolute(parse(Study, {"name": name, **values}, where=where))
+    return _absolute(_typed(parse(Study, {"name": name, **values}, where=where), where))
+
+
+def _typed(study: Study, where: str) -> Study:
+    """The study with ranges of the numbers that their fields take."""
+    own = methods.fields(study.method)
+    search = {}
+    for name, space in study.search.items():
+        annotation = own[name].type if name in own else TrainConfig.model_fields[name].annotation
+        try:
+            search[name] = space.of_type(number_type(annotation))
+        except SpecError as error:
+            raise SpecError(f"{where}: search.{name} {error}") from None
+    return study.model_copy(update={"search": search})
 
 
 def _absolute(study: Study) -> Study:
@@ -199,12 +218,28 @@ def check(study: Study, benchmark: Benchmark, *, depth: int, workers: int = 1) -
                 f"{where}: accumulate = {trial.train.accumulate} would split the batch whose statistics the head norm "
                 f"takes; use accumulate = 1 or a benchmark without head_norm"
             )
-        if study.scheduler == "asha" and study.protocol == "paper":
-            raise SpecError(f"{where}: scheduler asha needs validation readings, and protocol paper has none")
-        if study.scheduler == "asha" and not trial.train.val_every:
-            raise SpecError(f"{where}: scheduler asha needs readings to compare; set train.val_every")
-        if study.scheduler == "asha" and trial.train.epochs is not None:
-            raise SpecError(f"{where}: scheduler asha needs to know the last step; set train.steps instead of epochs")
+        if study.scheduler == "asha":
+            _check_rungs(study, trial, where)
+
+
+def _check_rungs(study: Study, trial: Trial, where: str) -> None:
+    """Refuse to stop trials early that cannot be compared on the way."""
+    train = trial.train
+    if study.protocol == "paper":
+        raise SpecError(f"{where}: scheduler asha needs validation readings, and protocol paper has none")
+    if searched := [name for name in ("steps", "epochs", "val_every") if name in study.search]:
+        raise SpecError(
+            f"{where}: scheduler asha compares trials at equal steps: fix {searched[0]} instead of searching it"
+        )
+    if not train.val_every:
+        raise SpecError(f"{where}: scheduler asha needs readings to compare; set train.val_every")
+    if train.epochs is not None:
+        raise SpecError(f"{where}: scheduler asha needs to know the last step; set train.steps instead of epochs")
+    if train.val_every >= train.steps:
+        raise SpecError(
+            f"{where}: scheduler asha needs readings before the last step: val_every = {train.val_every} must be below "
+            f"steps = {train.steps}"
+        )
 
 
 def _check_start(trial: Trial) -> None:
@@ -218,17 +253,32 @@ def _check_start(trial: Trial) -> None:
 
 
 def corners(study: Study, benchmark: Benchmark) -> list[Trial]:
-    """One trial for every combination of the space's corners (see :attr:`bench.spec.Space.corners`)."""
-    searched = study.search
+    """Trials that stand for the whole space.
+
+    One for every combination of the fields' corners (see :attr:`bench.spec.Space.corners`), if there are at most
+    POINTS; otherwise so many of them that every value of every field and every row is among them.
+
+    Raises:
+        SpecError: a trial cannot be made, or the leaderboard would have more than POINTS rows.
+    """
     return [
         make_trial(
-            study,
-            benchmark,
-            dict(zip(searched, values, strict=True)),
-            launch=study.name,
-            label=f"corner-{index}",
-            seed=study.seeds[0],
-            phase="search",
+            study, benchmark, values, launch=study.name, label=f"corner-{index}", seed=study.seeds[0], phase="search"
         )
-        for index, values in enumerate(itertools.product(*(space.corners for space in searched.values())))
+        for index, values in enumerate(_combinations(study))
     ]
+
+
+def _combinations(study: Study) -> Iterator[dict[str, Value]]:
+    spaces = {name: space.corners for name, space in study.search.items()}
+    if math.prod(map(len, spaces.values())) <= POINTS:
+        yield from (dict(zip(spaces, values, strict=True)) for values in itertools.product(*spaces.values()))
+        return
+    if study.row_count > POINTS:
+        raise SpecError(
+            f"study {study.name!r}: {study.row_count:,} rows are too many: at most {POINTS:,} can be compared"
+        )
+    rows, draw = study.row_values, random.Random(0)
+    for index in range(POINTS):
+        drawn = {name: values[index] if index < len(values) else draw.choice(values) for name, values in spaces.items()}
+        yield {**drawn, **rows[index % len(rows)]}

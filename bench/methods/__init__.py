@@ -47,7 +47,7 @@ __all__ = [
 class FieldDoc:
     """A hyper-parameter as ``--list`` shows it."""
 
-    type: str
+    type: Any
     default: Any
     doc: str
 
@@ -97,7 +97,7 @@ def load(name: str, **values: Any) -> Method:
         field = str(first["loc"][0])
         if first["type"] == "missing":
             raise SpecError(f"{name} needs a value for {field!r} ({known[field].doc})") from None
-        message = message[0].lower() + message[1:]
+        message = (message[0].lower() + message[1:]).replace("a valid tuple", "a list")
         raise SpecError(f"{name}: {field} = {values.get(field)!r}: {message}") from None
 
 
@@ -106,7 +106,9 @@ def fields(name: str) -> Mapping[str, FieldDoc]:
     method = get(name)
     infos: Mapping[str, FieldInfo] = getattr(method, "__pydantic_fields__")  # noqa: B009 - pydantic adds it
     return {
-        field.name: FieldDoc(str(field.type), infos[field.name].get_default(), infos[field.name].description or "")
+        field.name: FieldDoc(
+            infos[field.name].annotation, infos[field.name].get_default(), infos[field.name].description or ""
+        )
         for field in dataclasses.fields(method)  # type: ignore[arg-type]
     }
 

@@ -12,6 +12,7 @@ from bench.records import write_atomically
 from bench.reporting import published
 from bench.reporting.picture import draw
 from bench.reporting.rows import FACTS, PARTS, QUANTITIES, TEST_SELECTED, Leaderboard, Line, lines, tidy, wide
+from bench.spec import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ def markdown(board: Leaderboard) -> str:
 
 def _cells(line: Line) -> Iterator[str]:
     yield line["label"]
-    yield ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in _chosen(line).items())
+    yield ", ".join(f"{name}={readable(value, 3)}" for name, value in _chosen(line).items())
     yield f"{line['trainable_parameters']:,}" if line["trainable_parameters"] is not None else "–"
     for quantity in QUANTITIES:
         text = spread(line, quantity, 2)
@@ -154,7 +155,7 @@ def _screen_cells(line: Line) -> Iterator[str]:
     yield line["label"].replace("block_expansion", "block exp.")
     row = json.loads(line["row"])
     rest = {name: value for name, value in _chosen(line).items() if name not in row}
-    yield ", ".join(f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in rest.items())
+    yield ", ".join(f"{name}={readable(value, 2)}" for name, value in rest.items())
     yield _short_count(line["trainable_parameters"])
     yield from (spread(line, quantity, 1) for quantity in QUANTITIES)
     yield "★" if line["pareto"] else ""

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bench.readings import Point
 from bench.records import Record
-from bench.spec import Trial
+from bench.spec import Trial, readable
 
 
 class StudyProgress:
@@ -87,7 +87,7 @@ class StudyProgress:
 
 def settings(values: Mapping[str, object]) -> str:
     """Hyper-parameters in a few characters: ``p=3 lr=0.042``."""
-    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+    return " ".join(f"{name}={readable(value, 3)}" for name, value in values.items())
 
 
 def outcome(record: Record) -> str:

@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from bench.records import Record
+from bench.spec import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,12 @@ class Row:
     @property
     def label(self) -> str:
         """The row's short name: its method, and what tells it from the method's other rows; † if marked."""
-        words = [self.method, *(f"{name}={value}" for name, value in self.row.items()), self.variant, self.apart]
+        words = [
+            self.method,
+            *(f"{name}={readable(value)}" for name, value in self.row.items()),
+            self.variant,
+            self.apart,
+        ]
         return " ".join([*filter(None, words), *([TEST_SELECTED] if self.test_selected else [])])
 
 
@@ -193,14 +199,10 @@ def _differences(rows: Sequence[Row]) -> list[str]:
     names = list(dict.fromkeys(name for row in rows for name in row.hyperparameters))
     differing = [name for name in names if len({repr(row.hyperparameters.get(name)) for row in rows}) > 1]
     for digits in range(3, 18):
-        words = [" ".join(f"{n}={_short(row.hyperparameters.get(n), digits)}" for n in differing) for row in rows]
+        words = [" ".join(f"{n}={readable(row.hyperparameters.get(n), digits)}" for n in differing) for row in rows]
         if len(set(words)) == len(words):
             return words
     return [f"{word} #{number}".strip() for number, word in enumerate(words, start=1)]
-
-
-def _short(value: Any, digits: int) -> str:
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _ranked(rows: Sequence[Row]) -> Iterator[Row]:

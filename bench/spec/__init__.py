@@ -6,7 +6,7 @@ Every mistake is a :class:`SpecError` (a ``ValueError``) with one sentence that 
 from bench.spec.benchmark import Backbone, BadImages, Benchmark, Size, SourceData, TargetData
 from bench.spec.launch import LaunchOptions
 from bench.spec.objective import QUANTITIES, Objective, Quantity
-from bench.spec.parsing import Frozen, SpecError, Value, explain, parse, unknown
+from bench.spec.parsing import Frozen, Scalar, SpecError, Value, explain, number_type, parse, readable, unknown
 from bench.spec.study import Protocol, SearchContext, Space, Study, Suite
 from bench.spec.train import TrainConfig
 from bench.spec.trial import Phase, Trial, make_trial
@@ -22,6 +22,7 @@ __all__ = [
     "Phase",
     "Protocol",
     "Quantity",
+    "Scalar",
     "SearchContext",
     "Size",
     "SourceData",
@@ -35,6 +36,8 @@ __all__ = [
     "Value",
     "explain",
     "make_trial",
+    "number_type",
     "parse",
+    "readable",
     "unknown",
 ]

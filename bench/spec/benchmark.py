@@ -16,13 +16,15 @@ class Backbone(Frozen):
 
     name: Annotated[str, Field(description="tiny, a name of timm's, or an alias")]
     weights: Annotated[str | None, Field(description="a local file; random; timm's own if empty")] = None
-    image_size: Annotated[int | None, Field(ge=1, description="pixels a side; the backbone's own if empty")] = None
+    image_size: Annotated[
+        int | None, Field(ge=1, le=4096, description="pixels a side; the backbone's own if empty")
+    ] = None
 
     def __str__(self) -> str:
         return self.name + (f" ({self.weights})" if self.weights else "")
 
 
-Count = Annotated[int | None, Field(ge=1)]
+Count = Annotated[int | None, Field(ge=1, le=1_000_000_000)]
 BadImages = Annotated[Literal["error", "skip"], Field(description="what an image file that cannot be read does")]
 KeepDecoded = Annotated[bool, Field(description="decode picture files once, into a file below BENCH_DATA")]
 
@@ -54,7 +56,11 @@ class TargetData(Frozen):
     name: Annotated[str, Field(description="data set, such as cifar100 or folder:/data/birds")]
     samples: Annotated[
         int | None,
-        Field(ge=5, description="images to learn from: 4/5 for training, 1/5 for validation; all if empty"),
+        Field(
+            ge=5,
+            le=1_000_000_000,
+            description="images to learn from: 4/5 for training, 1/5 for validation; all if empty",
+        ),
     ] = None
     bad_images: BadImages = "error"
     keep_decoded: KeepDecoded = False

@@ -12,9 +12,10 @@ from bench.spec.parsing import Frozen
 class LaunchOptions(Frozen):
     """How and where a launch runs; what it computes is in the suite and the benchmark."""
 
-    workers: Annotated[int, Field(ge=1, description="DDP processes of one trial")] = 1
+    workers: Annotated[int, Field(ge=1, le=10_000, description="DDP processes of one trial")] = 1
     slots: Annotated[
-        int | None, Field(ge=1, description="trials at once; as many as there are GPUs, else cores, if empty")
+        int | None,
+        Field(ge=1, le=10_000, description="trials at once; as many as there are GPUs, else cores, if empty"),
     ] = None
     address: Annotated[
         str | None, Field(min_length=1, description="Ray cluster to run on: auto, or host:port; this machine if empty")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Value = bool | int | float | str | None
-"""A hyper-parameter has such a value, as it stands in YAML and JSON."""
+Scalar = bool | int | float | str | None
+"""A single value, as it stands in YAML and JSON."""
+
+Value = Scalar | Annotated[tuple[Scalar, ...], Field(strict=False)]
+"""A hyper-parameter has such a value; a list of YAML or JSON is a tuple here."""
 
 LISTED = 30
 """A message lists at most so many names."""
+
+SHOWN = 120
+"""A message shows at most so many characters of a value."""
 
 
 class SpecError(ValueError):
@@ -66,10 +72,30 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not path:
         return message
-    if path[-1] in ("bool", "int", "float", "str"):  # pydantic names each member of Value that did not fit
-        path.pop()
-        message = "must be a finite number, a text, true, false or empty"
-    return f"{'.'.join(path)} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+    if "bool" in path:  # pydantic names each member of Value that did not fit
+        path = path[: path.index("bool")]
+        message = "must be a finite number, a text, true, false, empty, or a list of these"
+    return f"{'.'.join(path)} = {_at(first['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _at(value: Any) -> str:
+    """A value that is wrong, cut off where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def readable(value: Any, digits: int | None = None) -> str:
+    """A hyper-parameter's value for people: lists with commas, floats with so many digits (all of them if None)."""
+    if isinstance(value, tuple | list):
+        return ",".join(readable(one, digits) for one in value)
+    return f"{value:.{digits}g}" if digits is not None and isinstance(value, float) else str(value)
+
+
+def number_type(annotation: Any) -> type[int] | type[float] | None:
+    """Which numbers a field of some type takes: ``float`` if any number does, ``int``, or None if none does."""
+    inner = get_args(annotation)
+    kinds = {annotation} if not inner else {number_type(one) for one in inner}
+    return float if float in kinds else int if int in kinds else None
 
 
 def _owner(model: type[BaseModel], path: list[str]) -> Iterable[str]:

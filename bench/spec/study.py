@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from bench.spec.objective import Objective
-from bench.spec.parsing import Frozen, Value
+from bench.spec.parsing import Frozen, SpecError, Value, readable
 
 MANY = 100
-"""Of a space of at most so many integers each is checked; of a larger one only the ends are."""
+"""Of a space of at most so many integers each is checked; of a larger one so many, from both ends and between."""
+
+Bound = Annotated[int | float | None, Field(ge=-1e15, le=1e15)]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""NumPy, and with it Optuna's samplers, take no larger seed."""
 
 
 class Space(Frozen):
     """Where one hyper-parameter may lie: either ``choices`` or ``low`` .. ``high``."""
 
     choices: Annotated[tuple[Value, ...] | None, Field(strict=False)] = None
-    low: int | float | None = None
-    high: int | float | None = None
+    low: Bound = None
+    high: Bound = None
     log: bool = False
 
     @model_validator(mode="after")
@@ -38,14 +44,42 @@ class Space(Frozen):
             raise ValueError(f"a log space needs low above 0, not {self.low}")
         return self
 
+    def of_type(self, numbers: type[int] | type[float] | None) -> Space:
+        """The same space of a field that takes such numbers, whatever its ends look like: 0 .. 1 of floats holds 0.5.
+
+        Args:
+            numbers: see :func:`bench.spec.number_type`.
+
+        Raises:
+            SpecError: the field takes no range, or whole numbers only.
+        """
+        if self.choices is not None:
+            return self
+        if numbers is None:
+            raise SpecError("is no number, so it has no range: name its choices")
+        if numbers is float:
+            assert self.low is not None
+            assert self.high is not None
+            return self.model_copy(update={"low": float(self.low), "high": float(self.high)})
+        if not (isinstance(self.low, int) and isinstance(self.high, int)):
+            raise SpecError(
+                f"is a whole number, and its range is {self.low} to {self.high}: write both without a point"
+            )
+        return self
+
     @property
     def corners(self) -> tuple[Value, ...]:
-        """Values that stand for the whole space when it is checked: the choices, every integer, or both ends."""
+        """Values that stand for the whole space when it is checked: the choices, integers (see MANY), or both ends."""
+        low, high = self.low, self.high
         if self.choices is not None:
             return self.choices
-        if isinstance(self.low, int) and isinstance(self.high, int) and self.high - self.low < MANY:
-            return tuple(range(self.low, self.high + 1))
-        return (self.low, self.high)
+        if not (isinstance(low, int) and isinstance(high, int)):
+            return (low, high)
+        if high - low < MANY:
+            return tuple(range(low, high + 1))
+        third = MANY // 3
+        between = (low + (high - low) * part // third for part in range(third + 1))
+        return tuple(sorted({*range(low, low + third), *between, *range(high - third + 1, high + 1)}))
 
 
 Protocol = Literal["clean", "paper"]
@@ -77,16 +111,20 @@ class Study(Frozen):
         tuple[str, ...], Field(strict=False, description="searched fields whose choices are rows of the leaderboard")
     ] = ()
     objective: Annotated[Objective, Field(description="score by which configurations are chosen")] = Objective()
-    trials: Annotated[int, Field(ge=1, description="search trials of each method")] = 12
+    trials: Annotated[int, Field(ge=1, le=100_000, description="search trials of each method")] = 12
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        Field(strict=False, min_length=1, description="seeds of the confirmation"),
+        tuple[Seed, ...],
+        Field(strict=False, min_length=1, max_length=1000, description="seeds of the confirmation"),
     ] = (0, 1, 2)
     lag: Annotated[
         int,
-        Field(ge=1, description="proposal n of the search knows the results of trials 0 to n - lag, on any hardware"),
+        Field(
+            ge=1,
+            le=100_000,
+            description="proposal n of the search knows the results of trials 0 to n - lag, on any hardware",
+        ),
     ] = 8
-    search_seed: Annotated[int, Field(ge=0, description="seed of the search's proposals")] = 0
+    search_seed: Annotated[Seed, Field(description="seed of the search's proposals")] = 0
     scheduler: Annotated[Literal["none", "asha"], Field(description="what stops unpromising trials early")] = "none"
     protocol: Annotated[Protocol, Field(description="clean, or paper: chosen on test data, and marked so")] = "clean"
     train: Annotated[dict[str, Value], Field(description="fields of the recipe, see below")] = Field(
@@ -102,7 +140,21 @@ class Study(Frozen):
                 raise ValueError(f"rows names {row!r}, which is not a searched field with choices")
         if twice := sorted(set(self.search) & set(self.fixed)):
             raise ValueError(f"{twice[0]!r} is both searched and fixed")
+        self._refuse_what_is_overruled()
         return self
+
+    def _refuse_what_is_overruled(self) -> None:
+        """A training field has one place in a study: what is searched or fixed would hide what ``train`` says."""
+        for name, value in self.train.items():
+            if name in self.search:
+                raise ValueError(
+                    f"train.{name} = {readable(value)} has no effect, as {name} is searched: set search.{name}.choices "
+                    f"to [{readable(value)}], or search.{name}.low and search.{name}.high"
+                )
+            if name in self.fixed:
+                raise ValueError(
+                    f"train.{name} = {readable(value)} has no effect, as fixed.{name} is set: set only one"
+                )
 
     @property
     def row_values(self) -> list[dict[str, Value]]:
@@ -113,7 +165,7 @@ class Study(Frozen):
     @property
     def row_count(self) -> int:
         """How many rows the leaderboard has."""
-        return len(self.row_values)
+        return math.prod(len(self.search[row].choices or ()) for row in self.rows)
 
     @property
     def dealt_points(self) -> list[dict[str, Value]]:

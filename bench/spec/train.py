@@ -9,15 +9,20 @@ from pydantic import Field, model_validator
 
 from bench.spec.parsing import Frozen
 
+MOST = 10_000_000
+"""Nobody means more steps, images or parts than this."""
+
 
 class TrainConfig(Frozen):
     """How a trial trains. One optimizer step sees ``batch_size`` images, whatever the number of workers."""
 
-    steps: Annotated[int, Field(ge=1, description="optimizer steps")] = 100
-    epochs: Annotated[float | None, Field(gt=0, description="passes over the training images, instead of steps")] = None
-    batch_size: Annotated[int, Field(ge=1, description="images a step, over all workers together")] = 64
+    steps: Annotated[int, Field(ge=1, le=MOST, description="optimizer steps")] = 100
+    epochs: Annotated[
+        float | None, Field(gt=0, le=MOST, description="passes over the training images, instead of steps")
+    ] = None
+    batch_size: Annotated[int, Field(ge=1, le=MOST, description="images a step, over all workers together")] = 64
     accumulate: Annotated[
-        int, Field(ge=1, description="parts in which each worker computes a step, to save memory")
+        int, Field(ge=1, le=MOST, description="parts in which each worker computes a step, to save memory")
     ] = 1
     lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 0.05
     optimizer: Annotated[Literal["sgd", "adam", "adamw"], Field(description="sgd, adam or adamw")] = "sgd"
@@ -28,7 +33,7 @@ class TrainConfig(Frozen):
     schedule: Annotated[
         Literal["cosine", "none"], Field(description="learning rate after warm-up: cosine to zero, or none: constant")
     ] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0, description="steps of linear warm-up")] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST, description="steps of linear warm-up")] = 0
     clip_norm: Annotated[float | None, Field(gt=0, description="gradient norm limit, none if empty")] = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="of the cross-entropy")] = 0.0
     mixup_alpha: Annotated[float, Field(ge=0, description="Mixup: its weights are Beta(alpha, alpha); 0: off")] = 0.0
@@ -43,7 +48,7 @@ class TrainConfig(Frozen):
         1.0
     )
     flip: Annotated[bool, Field(description="mirror every second image")] = False
-    randaugment_n: Annotated[int, Field(ge=0, description="RandAugment: operations an image; 0: off")] = 0
+    randaugment_n: Annotated[int, Field(ge=0, le=100, description="RandAugment: operations an image; 0: off")] = 0
     randaugment_m: Annotated[int, Field(ge=0, le=30, description="RandAugment: their magnitude, 0 to 30")] = 9
     trivial_augment: Annotated[bool, Field(description="TrivialAugment: one operation of random strength an image")] = (
         False
@@ -62,11 +67,13 @@ class TrainConfig(Frozen):
     views: Annotated[
         int | None,
         Field(
-            ge=1, description="fixed augmented views of an image to train on, frozen blocks computed once; off if empty"
+            ge=1,
+            le=MOST,
+            description="fixed augmented views of an image to train on, frozen blocks computed once; off if empty",
         ),
     ] = None
     val_every: Annotated[
-        int, Field(ge=0, description="steps between validation readings; 0: only after the last step")
+        int, Field(ge=0, le=MOST, description="steps between validation readings; 0: only after the last step")
     ] = 0
     keep: Annotated[
         Literal["last", "best"], Field(description="model that is measured: the last, or the best on the target's val")

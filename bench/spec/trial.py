@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from bench.spec.benchmark import Benchmark
-from bench.spec.parsing import Frozen, Value, parse
+from bench.spec.parsing import Frozen, SpecError, Value, parse
 from bench.spec.study import Protocol, SearchContext, Study
 from bench.spec.train import TrainConfig
 
@@ -21,7 +21,7 @@ class Trial(Frozen):
     study: str
     benchmark: Benchmark
     method: str
-    fields: dict[str, Any]
+    fields: dict[str, Value]
     """The method's hyper-parameters."""
     hyperparameters: dict[str, Value]
     """What the study chose: searched and fixed fields, of the method and of ``train``."""
@@ -57,6 +57,8 @@ def make_trial(
     """
     chosen = {**study.fixed, **values}
     given = {**study.train, **{name: value for name, value in chosen.items() if name in TrainConfig.model_fields}}
+    if given.get("epochs") is not None and "steps" in given:
+        raise SpecError(f"steps = {given['steps']} has no effect with epochs = {given['epochs']}: set one of them")
     given = {**(_papers_checkpoints(benchmark.train, given) if study.protocol == "paper" else {}), **given}
     train = {**benchmark.train.model_dump(), **_warm_up(benchmark.train, given), **given}
     return Trial(

@@ -48,7 +48,7 @@ def test_the_steps_of_epochs_are_counted_on_the_target() -> None:
     ("study", "override", "said"),
     [
         ("linear", ["train.epochs=1", "train.warmup_steps=16"], "epochs = 1 of 997 images: warmup_steps = 16 leaves"),
-        ("linear", ["train.views=100000000"], "needs .* GiB for activations"),
+        ("linear", ["train.views=10000000"], "needs .* GiB for activations"),
         ("full", ["train.views=2"], "train.views needs"),
     ],
 )

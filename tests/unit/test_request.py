@@ -76,11 +76,19 @@ def test_a_flag_is_short_for_set(flag: Flag) -> None:
 
 
 @BY_OPTION
-def test_a_flag_wins_over_set_wherever_it_stands(flag: Flag) -> None:
-    """As a person means it who adds a flag to a long command."""
+def test_a_flag_and_set_may_agree_and_not_contradict_each_other(flag: Flag) -> None:
+    """Neither wins without a word."""
     short = [flag.option, *words(flag)]
     other = [word for field in flag.fields for word in ("--set", f"{field}={default(flag)}")]
-    assert prepared(*short, *other) == prepared(*other, *short) == prepared(*short)
+    assert prepared(*short, *spelt_out(flag)) == prepared(*short)
+    for arguments in ([*short, *other], [*other, *short]):
+        with pytest.raises(SpecError, match=rf"cannot be both .*{flag.option}.*: give one of them"):
+            prepared(*arguments)
+
+
+def test_set_may_not_contradict_itself() -> None:
+    with pytest.raises(SpecError, match=r"trials cannot be both 3 \(--set trials\) and 4 \(--set trials\)"):
+        prepared("--set", "trials=3", "--set", "trials=4")
 
 
 def default(flag: Flag) -> str:

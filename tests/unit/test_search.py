@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import types
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from bench.cluster.search import FAILED, INDEX, METRIC, InOrder, proposals
+from bench.cluster.search import FAILED, INDEX, METRIC, InOrder, decoded, proposals, scheduler
 from bench.launching import studies
+from bench.launching.benchmarks import get
 from bench.spec import Study
 
 TRIALS = 20
@@ -180,3 +182,90 @@ def test_a_search_is_not_restored() -> None:
     search = InOrder(proposals(study()), lambda index, values: None, lag=2)
     with pytest.raises(NotImplementedError, match="a search is not restored; run the study again"):
         search.restore("checkpoint")
+
+
+def test_a_range_of_a_field_of_any_number_holds_what_lies_between() -> None:
+    space = "{lr: {low: 1, high: 10}, momentum: {low: 0, high: 0.9}, warmup_steps: {low: 0, high: 5}}"
+    search = proposals(studies.load("linear", overrides=[f"search={space}"]).studies[0])
+    drawn = [search.suggest(str(index)) for index in range(4)]
+    for name, number in (("lr", float), ("momentum", float), ("warmup_steps", int)):
+        assert {type(values[name]) for values in drawn if values} == {number}
+    assert all(values and values["lr"] % 1 for values in drawn)
+
+
+def test_lists_are_searched_like_other_choices() -> None:
+    overrides = ["search.targets.choices=[[qkv], [q, v], [fc1, fc2]]", "search.rank.choices=[4]", "rows=[targets]"]
+    lora = studies.load("lora", overrides=[*overrides, "trials=6"]).studies[0]
+    search = proposals(lora)
+    proposed = [decoded(search.suggest(str(index)) or {}, lora.search)["targets"] for index in range(6)]
+    assert proposed == [("qkv",), ("q", "v"), ("fc1", "fc2")] * 2
+
+
+class Halved:
+    """A simulated search with ASHA: trials of every row, some of which diverge, on two slots, with curves at random."""
+
+    def __init__(self, seed: int) -> None:
+        overrides = ["scheduler=asha", "train.val_every=10", "train.steps=80", "trials=12"]
+        self.study = studies.load("block_expansion", overrides=overrides).studies[0]
+        self.scheduler = scheduler(self.study, get("tiny"))
+        self.draw = random.Random(seed)
+        self.ended: dict[int, str] = {}
+
+    def run(self) -> None:
+        queue, running = list(range(self.study.trials)), dict[Any, tuple[float, int]]()
+        while queue or running:
+            while queue and len(running) < 2:
+                index = queue.pop(0)
+                trial = types.SimpleNamespace(trial_id=str(index), config={INDEX: index})
+                self.scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
+                running[index] = (self.draw.gauss(70 + 8 * (index % 4), 5), 0)
+            index = self.draw.choice(list(running))
+            level, step = running.pop(index)
+            trial = types.SimpleNamespace(trial_id=str(index), config={INDEX: index})
+            if self.draw.random() < 0.02:
+                self.ended[index] = "failed"
+                self.scheduler.on_trial_complete(None, trial, {"step": step, "done": True, FAILED: True})  # type: ignore[arg-type]
+                continue
+            step += 10
+            result = {"step": step, METRIC: level + self.draw.gauss(0, 2), FAILED: False}
+            if step == 80:
+                self.ended[index] = "ok"
+                self.scheduler.on_trial_complete(None, trial, {**result, "done": True})  # type: ignore[arg-type]
+            elif self.scheduler.on_trial_result(None, trial, result) == "STOP":  # type: ignore[arg-type]
+                self.ended[index] = "stopped"
+                self.scheduler.on_trial_complete(None, trial, result)  # type: ignore[arg-type]
+            else:
+                running[index] = (level, step)
+
+
+def test_no_row_is_lost_to_early_stopping() -> None:
+    """Rows of 200 simulated launches whose trials differ more between rows than within them."""
+    stopped = 0
+    for seed in range(200):
+        launch = Halved(seed)
+        launch.run()
+        for row in range(4):
+            ended = [launch.ended[index] for index in range(row, launch.study.trials, 4)]
+            stopped += ended.count("stopped")
+            assert "ok" in ended or set(ended) == {"failed"} or ended[-1] == "failed", (seed, row, ended)
+    assert stopped > 200
+
+
+def test_a_row_is_stopped_for_being_worse_than_its_own_trials_only() -> None:
+    """p = 1 is far behind p = 4 at every rung: within its row nobody is worse than anybody else."""
+    launch = Halved(0)
+    for index in range(8):
+        trial = types.SimpleNamespace(trial_id=str(index), config={INDEX: index})
+        launch.scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
+        result = {"step": 10, METRIC: 50 + 10 * (index % 4) + index // 4}  # the later one of a row is the better one
+        assert launch.scheduler.on_trial_result(None, trial, result) == "CONTINUE"  # type: ignore[arg-type]
+    late = types.SimpleNamespace(trial_id="8", config={INDEX: 8})
+    launch.scheduler.on_trial_add(None, late)  # type: ignore[arg-type]
+    assert launch.scheduler.on_trial_result(None, late, {"step": 10, METRIC: 45}) == "STOP"  # type: ignore[arg-type]
+
+
+def test_rungs_end_where_the_trials_do() -> None:
+    overrides = ["scheduler=asha", "fixed.val_every=5", "fixed.steps=20"]
+    halving = scheduler(studies.load("linear", overrides=overrides).studies[0], get("tiny"))
+    row = halving._halvings[()]  # type: ignore[attr-defined]
+    assert (row._max_t, row._brackets[0]._rungs[-1][0]) == (20, 5)

@@ -138,3 +138,11 @@ def test_names_are_unique(values: tuple[Any, ...]) -> None:
 def test_several_choices_of_one_row_have_names_of_their_own() -> None:
     assert called({}, {}, {}) == ["", "2", "3"]
     assert called({"k": 3}, {"k": 3}) == ["k3", "k3-2"]
+
+
+def test_stopped_trials_are_chosen_from_only_where_none_of_the_row_ran_to_its_end(searched: Make) -> None:
+    rows = [{"k": 1}, {"k": 1}, {"k": 2}, {"k": 2}, {"k": 2}]
+    ended = ["ok", "stopped", "stopped", "stopped", "failed"]
+    reasons = [None, None, None, None, "training diverged"]
+    records = trials(searched, rows, status=ended, target=[70, 90, 60, 80, 99], error=reasons)
+    assert winners(best_of_rows(study(), records)) == ["00", "03"]

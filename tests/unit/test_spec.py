@@ -182,7 +182,7 @@ def test_a_space_is_either_choices_or_an_interval(values: dict[str, Any], said: 
     assert refused(values, Space) == said
 
 
-@pytest.mark.parametrize("values", [{"low": "1", "high": 2}, {"choices": 4}, {"choices": "abc"}, {"choices": [[1]]}])
+@pytest.mark.parametrize("values", [{"low": "1", "high": 2}, {"choices": 4}, {"choices": "abc"}, {"choices": [[[1]]]}])
 def test_a_space_of_the_wrong_type_is_refused(values: dict[str, Any]) -> None:
     assert next(iter(values)) in refused(values, Space)
 

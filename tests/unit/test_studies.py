@@ -431,3 +431,109 @@ def test_a_start_with_another_backbone_or_without_weights_is_refused(tmp_path: P
     other = TINY.model_copy(update={"backbone": Backbone(name="tiny", weights="random")})
     with pytest.raises(SpecError, match=r"start_from = .* has the backbone tiny, not tiny \(random\)"):
         studies.check(study, other, depth=DEPTH)
+
+
+@pytest.mark.parametrize("value", ["0.001", "0,01", "[1]"])
+@pytest.mark.parametrize("study", ["linear", "paper"])
+def test_a_setting_that_the_search_overrules_is_refused(study: str, value: str) -> None:
+    with pytest.raises(SpecError, match=r"train\.lr = .* has no effect, as lr is searched: set search\.lr\.choices to"):
+        studies.load(study, overrides=[f"train.lr={value}"])
+
+
+def test_a_setting_that_another_one_overrules_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path, LORA, "fixed.batch_size=8", "train.batch_size=4")
+    assert "train.batch_size = 4 has no effect, as fixed.batch_size is set" in said
+    for overrides in (["train.steps=5", "train.epochs=2"], ["fixed.epochs=2", "train.steps=5"]):
+        study = one(tmp_path, LORA, *overrides)
+        with pytest.raises(SpecError, match="steps = 5 has no effect with epochs = 2"):
+            studies.check(study, TINY, depth=DEPTH)
+
+
+@pytest.mark.parametrize("text", [LORA + "trials: 3\ntrials: 4\n", LORA.replace("method:", "method: full\nmethod:")])
+def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    assert re.search(r"line \d+: this is not YAML: the key '\w+' is there twice", refused(tmp_path, text))
+
+
+def test_a_key_that_is_there_twice_in_an_override_is_refused(tmp_path: Path) -> None:
+    assert "the key 'low' is there twice" in refused(tmp_path, LORA, "search.lr={low: 1, low: 2, high: 3}")
+
+
+def test_the_type_of_a_range_is_that_of_its_field(tmp_path: Path) -> None:
+    study = one(tmp_path, LORA, "search.lr={low: 1, high: 10}", "search.dropout={low: 0, high: 0.5}")
+    for name in ("lr", "dropout"):
+        assert {type(study.search[name].low), type(study.search[name].high)} == {float}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("search.batch_size={low: 0.5, high: 8}", "search.batch_size is a whole number, and its range is 0.5 to 8"),
+        ("search.batch_size={low: 4.0, high: 8.0}", "is a whole number"),
+        ("search.optimizer={low: 0, high: 1}", "search.optimizer is no number, so it has no range: name its choices"),
+        ("search.targets={low: 0, high: 1}", "search.targets is no number"),
+        ("search.compile={low: 0, high: 1}", "search.compile is no number"),
+    ],
+)
+def test_a_range_that_does_not_suit_its_field_is_refused(tmp_path: Path, override: str, said: str) -> None:
+    assert said in refused(tmp_path, LORA, override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seeds=[4294967296]",
+        "search_seed=4294967296",
+        "train.steps=1000000000000",
+        "train.batch_size=1000000000000",
+        "train.lr=.nan",
+        "fixed.weight_decay=.inf",
+        "search.lr.low=.nan",
+        "search.lr.high=1e400",
+        "search.lr.choices=[.nan]",
+        "search.rank.choices=[1000000000000]",
+        f"search.rank={{low: 1, high: {10**400}}}",
+        "trials=1000000000000",
+    ],
+)
+def test_what_no_trial_could_do_is_refused_before(tmp_path: Path, override: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        changes = [override] if "train.lr" not in override else ["search={}", "rows=[]", override]
+        studies.check(one(tmp_path, LORA, *changes), TINY, depth=DEPTH)
+    assert len(str(caught.value)) < 400
+
+
+def test_the_inside_of_a_wide_range_is_checked_too(tmp_path: Path) -> None:
+    """Both ends divide among two workers, and not what lies between."""
+    study = one(tmp_path, LORA, "search.batch_size={low: 32, high: 512}")
+    with pytest.raises(SpecError, match="batch_size = 33 does not divide among --num-workers 2"):
+        studies.check(study, TINY, depth=DEPTH, workers=2)
+
+
+def test_a_space_of_many_choices_is_checked_in_no_time(tmp_path: Path) -> None:
+    hundredths = [value / 100 for value in range(1, 61)]
+    names = ("momentum", "weight_decay", "dropout", "erase_prob", "lr")
+    many = [f"search.{name}={{choices: {hundredths}}}" for name in names]
+    study = one(tmp_path, LORA, *many)
+    trials = studies.corners(study, TINY)
+    assert len(trials) == studies.POINTS
+    for name in ("momentum", "dropout", "lr", "rank"):
+        assert {trial.hyperparameters[name] for trial in trials} == set(study.search[name].choices or ())
+    bad = one(tmp_path, LORA, *many, f"search.erase_prob.choices={[*hundredths, 2]}")
+    with pytest.raises(SpecError, match="erase_prob = 2"):
+        studies.check(bad, TINY, depth=DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.val_every=200"], "val_every = 200 must be below steps = 150"),
+        (["fixed.val_every=150"], "val_every = 150 must be below steps = 150"),
+        (["fixed.val_every=5", "fixed.steps=5"], "val_every = 5 must be below steps = 5"),
+        (["search.steps.choices=[20, 40]", "train.val_every=5"], "fix steps instead of searching it"),
+        (["search.val_every.choices=[2, 4]"], "fix val_every instead of searching it"),
+    ],
+)
+def test_rungs_that_cannot_be_compared_are_refused(tmp_path: Path, overrides: list[str], said: str) -> None:
+    study = one(tmp_path, LORA, "scheduler=asha", *overrides)
+    with pytest.raises(SpecError, match=said):
+        studies.check(study, TINY, depth=DEPTH)
