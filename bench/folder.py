@@ -93,12 +93,17 @@ class LaunchFolder:
         """All records, by file name.
 
         Raises:
-            ValueError: there are none, or one of them is no record.
+            ValueError: there are none, one of them is no record, or the record of another trial than its name says: a
+                copy, which would count as a further seed.
         """
         paths = sorted(self.records.glob("*.json"))
         if not paths:
             raise ValueError(f"there are no records in {self.records}; run a study first")
-        return [read(path) for path in paths]
+        records = [read(path) for path in paths]
+        for path, record in zip(paths, records, strict=True):
+            if path.stem != record.trial:
+                raise ValueError(f"{path} holds the record of {record.trial}: remove the file, or name it after that")
+        return records
 
     def keep_tensors(self, trial: str, tensors: bytes) -> Path:
         """Write a trial's trained tensors (the bytes of a safetensors file); returns the file."""

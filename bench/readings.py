@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.spec import Phase
 
@@ -20,6 +20,9 @@ HEAD, KNN = "head", "knn"
 
 VAL = "val_"
 """This stands in front of the flat names of what chooses: a search trial's scores, and readings while training."""
+
+EQUAL = 1e-6
+"""Percentages that differ by no more are the same: rounding may do that."""
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -42,6 +45,16 @@ class Reading(BaseModel):
     """What else the numbers depend on: ``k`` of the headline and the size of the ``bank``, for k-NN."""
     numbers: dict[str, Percent]
     """In percent: ``top1``, ``top5``, and those at other settings, such as ``k=10 top1``."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """The headline is the number at its k."""
+        k = self.settings.get("k")
+        for top in ("top1", "top5"):
+            at_k, headline = self.numbers.get(f"k={k} {top}"), self.numbers.get(top)
+            if at_k is not None and headline is not None and abs(at_k - headline) > EQUAL:
+                raise ValueError(f"{top} = {headline} contradicts k={k} {top} = {at_k}")
+        return self
 
     @property
     def key(self) -> tuple[int, str, str, str, str | None]:

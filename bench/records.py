@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.readings import FLAT, SCORES, Reading, flat, of_schema_1, scores
+from bench.readings import EQUAL, FLAT, SCORES, Reading, flat, of_schema_1, scores
 from bench.spec import SearchContext, Value
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ SCHEMA_VERSION: Literal[2] = 2
 PACKAGES = ("ray", "torch", "torchvision", "timm", "peft", "optuna", "mlflow", "numpy", "scikit-learn")
 
 Status = Literal["ok", "failed", "stopped"]
-
-AGREE = 1e-6
-"""A flat name may differ by so many points from the readings that it is a view of: rounding may do that."""
 
 DETAILS_OF_SCHEMA_1 = ("target_top5", "knn", "knn_before")
 """The details held these, which readings hold now."""
@@ -128,6 +125,10 @@ class Record(BaseModel):
     def _agree(self) -> Self:
         if self.status == "failed" and not self.error:
             raise ValueError("a failed record says why in error")
+        for name, asked in (("trial", "id"), ("method", "method"), ("seed", "seed"), ("phase", "phase")):
+            own, said = getattr(self, name), self.config.get(asked)
+            if said is not None and said != own:
+                raise ValueError(f"{name} = {own!r} contradicts config, which says {said!r}")
         keys = [reading.key for reading in self.readings]
         if len(set(keys)) < len(keys):
             raise ValueError("two readings have the same step, split, domain, probe and variant")
@@ -168,7 +169,7 @@ def _check_views(record: Record, given: Mapping[str, Any]) -> None:
         if value is None and (own is None or name not in given):
             continue
         number = isinstance(value, int | float) and math.isfinite(value)
-        if own is None or not number or abs(own - value) > AGREE:
+        if own is None or not number or abs(own - value) > EQUAL:
             raise ValueError(f"{name} = {value!r} contradicts the readings, which say {own}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 from bench import data, resources
 from bench.launching import benchmarks, studies
@@ -12,7 +13,7 @@ from bench.launching.launch import Launch
 from bench.launching.request import Request
 from bench.reporting import mlflow_store
 from bench.resources import Plan
-from bench.spec import Backbone, Benchmark, LaunchOptions, SpecError, Suite
+from bench.spec import Backbone, Benchmark, LaunchOptions, Phase, SourceData, SpecError, Suite
 
 
 def prepare(request: Request) -> Launch:
@@ -120,7 +121,21 @@ def _read_data(benchmark: Benchmark, *, files_only: bool) -> list[str]:
     if ":" in source.name or not files_only:
         domain = data.source(source.name, size=size, bad_images=source.bad_images)
         skipped |= dict.fromkeys(data.skipped(domain.bank, domain.val, domain.test))
+        _check_banks(source, domain.bank)
     return list(skipped)
+
+
+def _check_banks(source: SourceData, bank: data.Split) -> None:
+    """Refuse a bank that is too small for the probe, in either phase."""
+    from bench import measuring
+
+    counts = bank.labels.bincount()
+    for phase in get_args(Phase):
+        per_class, _ = source.size(phase)
+        try:
+            measuring.check_bank(int(counts.clamp(max=per_class).sum() if per_class else counts.sum()))
+        except ValueError as error:
+            raise SpecError(f"source {source.name!r}: {error}") from None
 
 
 def _writable(folder: Path) -> Path:

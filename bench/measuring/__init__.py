@@ -3,12 +3,13 @@
 from bench.measuring.features import extract, map_images, target_accuracy
 from bench.measuring.knn import DEFAULT_KS, knn_accuracy
 from bench.measuring.meter import Meter
-from bench.measuring.retention import SourceScore, source_score, untouched_score
+from bench.measuring.retention import SourceScore, check_bank, source_score, untouched_score
 
 __all__ = [
     "DEFAULT_KS",
     "Meter",
     "SourceScore",
+    "check_bank",
     "extract",
     "knn_accuracy",
     "map_images",

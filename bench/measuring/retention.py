@@ -16,7 +16,7 @@ from bench.data import Source, Split
 from bench.measuring import knn
 from bench.measuring.features import evaluating, extract, map_mine
 from bench.models import Preprocess, features
-from bench.readings import headline_of
+from bench.readings import HEADLINE_K, headline_of
 from bench.records import write_atomically
 from bench.vit import Vit
 
@@ -118,12 +118,23 @@ def _score(
 ) -> SourceScore:
     own = extract(vit, queries, preprocess, device)
     labels, truth = source.bank.labels.to(device), queries.labels.to(device)
+    check_bank(len(source.bank), ks)
     ks = [k for k in ks if k <= len(source.bank)]
     if parallel.world() == 1:
         return SourceScore(knn.knn_accuracy(bank, labels, own, truth, ks=ks))
     if not parallel.everywhere(knn.finite(bank) and knn.finite(own), device):
         raise ValueError(knn.DIVERGED)
     return SourceScore(knn.accuracies(_nearest_of_all(own, bank, max(ks)), labels, truth, ks=ks))
+
+
+def check_bank(size: int, ks: Sequence[int] = knn.DEFAULT_KS) -> None:
+    """Raise a ValueError if a bank has too few images for the k by which k-NN accuracies are known."""
+    least = HEADLINE_K if HEADLINE_K in ks else min(ks)
+    if size < least:
+        raise ValueError(
+            f"the source's bank holds {size} images, and k-NN with k = {least} needs at least {least}: raise "
+            f"source.per_class and source.confirm_per_class, or add images"
+        )
 
 
 def _nearest_of_all(queries: Tensor, bank: Tensor, k: int) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bench.folder import LaunchFolder
+from bench.readings import HEADLINE_K
 from bench.records import write_atomically
 from bench.reporting import published
 from bench.reporting.picture import draw
@@ -26,7 +27,7 @@ TEST_LEGEND = (
 )
 LEGEND = (
     "Accuracies in percent, ± the standard deviation over seeds. Target: test accuracy of the fine-tuned head. "
-    "Source: weighted k-NN accuracy (k = 20) of the backbone's features on the domain it was pre-trained on. "
+    "Source: weighted k-NN accuracy ({k}) of the backbone's features on the domain it was pre-trained on. "
     "Forgetting: source accuracy before minus after. MEAN: (target + source) / 2, best in bold. "
     "★: on the Pareto front, no other row is at least as good in both accuracies and better in one."
 )
@@ -62,7 +63,7 @@ def markdown(board: Leaderboard) -> str:
             "",
             *("| " + " | ".join(line) + " |" for line in table),
             "",
-            LEGEND,
+            LEGEND.format(k=probe(board)),
             *_marked(rows),
             *_failures(rows),
             *published.markdown(board),
@@ -87,9 +88,20 @@ def _chosen(line: Line) -> dict[str, Any]:
 
 
 def _untouched(board: Leaderboard) -> list[str]:
-    before = board.source_accuracy_before
-    known = f"{before:.2f}" if before is not None else "–"
-    return [UNTOUCHED, "", "0", "–", known, "0.00", "–", ""]
+    return [UNTOUCHED, "", "0", "–", before(board, 2), "0.00", "–", ""]
+
+
+def before(board: Leaderboard, digits: int) -> str:
+    """Source accuracy of the untouched backbone; from lowest to highest where the records differ in it."""
+    if board.source_accuracy_before is None:
+        return "–"
+    ends = (board.source_accuracy_before, board.source_accuracy_before_max or board.source_accuracy_before)
+    return " to ".join(dict.fromkeys(f"{end:.{digits}f}" for end in ends))
+
+
+def probe(board: Leaderboard) -> str:
+    """Which k the source accuracies come from."""
+    return f"k = {' or '.join(map(str, board.ks))}" if board.ks else "k was not recorded"
 
 
 def _marked(rows: Sequence[Line]) -> list[str]:
@@ -134,6 +146,7 @@ def table(board: Leaderboard) -> Table:
     shown = Table(
         title=f"{board.study} on {board.benchmark}, {len(board.seeds)} seed{'s' * (len(board.seeds) != 1)}",
         caption="percent ± std over seeds · MEAN = (target + source) / 2 · ★ Pareto front"
+        + (f" · source k-NN: {probe(board)}" if board.ks != (HEADLINE_K,) else "")
         + (f" · {TEST_SELECTED} chosen on test data" if _marked(rows) else ""),
         box=None,
         padding=(0, 1, 0, 0),
@@ -144,8 +157,7 @@ def table(board: Leaderboard) -> Table:
     for name in ("params", "target", "source", "forgotten", "MEAN"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("★", no_wrap=True)
-    before = f"{board.source_accuracy_before:.1f}" if board.source_accuracy_before is not None else "–"
-    shown.add_row(UNTOUCHED.split()[0], "", "0", "–", before, "0.0", "–", "", style="dim")
+    shown.add_row(UNTOUCHED.split()[0], "", "0", "–", before(board, 1), "0.0", "–", "", style="dim")
     for line in rows:
         shown.add_row(*_screen_cells(line), style="bold" if line["best"] else "")
     return shown

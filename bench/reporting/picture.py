@@ -26,6 +26,9 @@ def draw(board: Leaderboard, path: Path) -> None:
     rows = [line for line in lines(board) if line[f"{X}_mean"] is not None and line[f"{Y}_mean"] is not None]
     _draw_front(axes, rows)
     if board.source_accuracy_before is not None:
+        highest = board.source_accuracy_before_max or board.source_accuracy_before
+        if highest > board.source_accuracy_before:
+            axes.axhspan(board.source_accuracy_before, highest, color="0.45", alpha=0.3, linewidth=0, zorder=1)
         axes.axhline(board.source_accuracy_before, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
         axes.annotate(
             f"untouched backbone {board.source_accuracy_before:.1f}",

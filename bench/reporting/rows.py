@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
+from bench.readings import EQUAL
 from bench.records import Record
 from bench.spec import readable
 
@@ -98,6 +99,11 @@ class Leaderboard:
     rows: tuple[Row, ...]
     objective: str | None = None
     """What the configurations were chosen by; None where the records do not say."""
+    source_accuracy_before_max: float | None = None
+    """Records of different kinds of hardware may differ in a query or two about the untouched backbone: the lowest and
+    the highest of them. Each record's forgetting is its own difference."""
+    ks: tuple[int, ...] = ()
+    """k of the k-NN that the source accuracies come from; several only if records of old banks are mixed."""
 
 
 def build(records: Sequence[Record]) -> Leaderboard:
@@ -115,12 +121,24 @@ def build(records: Sequence[Record]) -> Leaderboard:
     study, benchmark = (_only(confirmed, name) for name in ("study", "benchmark"))
     groups = [list(group) for _, group in groupby(sorted(confirmed, key=_order), key=lambda r: r.configuration)]
     rows = [row for group in groups for row in _rows(group)]
+    before = _before(confirmed)
     objectives = {record.search.objective if record.search else None for record in confirmed}
     return Leaderboard(
         study=study,
         benchmark=benchmark,
         seeds=tuple(sorted({record.seed for record in confirmed})),
-        source_accuracy_before=_before(confirmed),
+        source_accuracy_before=min(before, default=None),
+        source_accuracy_before_max=max(before, default=None),
+        ks=tuple(
+            sorted(
+                {
+                    reading.settings["k"]
+                    for record in confirmed
+                    for reading in record.readings
+                    if "k" in reading.settings
+                }
+            )
+        ),
         rows=tuple(_ranked(_told_apart(rows))),
         objective=objectives.pop() if len(objectives) == 1 else None,
     )
@@ -133,15 +151,19 @@ def _only(records: Sequence[Record], field: str) -> str:
     return values[0]
 
 
-def _before(records: Sequence[Record]) -> float | None:
-    values = {record.scores["source_accuracy_before"] for record in records} - {None}
-    known = [value for value in values if value is not None]
-    if known and max(known) - min(known) > 1e-6:
-        raise ValueError(
-            f"the records disagree about the untouched backbone's source accuracy ({min(known)} to {max(known)}): "
-            f"they do not come from the same backbone, source and probe"
-        )
-    return min(known, default=None)
+def _before(records: Sequence[Record]) -> list[float]:
+    """What the records say of the untouched backbone.
+
+    Raises:
+        ValueError: they say different things, and come from different backbones or sources.
+    """
+    known = [value for record in records if (value := record.scores["source_accuracy_before"]) is not None]
+    if known and max(known) - min(known) > EQUAL:
+        for part in ("backbone", "source"):
+            names = sorted({json.dumps(record.config.get("benchmark", {}).get(part)) for record in records})
+            if len(names) > 1:
+                raise ValueError(f"one leaderboard cannot hold records of several {part}s: {', '.join(names)}")
+    return known
 
 
 def _order(record: Record) -> tuple[Any, ...]:

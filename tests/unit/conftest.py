@@ -176,6 +176,9 @@ def record() -> Callable[..., Record]:
         **changes: Any,
     ) -> Record:
         fields = {**plain, **changes}
+        asked = {"id": "trial", "method": "method", "seed": "seed", "phase": "phase"}
+        if "config" not in changes:
+            fields["config"] = {**plain["config"], **{name: fields[own] for name, own in asked.items()}}
         if "readings" not in changes:
             fields["readings"] = tuple(_readings(fields, target, source, before, variants or {}))
         return Record.model_validate(fields)

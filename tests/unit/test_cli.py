@@ -156,9 +156,17 @@ def test_dry_run_of_paper_shows_rows_and_exact_parameter_counts(tmp_path: Path, 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize("field", ["source.per_class", "source.confirm_per_class"])
+def test_a_bank_that_is_smaller_than_k_is_refused_at_once(tmp_path: Path, call: Call, field: str) -> None:
+    pictures = f"folder:{classes(tmp_path, names=('a', 'b', 'c'), count=20)}"
+    done = call(launch.main, "--study", "linear", "--source", pictures, "--set", f"{field}=6", "--dry-run")
+    assert (done.code, done.out) == (2, "")
+    assert "bank holds 18 images, and k-NN with k = 20 needs at least 20" in done.err
+
+
 def test_dry_run_of_the_papers_table_needs_neither_weights_nor_images(tmp_path: Path, call: Call) -> None:
     for part in ("train", "val"):
-        classes(tmp_path / part, names=("n01", "n02"), count=4)
+        classes(tmp_path / part, names=("n01", "n02"), count=10)
     asked = f"--study paper --benchmark cifar100 --source imagenet1k:{tmp_path} --dry-run --num-workers 1 --slots 1"
     done = call(launch.main, *asked.split())
     assert (done.code, done.err) == (0, "")

@@ -259,3 +259,15 @@ def test_the_untouched_backbones_score_is_computed_once(tmp_path: Path, monkeypa
     calls.clear()
     score(domain.val)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(("size", "enough"), [(0, False), (1, False), (19, False), (20, True), (4000, True)])
+def test_a_bank_that_is_smaller_than_k_is_refused(size: int, enough: bool) -> None:
+    """Source accuracy is that of k = 20, wherever it stands; no smaller k takes its place."""
+    bank = drawn(size, seed=0) if size else Images(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), torch.zeros(0).long())
+    source = Source(bank, drawn(5, seed=1), drawn(5, seed=2))
+    if enough:
+        retention.check_bank(size)
+        return
+    with pytest.raises(ValueError, match=rf"bank holds {size} images, and k-NN with k = 20 needs at least 20: raise"):
+        retention.source_score(tiny(), source, source.val, TINY_PREPROCESS, CPU)

@@ -151,3 +151,13 @@ def test_a_log_is_named_after_the_time(tmp_path: Path) -> None:
     assert log.parent == tmp_path / "new" / "logs"
     assert log.parent.is_dir()
     assert abs(datetime.now() - datetime.strptime(log.name, "%Y%m%d-%H%M%S.log")).total_seconds() < 60
+
+
+def test_a_copy_of_a_record_is_named(tmp_path: Path, record: Make) -> None:
+    """It would count as one more seed."""
+    folder = LaunchFolder(tmp_path)
+    path = record().write(folder.records)
+    copy = path.with_name("copy of it.json")
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=f"copy of it.json holds the record of {path.stem}: remove the file"):
+        folder.read_records()

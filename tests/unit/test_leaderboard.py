@@ -106,7 +106,7 @@ def test_markdown_parses_back_to_the_numbers(mixed: Leaderboard) -> None:
         assert (cells[7] == "★") is found.pareto
         assert cells[6].startswith("**") is found.best
     text = leaderboard.markdown(mixed)
-    assert leaderboard.LEGEND in text
+    assert leaderboard.LEGEND.format(k="k = 20") in text
     assert "3 seeds a row: 0, 1, 2." in text
     assert "Failed confirmations: lora rank=8: 1 of 3; block_expansion p=4: 3 of 3." in text
 

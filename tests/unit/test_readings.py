@@ -252,7 +252,7 @@ CONFIRMED_BEFORE: dict[str, Any] = {
         "images": {"target_train": 997, "target_test": 500, "source_bank": 4000, "source_queries": 1000, "skipped": 0},
         "precision": "fp32",
     },
-    "config": {"id": "lora-confirm-rank8-seed1", "method": "lora", "fields": {"rank": 8}, "seed": 1},
+    "config": {"method": "lora", "fields": {"rank": 8}, "seed": 1},
     "provenance": {"time": "2026-11-26T05:47:38+00:00", "versions": {"python": "3.11.7"}, "workers": 1},
 }
 """As in a file of the last version that wrote schema 1."""

@@ -222,3 +222,24 @@ def test_a_record_of_a_failure_says_why(tmp_path: Path, trial: Trial) -> None:
     assert (made.status, made.error) == ("failed", "FloatingPointError: the loss is NaN")
     assert "test_a_record_of_a_failure_says_why" in made.details["traceback"]
     assert records.read(made.write(tmp_path)) == made
+
+
+@pytest.mark.parametrize("name", ["trial", "method", "seed", "phase"])
+def test_a_record_that_contradicts_what_was_asked_for_is_named(tmp_path: Path, record: Make, name: str) -> None:
+    path = record().write(tmp_path)
+    values = json.loads(path.read_text())
+    values["config"][{"trial": "id"}.get(name, name)] = 7 if name == "seed" else "other"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"{path.name} is not a record: .*{name} = .* contradicts config"):
+        records.read(path)
+
+
+def test_a_headline_that_contradicts_its_k_is_named(tmp_path: Path, record: Make) -> None:
+    path = record().write(tmp_path)
+    values = json.loads(path.read_text())
+    reading = next(one for one in values["readings"] if one["probe"] == "knn" and one["step"] > 0)
+    reading["settings"]["k"] = 20
+    reading["numbers"]["k=20 top1"] = reading["numbers"]["top1"] - 1
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"{path.name} is not a record: .*top1 = .* contradicts k=20 top1"):
+        records.read(path)

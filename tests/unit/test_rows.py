@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from bench.records import Record
+from bench.reporting import leaderboard
 from bench.reporting.rows import FACTS, PARTS, QUANTITIES, Leaderboard, Row, build, lines, tidy, wide
 from bench.spec import SearchContext
 
@@ -181,7 +182,7 @@ def test_what_belongs_to_one_trial_makes_no_other_row(record: Make) -> None:
     """Its seed, its name, and the search that proposed it, as they also stand in its configuration."""
     first, second = configurations(record, {"lr": 0.1}, config={"train": {"steps": 150}})
     held = SearchContext(objective="forgetting", trials=3, lag=1, seed=5)
-    config = {**second.config, "id": "y", "seed": 1, "phase": "confirm", "search": held.model_dump()}
+    config = {**second.config, "id": second.trial, "seed": second.seed, "phase": "confirm", "search": held.model_dump()}
     built = build([first, Record(**{**dict(second), "search": held, "config": config})])
     assert [found.mean and found.mean.n for found in built.rows] == [2]
     assert built.objective is None  # the two say different things
@@ -288,9 +289,44 @@ def test_records_of_several_kinds_do_not_make_one_board(paper_records: MakeAll, 
         build([*paper_records(methods=["full"]), *paper_records(methods=["lora"], **{field: "other"})])
 
 
-def test_records_of_several_backbones_do_not_make_one_board(paper_records: MakeAll) -> None:
-    with pytest.raises(ValueError, match=r"disagree about the untouched backbone's source accuracy \(90.7 to 91.2\)"):
-        build([*paper_records(methods=["full"]), *paper_records(methods=["lora"], before=91.2)])
+@pytest.mark.parametrize("part", ["backbone", "source"])
+def test_records_of_several_backbones_or_sources_do_not_make_one_board(paper_records: MakeAll, part: str) -> None:
+    others = [
+        record.model_copy(update={"config": {**record.config, "benchmark": {part: {"name": "other"}}}})
+        for record in paper_records(methods=["lora"], before=91.2)
+    ]
+    with pytest.raises(ValueError, match=f"one leaderboard cannot hold records of several {part}s: .*other"):
+        build([*paper_records(methods=["full"]), *others])
+
+
+def test_records_of_several_kinds_of_hardware_make_one_board(paper_records: MakeAll) -> None:
+    """A query or two may come out differently: forgetting is each record's own, and the reference is a range."""
+    records = [*paper_records(methods=["full"]), *paper_records(methods=["lora"], before=91.2)]
+    board = build(records)
+    assert (board.source_accuracy_before, board.source_accuracy_before_max) == (90.7, 91.2)
+    for record in records:
+        assert record.scores["forgetting"] == pytest.approx(
+            (90.7 if record.method == "full" else 91.2) - (record.scores["source_accuracy"] or 0)
+        )
+    assert "| untouched backbone |  | 0 | – | 90.70 to 91.20 | 0.00 |" in leaderboard.markdown(board)
+
+
+KS = [([20], "k = 20"), ([15], "k = 15"), ([20, 15], "k = 15 or 20"), ([], "k was not recorded")]
+
+
+@pytest.mark.parametrize(("ks", "said"), KS)
+def test_the_k_that_was_used_is_named(paper_records: MakeAll, ks: list[int], said: str) -> None:
+    """Old records may have a smaller one."""
+
+    def measured(record: Record, settings: dict[str, int]) -> Record:
+        change: dict[str, Any] = {"source": {"settings": settings}, "target": {}}
+        own = tuple(reading.model_copy(update=change[reading.domain]) for reading in record.readings)
+        return record.model_copy(update={"readings": own})
+
+    records = enumerate(paper_records(methods=["full"]))
+    board = build([measured(record, {"k": ks[index % len(ks)]} if ks else {}) for index, record in records])
+    assert f"weighted k-NN accuracy ({said})" in leaderboard.markdown(board)
+    assert (f"source k-NN: {said}" in str(leaderboard.table(board).caption)) is (ks != [20])
 
 
 @pytest.fixture(scope="module")
