@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.records import Record
@@ -65,3 +66,27 @@ def names(choices: Sequence[Choice]) -> list[str]:
         numbered = (f"{plain}-{number}".lstrip("-") for number in itertools.count(2))
         unique.append(next(name for name in itertools.chain([plain], numbered) if name not in unique))
     return unique
+
+
+EDGE = 0.1
+"""A value that lies in the outermost tenth of its range is at its edge: better ones may lie beyond."""
+
+
+def at_edges(study: Study, values: Mapping[str, Value]) -> Iterator[str]:
+    """What to say of searched values that lie at an edge of their range, one sentence each.
+
+    Nothing lies beyond a range that begins at 0, or a range of whole numbers that begins at 1.
+    """
+    for name, space in study.search.items():
+        low, high, value = space.low, space.high, values.get(name)
+        if low is None or high is None or not isinstance(value, int | float):
+            continue
+        scale = math.log if space.log else float
+        place = (scale(value) - scale(low)) / (scale(high) - scale(low))
+        natural = low == 0 or (isinstance(low, int) and low == 1)
+        if place > 1 - EDGE or (place < EDGE and not natural):
+            side = "upper" if place > EDGE else "lower"
+            yield (
+                f"the best {name} = {readable(value, 3)} lies at the {side} end of its range, {readable(low, 3)} to "
+                f"{readable(high, 3)}: widen search.{name}"
+            )

@@ -19,7 +19,7 @@ from bench.cluster.pool import Pool
 from bench.cluster.runtime import plan_of_cluster, start_ray, stop_ray
 from bench.launching.launch import Launch
 from bench.launching.preflight import make_ready
-from bench.launching.selection import best_of_rows, names
+from bench.launching.selection import at_edges, best_of_rows, names
 from bench.records import Record
 from bench.reporting import leaderboard
 from bench.reporting.listener import Listener
@@ -188,6 +188,10 @@ def _conclude(launch: Launch, records: Sequence[Record], console: Console, track
     board = build(records)
     leaderboard.write(board, launch.folder)
     leaderboard.show(board, console)
+    searched = {study.method: study for study in launch.suite.studies}
+    for row in board.rows:
+        for warning in at_edges(searched[row.method], row.hyperparameters) if row.variant is None else ():
+            console.print(f"{row.label}: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Table, picture and records: {launch.folder.path}", highlight=False, soft_wrap=True)
     tracker.finish(launch.folder, board, "FINISHED")
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.launching.selection import Choice, best_of_rows, names, row_key
+from bench.launching.selection import Choice, at_edges, best_of_rows, names, row_key
 from bench.records import Record
 from bench.spec import QUANTITIES, Objective, Study, parse
 
@@ -146,3 +146,33 @@ def test_stopped_trials_are_chosen_from_only_where_none_of_the_row_ran_to_its_en
     reasons = [None, None, None, None, "training diverged"]
     records = trials(searched, rows, status=ended, target=[70, 90, 60, 80, 99], error=reasons)
     assert winners(best_of_rows(study(), records)) == ["00", "03"]
+
+
+LOG, PLAIN, WHOLE = ({"low": 0.01, "high": 1.0, "log": True}, {"low": 0.0, "high": 0.5}, {"low": 1, "high": 20})
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "side"),
+    [
+        (LOG, 0.0101, "lower"),
+        (LOG, 0.0158, "lower"),
+        (LOG, 0.016, None),
+        (LOG, 0.1, None),
+        (LOG, 0.63, None),
+        (LOG, 0.632, "upper"),
+        (LOG, 1.0, "upper"),
+        (PLAIN, 0.0, None),
+        (PLAIN, 0.46, "upper"),
+        (WHOLE, 1, None),
+        (WHOLE, 20, "upper"),
+        ({"low": 2, "high": 20}, 2, "lower"),
+        ({"choices": [0.1, 0.2]}, 0.2, None),
+    ],
+)
+def test_a_best_value_at_an_end_of_its_range_is_said(space: dict[str, Any], value: Any, side: str | None) -> None:
+    given = {"name": "mine", "method": "linear", "search": {"lr": space}}
+    said = list(at_edges(parse(Study, given, where="here"), {"lr": value, "momentum": 0.9}))
+    assert len(said) == (side is not None)
+    if side:
+        assert f"lies at the {side} end of its range" in said[0]
+        assert said[0].endswith(": widen search.lr")
