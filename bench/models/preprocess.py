@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class Preprocess:
     """What a backbone expects: ``size`` x ``size`` pixels in 0..1, minus ``mean``, over ``std`` (a value a channel).
 
     Images in memory are resized to that size as they are, as in the paper; picture files are resized and cropped as
-    :attr:`files` says. (timm's few models that were evaluated on squashed pictures get the centre crop like all.)
+    :attr:`files` says.
     """
 
     size: int
@@ -34,13 +34,14 @@ class Preprocess:
     std: tuple[float, ...]
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop_pct: float = 224 / 256
+    crop_mode: Literal["center", "squash"] = "center"
     whole: bool = False
     """Whether picture files are resized as they are, too: a model that learned from images in memory saw them so."""
 
     @property
     def files(self) -> Size:
         """How a picture file is decoded for this backbone."""
-        return Size(self.size, self.crop_pct, self.interpolation)
+        return Size(self.size, self.crop_pct, self.interpolation, self.crop_mode)
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 ``[n, 3, h, w]`` to normalised float32 ``[n, 3, size, size]`` on the same device."""
@@ -72,17 +73,26 @@ def preprocess(backbone: Backbone) -> Preprocess:
     """The preprocessing that a backbone was trained with: timm's data configuration, or the authors' own crop.
 
     Raises:
-        SpecError: it cannot be followed here.
+        SpecError: it cannot be followed here, or the images are smaller than a patch.
     """
     if backbone.name == TINY.name:
+        if backbone.image_size not in (None, TINY_PREPROCESS.size):
+            raise SpecError(f"backbone 'tiny' takes {TINY_PREPROCESS.size} pixels a side: leave --image-size out")
         return TINY_PREPROCESS
     from timm.data.config import resolve_model_data_config
 
     with torch.device("meta"):
         config = resolve_model_data_config(plain(backbone, num_classes=0))
     *_, height, width = config["input_size"]
+    if backbone.image_size is not None and backbone.image_size < (patch := patch_size(backbone)):
+        raise SpecError(
+            f"image_size = {backbone.image_size} is less than one patch of {backbone.name!r}, {patch} pixels a side: "
+            f"give a multiple of {patch} with --image-size"
+        )
     if backbone.image_size is None and height != width:
         raise SpecError(f"backbone {backbone.name!r} expects {height} x {width} pixels: choose a square --image-size")
+    if config["crop_mode"] not in ("center", "squash"):
+        raise SpecError(f"backbone {backbone.name!r} wants crop mode {config['crop_mode']!r}, which is not supported")
     if config["interpolation"] not in ("bicubic", "bilinear"):
         raise SpecError(f"backbone {backbone.name!r} wants {config['interpolation']} resizing, which is not supported")
     return Preprocess(
@@ -91,4 +101,24 @@ def preprocess(backbone: Backbone) -> Preprocess:
         std=tuple(config["std"]),
         interpolation=config["interpolation"],
         crop_pct=PUBLISHED_CROPS.get(timm_name(backbone.name).partition(".")[2], config["crop_pct"]),
+        crop_mode=config["crop_mode"],
+    )
+
+
+@functools.cache
+def patch_size(backbone: Backbone) -> int:
+    """Pixels of an image, in either direction, that become one token."""
+    with torch.device("meta"):
+        embed: Any = plain(backbone, num_classes=0).patch_embed
+    return int(embed.feat_ratio())
+
+
+def unseen_border(backbone: Backbone) -> str | None:
+    """One sentence, if patches do not divide the images, on what becomes of the rest."""
+    size, patch = preprocess(backbone).size, patch_size(backbone)
+    if not (rest := size % patch):
+        return None
+    return (
+        f"image_size = {size} is not a multiple of {backbone.name}'s patches of {patch} pixels: it does not see the "
+        f"last {rest} pixels on the right and at the bottom; {size - rest} or {size - rest + patch} would fit"
     )

@@ -6,7 +6,18 @@ Every mistake is a :class:`SpecError` (a ``ValueError``) with one sentence that 
 from bench.spec.benchmark import Backbone, BadImages, Benchmark, Size, SourceData, TargetData
 from bench.spec.launch import LaunchOptions
 from bench.spec.objective import QUANTITIES, Objective, Quantity
-from bench.spec.parsing import Frozen, Scalar, SpecError, Value, explain, number_type, parse, readable, unknown
+from bench.spec.parsing import (
+    Frozen,
+    Scalar,
+    SpecError,
+    Value,
+    explain,
+    number_type,
+    parse,
+    printable,
+    readable,
+    unknown,
+)
 from bench.spec.study import Protocol, SearchContext, Space, Study, Suite
 from bench.spec.train import TrainConfig
 from bench.spec.trial import Phase, Trial, make_trial
@@ -38,6 +49,7 @@ __all__ = [
     "make_trial",
     "number_type",
     "parse",
+    "printable",
     "readable",
     "unknown",
 ]

@@ -68,11 +68,15 @@ class TargetData(Frozen):
 
 @dataclass(frozen=True)
 class Size:
-    """The square that a picture file is decoded to: shorter side to ``pixels / crop_pct``, then the centre crop."""
+    """The square that a picture file is decoded to: shorter side to ``pixels / crop_pct``, then the centre crop.
+
+    With ``squash`` both sides are brought to ``pixels / crop_pct``, whatever shape the picture has.
+    """
 
     pixels: int
     crop_pct: float = 224 / 256
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_mode: Literal["center", "squash"] = "center"
 
 
 class Benchmark(Frozen):

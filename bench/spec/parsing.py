@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,8 +23,20 @@ SHOWN = 120
 """A message shows at most so many characters of a value."""
 
 
+def printable(text: str | Path) -> str:
+    """A text in which every byte of a file name that is not UTF-8 is spelt out, so that it can be stored and shown."""
+    return re.sub(
+        "[\udc80-\udcff]+",  # what Python makes of such bytes
+        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        str(text),
+    )
+
+
 class SpecError(ValueError):
     """A request that cannot be carried out; the message is one sentence a user can act on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> SpecError:

@@ -23,7 +23,7 @@ from bench.spec import Backbone, LaunchOptions, SpecError, Study
 VALUES = {
     "--backbone": "vit_tiny_patch16_224",
     "--weights": "random",
-    "--image-size": "64",
+    "--image-size": "32",
     "--source": "digits",
     "--target": "cifar10",
     "--seeds": "4 5",
