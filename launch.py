@@ -77,6 +77,9 @@ def arguments() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 every trial failed, 2 bad input."""
+    from bench.launching import screen
+
+    screen.tolerate()
     parser = arguments()
     args = parser.parse_strictly(argv)
     from bench.launching import listing, preflight

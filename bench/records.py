@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from bench.readings import EQUAL, FLAT, SCORES, Reading, flat, of_schema_1, scores
-from bench.spec import SearchContext, Value
+from bench.spec import SearchContext, Value, printable
 
 if TYPE_CHECKING:
     from bench.spec import Trial
@@ -214,8 +214,9 @@ def of(
 
 def failed(trial: Trial, error: BaseException) -> Record:
     """The record of a trial that raised, with the traceback under ``details``."""
-    text = "".join(traceback.format_exception(error))
-    return of(trial, status="failed", error=f"{type(error).__name__}: {error}", details={"traceback": text})
+    text = printable("".join(traceback.format_exception(error)))
+    said = printable(f"{type(error).__name__}: {error}")
+    return of(trial, status="failed", error=said, details={"traceback": text})
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -234,7 +235,7 @@ def read(path: Path) -> Record:
         ValueError: the file is no record; the message names the file and the first fault.
     """
     try:
-        return Record.model_validate_json(path.read_text())
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"

@@ -43,7 +43,7 @@ def names(folder: Path = FOLDER) -> list[str]:
 
 def headline(name: str, folder: Path = FOLDER) -> str:
     """The first line of a study file's header comment."""
-    return (folder / f"{name}.yaml").read_text().splitlines()[0].removeprefix("#").strip()
+    return (folder / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 
 def load(name: str, *, overrides: Sequence[str | Change] = (), folder: Path = FOLDER) -> Suite:

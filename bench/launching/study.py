@@ -19,6 +19,7 @@ from bench.cluster.pool import Pool
 from bench.cluster.runtime import plan_of_cluster, start_ray, stop_ray
 from bench.launching.launch import Launch
 from bench.launching.preflight import make_ready
+from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, best_of_rows, names
 from bench.records import Record
 from bench.reporting import leaderboard
@@ -207,7 +208,7 @@ def quiet(logfile: Path) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    screen = os.fdopen(os.dup(1), "w")
+    screen = second_stdout()
     target = os.open(logfile, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(target, 1)
     os.dup2(target, 2)

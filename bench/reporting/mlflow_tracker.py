@@ -215,7 +215,7 @@ class _Writer:
             self._client.log_table(self._parent, for_mlflow(board), "leaderboard.json")
             for path in (folder.table, folder.table_csv, folder.picture):
                 self._client.log_artifact(self._parent, str(path))
-            self._client.set_tag(self._parent, "mlflow.note.content", folder.table.read_text())
+            self._client.set_tag(self._parent, "mlflow.note.content", folder.table.read_text(encoding="utf-8"))
             self._log_headline(board)
         self._client.set_tag(self._parent, "status", "ok" if status == "FINISHED" else status.lower())
         self._client.set_terminated(self._parent, status)

@@ -18,7 +18,7 @@ REFERENCES = Path(__file__).parent.parent.parent / "results" / "reference"
 def reference(benchmark: str) -> Mapping[str, Any] | None:
     """Published numbers for a benchmark (``results/reference/<benchmark>.json``), if there are any."""
     path = REFERENCES / f"{benchmark}.json"
-    published: Mapping[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    published: Mapping[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return published
 
 
