@@ -68,6 +68,9 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 an evaluation that deviates from its record, 2 bad input."""
+    from bench.launching import screen
+
+    screen.tolerate()
     args = arguments().parse_args(argv)
     try:
         if args.command == "list":
@@ -182,11 +185,14 @@ def _register(merged: checkpoints.Merged, store: str, name: str) -> Sequence[str
 
 
 def _predict(model: Path, images: Sequence[str]) -> int:
-    from bench import checkpoints
+    from bench import checkpoints, data
+    from bench.spec import printable
 
     for prediction in checkpoints.predict(model, images):
         ranked = zip(prediction.classes, prediction.percent, strict=True)
-        print(f"{prediction.image}: {', '.join(f'{name} {percent:.1f} %' for name, percent in ranked)}")
+        print(f"{printable(prediction.image)}: {', '.join(f'{name} {percent:.1f} %' for name, percent in ranked)}")
+    if left_out := checkpoints.pictures(images).left_out:
+        print(f"left out: {data.describe(left_out)}", file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import glob
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench import data, methods, models, records
-from bench.data import SUFFIXES
 from bench.measuring import Meter, map_images
 from bench.models import Preprocess, Setting
 from bench.readings import Reading
 from bench.records import Record
-from bench.spec import Backbone
+from bench.spec import Backbone, SpecError
 from bench.vit import Vit
 
 NAMED_CLASSES = 40
@@ -245,7 +245,7 @@ def predict(model: Path, images: Sequence[str | Path], *, top: int = 5) -> Itera
         ValueError: the model was not made by :func:`export`, there is no such picture, or it cannot be read.
     """
     vit, preprocess, names = _load_export(model)
-    files = _pictures(images)
+    files = pictures(images).pictures
     for paths in (files[start : start + BATCH] for start in range(0, len(files), BATCH)):
         with torch.inference_mode():
             probabilities = vit(preprocess.of_files(paths)).softmax(1)
@@ -254,20 +254,28 @@ def predict(model: Path, images: Sequence[str | Path], *, top: int = 5) -> Itera
             yield Prediction(path, tuple(names[label] for label in labels), tuple(100 * share for share in shares))
 
 
-def _pictures(images: Sequence[str | Path]) -> list[Path]:
-    """Picture files that are named, lie in a named folder, or match a pattern."""
-    files: list[Path] = []
+def pictures(images: Sequence[str | Path]) -> data.Listing:
+    """Picture files that are named, lie in a named folder, or match a pattern; what is hidden counts if it is named.
+
+    Raises:
+        ValueError: there are none for one of these.
+    """
+    every = data.Listing([], Counter())
     for image in map(Path, images):
-        if image.is_dir():
-            own = sorted(path for path in image.rglob("*") if path.suffix.lower() in SUFFIXES)
-        elif image.exists():
-            own = [image]
+        if image.exists():
+            matches = [image]
         else:
-            own = sorted(map(Path, glob.glob(str(image), recursive=True)))  # noqa: PTH207 - Path takes no absolute ones
+            found = sorted(map(Path, glob.glob(str(image), recursive=True)))  # noqa: PTH207 - Path takes no absolute ones
+            matches = [path for path in found if not any(map(data.is_hidden, set(path.parts) - set(image.parts)))]
+        listings = [data.listing(path) if path.is_dir() else data.Listing([path], Counter()) for path in matches]
+        own = list(dict.fromkeys(path for found in listings for path in found.pictures))
+        left_out = sum((found.left_out for found in listings), Counter[str]())
         if not own:
-            raise ValueError(f"there is no picture {image}" if not image.is_dir() else f"{image} holds no pictures")
-        files += own
-    return files
+            missing = f"{image} holds no pictures{data.but(left_out)}" if matches else f"there is no picture {image}"
+            raise SpecError(missing)
+        every.pictures.extend(own)
+        every.left_out.update(left_out)
+    return every
 
 
 def _load_export(model: Path) -> tuple[Vit, Preprocess, Sequence[str]]:

@@ -12,19 +12,23 @@ import functools
 import importlib
 import inspect
 import pkgutil
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from bench.data._folders import Listing, but, describe, is_hidden, listing
 from bench.data._kinds import Images, InFiles, InMemory, Policy, Request, Role, Source, Split, Target
 from bench.data._loading import ahead, processes_for
 from bench.data._pictures import SUFFIXES, decode, whole_picture
-from bench.spec import Size, SpecError, unknown
+from bench.spec import Size, SpecError, printable, unknown
 
 __all__ = [
     "SUFFIXES",
     "Images",
     "InFiles",
     "InMemory",
+    "Listing",
     "Policy",
     "Request",
     "Role",
@@ -32,13 +36,21 @@ __all__ = [
     "Split",
     "Target",
     "ahead",
+    "but",
     "check",
+    "counts",
     "decode",
     "decode_kept",
+    "describe",
     "fetch",
+    "identical",
+    "is_hidden",
+    "left_out",
+    "listing",
     "names",
     "num_classes",
     "processes_for",
+    "remarks",
     "skipped",
     "source",
     "target",
@@ -159,6 +171,40 @@ def source(
 def skipped(*splits: Split) -> list[str]:
     """What was left out of some splits because it cannot be read: one sentence an image."""
     return list(dict.fromkeys(reason for split in splits for reason in getattr(split, "skipped", ())))
+
+
+def left_out(*splits: Split) -> Counter[str]:
+    """How many files of some splits' folders do not count, by reason: hidden, by their suffix, unreadable, ..."""
+    by_folder = {folder: why for split in splits for folder, why in getattr(split, "left_out", {}).items()}
+    unreadable = len(skipped(*splits))
+    return sum(by_folder.values(), Counter(unreadable=unreadable) if unreadable else Counter())
+
+
+def identical(*splits: Split) -> list[tuple[Path, Path]] | None:
+    """Files with the content of a file in an earlier one of some splits, each with that file.
+
+    None where there are so many files that it would take long to find out; images in memory are no files.
+    """
+    from bench.data._files import FileImages, identical
+
+    return identical(*(split for split in splits if isinstance(split, FileImages)))
+
+
+def counts(split: Split, classes: int = 0) -> list[int]:
+    """Images of every class, from class 0 on; of at least so many classes."""
+    return [int(count) for count in split.labels.bincount(minlength=classes)]
+
+
+def remarks(*splits: Split) -> list[str]:
+    """What there is to say of some splits' files: which do not count, and which lie in two splits."""
+    said = [f"left out: {describe(why)}"] if (why := left_out(*splits)) else []
+    pairs = identical(*splits)
+    if pairs is None:
+        return [*said, "there are too many files to look for identical ones in two splits"]
+    if pairs:
+        first, second = pairs[0]
+        said.append(f"{len(pairs)} files have the content of one in another split, such as {second} and {first}")
+    return [printable(sentence) for sentence in said]
 
 
 def decode_kept(*splits: Split) -> None:

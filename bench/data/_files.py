@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +17,11 @@ from numpy.typing import NDArray
 
 from bench import cache
 from bench.data._decoded import Decoded, decoded
+from bench.data._folders import Listing, beside, but, check_classes, listing, subfolders
 from bench.data._kinds import Policy, Request
-from bench.data._pictures import SUFFIXES, centre, header, read, to_tensor
+from bench.data._pictures import VERSION, centre, header, read, to_tensor
 from bench.data._splits import stratified
-from bench.spec import Size, SpecError
+from bench.spec import Size, SpecError, printable
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -37,7 +41,8 @@ skipped."""
 class FileImages:
     """Labelled image files: what :class:`bench.data.Images` is for images in memory.
 
-    Every image is decoded to RGB, its shorter side resized and its centre cropped, see :class:`Size`.
+    Every image is decoded to RGB, its shorter side resized and its centre cropped, see :class:`Size`. ``left_out`` says
+    how many files of which folder do not count, by reason.
     """
 
     def __init__(
@@ -47,12 +52,14 @@ class FileImages:
         *,
         size: Size,
         skipped: Sequence[str] = (),
+        left_out: Mapping[str, Counter[str]] | None = None,
         keep_decoded: bool = False,
     ) -> None:
         """Refer to files, without opening them.
 
         Args:
             skipped: what was left out because it cannot be read: one sentence an image.
+            left_out: what was left out beside that: how many files for which reason, by folder.
             keep_decoded: decode all of them on first use, into a file that stays.
         """
         import torch
@@ -60,6 +67,7 @@ class FileImages:
         if not paths:
             raise SpecError("a split holds no images")
         self.paths, self.size, self.skipped = list(paths), size, list(skipped)
+        self.left_out = dict(left_out or {})
         self._keep_decoded = keep_decoded
         self.labels: Tensor = torch.tensor(labels, dtype=torch.int64)
         self._kept: dict[int, Tensor] = {}
@@ -104,6 +112,7 @@ class FileImages:
             labels,
             size=self.size,
             skipped=self.skipped,
+            left_out=self.left_out,
             keep_decoded=self._keep_decoded,
         )
 
@@ -178,24 +187,34 @@ def scan(folder: Path, request: Request, *, classes: Sequence[str] | None = None
         Class names and images.
 
     Raises:
-        SpecError: there are no classes, a class has no images, a class is not known, or an image cannot be read.
+        SpecError: there are no classes, a class has no images, a class is not known, splits lie inside the classes, or
+            an image cannot be read.
     """
     if not folder.is_dir():
         raise SpecError(f"there is no folder {folder}")
-    present = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = subfolders(folder)
+    check_classes(folder, folders)
+    present = [one.name for one in folders]
     names = list(classes) if classes is not None else present
     if surplus := sorted(set(present) - set(names)):
-        raise SpecError(f"{folder} holds the class {surplus[0]!r}, which the training images do not have")
+        raise SpecError(f"{folder} holds the class {shown(surplus[0])}, which the training images do not have")
     if len(names) < 2:
         raise SpecError(f"{folder} must hold a folder of images for each of at least two classes, not {len(names)}")
-    own = [_images(folder / name) for name in names]
-    if empty := [name for name, files in zip(names, own, strict=True) if not files]:
-        raise SpecError(f"class {empty[0]!r} has no images in {folder}")
-    labels = [label for label, files in enumerate(own) for _ in files]
-    images = readable([path for files in own for path in files], labels, request)
+    own = [listing(folder / name) if name in present else Listing([], Counter()) for name in names]
+    left_out = sum((found.left_out for found in own), beside(folder))
+    if empty := [name for name, found in zip(names, own, strict=True) if not found.pictures]:
+        raise SpecError(f"class {shown(empty[0])} has no images in {folder}{but(left_out)}")
+    labels = [label for label, found in enumerate(own) for _ in found.pictures]
+    images = readable([path for found in own for path in found.pictures], labels, request)
+    images.left_out[printable(folder)] = left_out
     if gone := sorted(set(labels) - set(images.labels.tolist())):
-        raise SpecError(f"class {names[gone[0]]!r} has no image that can be read in {folder}")
+        raise SpecError(f"class {shown(names[gone[0]])} has no image that can be read in {folder}")
     return names, images
+
+
+def shown(name: str) -> str:
+    """A class's name in a message."""
+    return f"'{printable(name)}'"
 
 
 def readable(paths: Sequence[Path], labels: Sequence[int], request: Request) -> FileImages:
@@ -214,17 +233,6 @@ def readable(paths: Sequence[Path], labels: Sequence[int], request: Request) -> 
     return FileImages(*chosen, size=request.size, skipped=list(bad.values()), keep_decoded=request.keep_decoded)
 
 
-def _images(folder: Path) -> list[Path]:
-    """Image files below a class folder; links to folders are not followed, so that no loop can trap it."""
-    paths = [
-        Path(place, name)
-        for place, _, names in os.walk(folder, followlinks=False)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
-    return sorted(paths)
-
-
 def _unreadable(paths: Sequence[Path], policy: Policy) -> dict[int, str]:
     """Images that cannot be read: index to reason. Read through once, and again only when a file has changed."""
     if policy == "error" and len(paths) > VERIFIED:
@@ -233,12 +241,13 @@ def _unreadable(paths: Sequence[Path], policy: Policy) -> dict[int, str]:
     return {int(index): reason for index, reason in bad.items()}
 
 
-def _fingerprints(paths: Sequence[Path]) -> Iterator[str]:
+def _fingerprints(paths: Sequence[Path]) -> Iterator[str | bytes]:
+    import PIL
     from PIL import Image
 
-    yield str(Image.MAX_IMAGE_PIXELS)
+    yield f"{VERSION} {PIL.__version__} {Image.MAX_IMAGE_PIXELS}"
     for path in paths:
-        yield str(path.absolute())
+        yield os.fsencode(path.absolute())
         yield str((path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None)
 
 
@@ -269,9 +278,40 @@ def split_off(images: FileImages, shares: Sequence[float], *, names: Sequence[st
     parts = stratified(labels, [len(labels) - sum(sizes), *sizes])
     for part in parts:
         if missing := sorted(set(labels.tolist()) - set(labels[part].tolist())):
-            name = repr(names[missing[0]]) if names else f"number {missing[0]}"
+            name = shown(names[missing[0]]) if names else f"number {missing[0]}"
             raise SpecError(
                 f"class {name} has {int((labels == missing[0]).sum())} images, too few to be in every one of "
                 f"training, validation and test: add images, or make train, val and test folders"
             )
     return [images.select(part) for part in parts]
+
+
+@functools.cache
+def identical(*splits: FileImages) -> list[tuple[Path, Path]] | None:
+    """Files with the content of a file in an earlier split, each with that file; None if they are too many to look."""
+    paths = [path for split in splits for path in split.paths]
+    if len(paths) > VERIFIED:
+        return None
+    if len(splits) < 2:
+        return []
+    places = [place for place, split in enumerate(splits) for _ in split.paths]
+    key = cache.digest([json.dumps([len(split) for split in splits]), *_fingerprints(paths)])
+    found = cache.remember("identical", key, lambda: _same_content(paths, places))
+    return [(paths[first], paths[second]) for first, second in found]
+
+
+def _same_content(paths: Sequence[Path], places: Sequence[int]) -> list[tuple[int, int]]:
+    """Indices of files with the same bytes in different places, the earlier one first; each second file once."""
+    sizes: dict[int, list[int]] = {}
+    for index, path in enumerate(paths):
+        sizes.setdefault(path.stat().st_size, []).append(index)
+    found: dict[int, int] = {}
+    known: dict[str, int] = {}
+    for own in sizes.values():
+        if len({places[index] for index in own}) < 2:
+            continue
+        for index in own:
+            first = known.setdefault(cache.digest([paths[index].read_bytes()]), index)
+            if places[first] != places[index]:
+                found[index] = first
+    return sorted((first, second) for second, first in found.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -22,6 +22,7 @@ def describe(launch: Launch) -> str:
     return "\n".join(
         [
             *_work(launch.suite, launch.benchmark),
+            *_images(launch.benchmark),
             f"Resources: {where}",
             f"Results:   {launch.folder.path}",
             f"MLflow:    {launch.tracking_uri}",
@@ -41,6 +42,44 @@ def _work(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
     yield f"In all:    {count} trials of {_sizes(suite, benchmark)}; {_seen(suite, benchmark):,} training images seen"
     if torch.cuda.is_available():
         yield from estimate(suite, benchmark, torch.device("cuda"))
+
+
+NAMED_CLASSES = 50
+"""Of so many classes each is shown with its images; of more only the smallest and the largest."""
+
+
+def _images(benchmark: Benchmark) -> Iterator[str]:
+    """Images of every split and class of the data sets that lie in folders, and what does not count there."""
+    size = models.preprocess(benchmark.backbone).files
+    if ":" in benchmark.target.name:
+        target = models.target_of(benchmark, size)
+        splits = {"train": target.train, "val": target.val, "test": target.test}
+        yield f"Target:    {_of_splits(splits)}, {target.num_classes} classes"
+        yield from _of_classes(target.class_names, splits)
+        yield from (f"           {remark}" for remark in data.remarks(*splits.values()))
+    if ":" in benchmark.source.name:
+        source = models.source_of(benchmark, "confirm", size)
+        splits = {"bank": source.bank, "val": source.val, "test": source.test}
+        counts = data.counts(source.bank)
+        yield f"Source:    {_of_splits(splits)}, {min(counts):,} to {max(counts):,} of a class in the bank"
+        yield from (f"           {remark}" for remark in data.remarks(*splits.values()))
+
+
+def _of_splits(splits: Mapping[str, data.Split]) -> str:
+    return ", ".join(f"{len(split):,} {name}" for name, split in splits.items()) + " images"
+
+
+def _of_classes(names: Sequence[str], splits: Mapping[str, data.Split]) -> Iterator[str]:
+    """A line a class: its images in every split."""
+    counts = list(zip(*(data.counts(split, len(names)) for split in splits.values()), strict=True))
+    order = list(range(len(names)))
+    if len(names) > NAMED_CLASSES:
+        by_size = sorted(order, key=lambda label: counts[label])
+        order = [by_size[0], by_size[-1]]
+        yield "             the smallest and the largest class:"
+    for label in order:
+        shares = ", ".join(f"{count:,} {part}" for part, count in zip(splits, counts[label], strict=True))
+        yield f"             {names[label]}: {shares}"
 
 
 def _seen(suite: Suite, benchmark: Benchmark) -> int:

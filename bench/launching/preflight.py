@@ -13,7 +13,7 @@ from bench.launching.launch import Launch
 from bench.launching.request import Request
 from bench.reporting import mlflow_store
 from bench.resources import Plan
-from bench.spec import Backbone, Benchmark, LaunchOptions, Phase, SourceData, SpecError, Suite
+from bench.spec import Backbone, Benchmark, LaunchOptions, Phase, SourceData, SpecError, Suite, printable
 
 
 def prepare(request: Request) -> Launch:
@@ -24,9 +24,12 @@ def prepare(request: Request) -> Launch:
     """
     if request.study is None:
         raise SpecError(f"say which study to run with --study (there are: {', '.join(studies.names())})")
+    _check_text(request)
     options = request.options
     benchmark = _benchmark(request)
     suite = studies.load(request.study, overrides=[one for one in request.changes if not _of_benchmark(one)])
+    if benchmark.backbone.image_size is not None:
+        _check_image_size(benchmark.backbone)
     depth = _depth(benchmark.backbone)
     for study in suite.studies:
         studies.check(study, benchmark, depth=depth, workers=options.workers)
@@ -37,6 +40,18 @@ def prepare(request: Request) -> Launch:
     uri = options.tracking_uri or mlflow_store.default_uri(results)
     _trackable(uri)
     return Launch(suite, benchmark, options, results, uri, plan)
+
+
+def _check_text(request: Request) -> None:
+    """Refuse names that Ray, MLflow and records cannot hold."""
+    options = request.options
+    names = [request.study, request.benchmark, options.results, options.tracking_uri]
+    for name in [*names, *(change.value for change in request.changes)]:
+        if isinstance(name, str) and printable(name) != name:
+            raise SpecError(
+                f"{name} is not UTF-8, or this terminal's locale is not, and records cannot hold it: rename it or make "
+                f"a link to it with a plain name (the files inside may be called anything)"
+            )
 
 
 def _of_benchmark(change: Change) -> bool:
@@ -72,8 +87,8 @@ def make_ready(launch: Launch) -> None:
     if benchmark != benchmarks.get("tiny"):  # for which no torch is needed here
         from bench import models
 
-        for reason in _read_data(benchmark, files_only=False):
-            print(f"skipped: {reason}")
+        for remark in _read_data(benchmark, files_only=False):
+            print(remark)
         models.create(benchmark.backbone, num_classes=0)  # downloaded once, before the workers start
     if _depends_on_images(launch.suite, benchmark):
         from bench.launching import plans
@@ -105,8 +120,16 @@ def _depth(backbone: Backbone) -> int:
     return models.depth(backbone)
 
 
+def _check_image_size(backbone: Backbone) -> None:
+    """Refuse images that are smaller than a patch, and say what patches leave over of others."""
+    from bench import models
+
+    if said := models.unseen_border(backbone):
+        print(f"note: {said}")
+
+
 def _read_data(benchmark: Benchmark, *, files_only: bool) -> list[str]:
-    """Build the data sets of a benchmark, or those of them that lie in folders; returns what is skipped.
+    """Build the data sets of a benchmark, or those of them that lie in folders; returns what is to be said of them.
 
     Files are read through here, so that a bad image is found before anything expensive starts.
     """
@@ -114,15 +137,20 @@ def _read_data(benchmark: Benchmark, *, files_only: bool) -> list[str]:
 
     size = models.preprocess(benchmark.backbone).files
     source, target = benchmark.source, benchmark.target
-    skipped: dict[str, None] = {}
+    remarks: dict[str, None] = {}
     if ":" in target.name or not files_only:
         learned = data.target(target.name, size=size, samples=target.samples, bad_images=target.bad_images)
-        skipped |= dict.fromkeys(data.skipped(learned.train, learned.val, learned.test))
+        remarks |= _remarks("target", learned.train, learned.val, learned.test)
     if ":" in source.name or not files_only:
         domain = data.source(source.name, size=size, bad_images=source.bad_images)
-        skipped |= dict.fromkeys(data.skipped(domain.bank, domain.val, domain.test))
+        remarks |= _remarks("source", domain.bank, domain.val, domain.test)
         _check_banks(source, domain.bank)
-    return list(skipped)
+    return list(remarks)
+
+
+def _remarks(role: str, *splits: data.Split) -> dict[str, None]:
+    skipped = [f"skipped: {reason}" for reason in data.skipped(*splits)]
+    return dict.fromkeys([*skipped, *(f"{role}: {remark}" for remark in data.remarks(*splits))])
 
 
 def _check_banks(source: SourceData, bank: data.Split) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -80,16 +81,32 @@ class Meter:
             self._keep_score(key, self._score_before())
         return self._readings[key]
 
-    def images(self) -> dict[str, int]:
-        """How many images the numbers come from, and how many were left out because they cannot be read."""
+    def images(self) -> dict[str, Any]:
+        """How many images the numbers come from, and what is to be known of the files that they lie in.
+
+        Beside the number of images of every split: ``skipped``, how many cannot be read; ``per_class``, images of each
+        class (of a source, which has no names: of its smallest and largest); ``left_out``, files that do not count, by
+        reason; ``identical``, files with the content of one in another split, None if too many to look.
+        """
         target, source = self._setting.target, self._setting.source
-        measured, queries = getattr(target, self.target_split), self._queries
+        learned, domain = (target.train, target.val, target.test), (source.bank, source.val, source.test)
+        splits = {
+            "target_train": target.train,
+            f"target_{self.target_split}": getattr(target, self.target_split),
+            "source_bank": source.bank,
+            "source_queries": self._queries,
+        }
+        names = target.class_names or [str(label) for label in range(target.num_classes)]
+        same = {"target": data.identical(*learned), "source": data.identical(*domain)}
         return {
-            "target_train": len(target.train),
-            f"target_{self.target_split}": len(measured),
-            "source_bank": len(source.bank),
-            "source_queries": len(queries),
-            "skipped": len(data.skipped(target.train, measured, source.bank, queries)),
+            **{name: len(split) for name, split in splits.items()},
+            "skipped": len(data.skipped(*splits.values())),
+            "per_class": {
+                name: _by_name(names, split) if name.startswith("target") else _least_and_most(split)
+                for name, split in splits.items()
+            },
+            "left_out": dict(data.left_out(*learned, *domain)),
+            "identical": {name: None if pairs is None else len(pairs) for name, pairs in same.items()},
         }
 
     @property
@@ -138,3 +155,12 @@ class Meter:
             settings=settings or {},
             numbers=numbers,
         )
+
+
+def _by_name(names: Sequence[str], split: data.Split) -> dict[str, int]:
+    return dict(zip(names, data.counts(split, len(names)), strict=True))
+
+
+def _least_and_most(split: data.Split) -> dict[str, int]:
+    counts = data.counts(split)
+    return {"classes": len(counts), "least": min(counts), "most": max(counts)}
