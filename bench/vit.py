@@ -44,6 +44,12 @@ class Vit(Protocol):
     def eval(self) -> Self: ...
 
 
+def heads(vit: Any) -> list[nn.Module]:
+    """The linear classifiers whose mean is a model's logits: one, or two where there is a distillation token."""
+    found = (getattr(vit, name, None) for name in ("head", "head_dist"))
+    return [head for head in found if head is not None and any(True for _ in head.parameters())]
+
+
 def as_module(vit: Vit) -> nn.Module:
     """The same object, for what takes any module."""
     from torch import nn

@@ -10,7 +10,8 @@ from torch import Tensor
 from bench import parallel
 from bench.data import InFiles, Split, ahead, processes_for
 from bench.models import Preprocess, features
-from bench.vit import Vit
+from bench.training import evaluation_mode
+from bench.vit import Vit, as_module
 
 BATCH, CUDA_BATCH = 256, 1024
 """So many images are evaluated at once, elsewhere and on a GPU; fewer where they do not fit into its memory."""
@@ -77,10 +78,6 @@ def target_accuracy(vit: Vit, images: Split, preprocess: Preprocess, device: tor
 
 
 def evaluating(vit: Vit, action: Callable[[], Tensor]) -> Tensor:
-    """Do something in evaluation mode; the model's mode is left as it was."""
-    training = vit.training
-    vit.eval()
-    try:
+    """Do something in evaluation mode; the mode of every module is left as it was."""
+    with evaluation_mode(as_module(vit)):
         return action()
-    finally:
-        vit.train(training)

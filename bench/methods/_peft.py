@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.methods._layers import find, fuse_qkv, split_qkv
+from bench.vit import Vit, heads
 
 if TYPE_CHECKING:
     import torch
-
-    from bench.vit import Vit
 
 ADAPTER = "default"
 """peft calls the only adapter that a layer has like this."""
@@ -52,7 +51,8 @@ def inject(vit: Vit, config: Any, targets: Sequence[Part], *, method: str) -> Vi
         for block in vit.blocks:
             block.attn.qkv = split_qkv(block.attn.qkv, together)
     inject_adapter_in_model(config, vit)  # type: ignore[arg-type] # any module will do
-    vit.head.requires_grad_(True)
+    for head in heads(vit):
+        head.requires_grad_(True)
     return vit
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from bench.methods._base import STRICT, Method
 from bench.methods._layers import train_only
+from bench.vit import Vit, heads
 
-if TYPE_CHECKING:
-    from bench.vit import Vit
+PARTS = ("norm1", "attn", "ls1", "norm2", "mlp", "ls2")
+"""A pre-norm block consists of these."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,17 +55,33 @@ class BlockExpansion(Method):
                 inserted.append(_identity_copy(block))
                 blocks.append(inserted[-1])
         vit.blocks = nn.Sequential(*blocks)
-        return train_only(vit, *inserted, vit.head)
+        return train_only(vit, *inserted, *heads(vit))
 
 
 def _identity_copy(block: Any) -> Any:
     """A copy of a pre-norm block whose residual branches give zero."""
+    _check_parts(block)
     new = copy.deepcopy(block)
     for layer in (_last_linear(new, "attn", ("proj",)), _last_linear(new, "mlp", ("fc2", "w3"))):
         layer.weight.data.zero_()
         if layer.bias is not None:
             layer.bias.data.zero_()
     return new
+
+
+def _check_parts(block: Any) -> None:
+    """Refuse a block of which zeros in its two branches do not make the identity."""
+    parts = [name for name, part in block.named_children() if any(True for _ in part.parameters())]
+    why = ""
+    if others := [name for name in parts if name not in PARTS]:
+        why = f"has a branch {others[0]} besides attention and MLP"
+    elif {"attn", "norm1"} <= set(parts) and parts.index("attn") < parts.index("norm1"):
+        why = "has its norms behind its branches"
+    if why:
+        raise ValueError(
+            f"block_expansion: a {type(block).__name__} {why}, so its copy would change the model's function; this "
+            f"architecture is not supported"
+        )
 
 
 def _last_linear(block: Any, branch: str, candidates: tuple[str, ...]) -> Any:

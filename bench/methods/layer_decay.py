@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from bench.vit import Vit
 
 
+AFTER_BLOCKS = ("cls_attn_blocks", "blocks_token_only", "norm", "fc_norm", "attn_pool", "head", "head_dist")
+"""These parts of timm's vision transformers come after the blocks; all others come before them."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class LayerDecay(Method):
     """Every parameter is trained, the lower ones more slowly.
@@ -46,4 +50,4 @@ def _layer(name: str, above: int) -> int:
     part, _, rest = name.partition(".")
     if part == "blocks":
         return int(rest.partition(".")[0]) + 1
-    return above if part in ("norm", "fc_norm", "head", "head_dist", "attn_pool") else 0
+    return above if part in AFTER_BLOCKS else 0

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic.dataclasses import dataclass
 
 from bench.methods._base import STRICT, Method
 from bench.methods._layers import train_only
-
-if TYPE_CHECKING:
-    from bench.vit import Vit
+from bench.vit import Vit, heads
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -19,4 +15,4 @@ class Linear(Method):
 
     def apply(self, vit: Vit) -> Vit:
         """See :meth:`Method.apply`."""
-        return train_only(vit, vit.head)
+        return train_only(vit, *heads(vit))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from bench.methods._base import STRICT, Method
 from bench.methods._layers import train_only
-
-if TYPE_CHECKING:
-    from bench.vit import Vit
+from bench.vit import Vit, heads
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,4 +26,4 @@ class TopK(Method):
     def apply(self, vit: Vit) -> Vit:
         """See :meth:`Method.apply`."""
         self.check(len(vit.blocks))
-        return train_only(vit, *vit.blocks[-self.k :], vit.head)
+        return train_only(vit, *vit.blocks[-self.k :], *heads(vit))

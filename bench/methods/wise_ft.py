@@ -40,6 +40,10 @@ class WiseFt(Method):
         for alpha in self.alphas:
             between = copy.deepcopy(vit)
             tensors = between.state_dict()
-            mixed = {name: value.lerp(tensors[name], alpha) for name, value in before.items() if name in tensors}
+            mixed = {
+                name: value.lerp(tensors[name], alpha)
+                for name, value in before.items()
+                if name in tensors and value.is_floating_point()  # a batch norm counts its steps
+            }
             between.load_state_dict(mixed, strict=False)
             yield f"alpha={alpha:g}", between

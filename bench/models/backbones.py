@@ -38,5 +38,6 @@ def untouched(backbone: Backbone, device: torch.device) -> Vit:
 def same_features(vit: Vit, other: Vit) -> bool:
     """Whether a model has the blocks and, bit for bit, the weights of an untouched backbone, but for its head."""
     own, weights = vit.state_dict(), other.state_dict()
-    body = {name for name in own if not name.startswith(("head.", "fc_norm."))}
+    # A norm that was put before the head is a part of it; one that the backbone has there itself is compared.
+    body = {name for name in own if name in weights or not name.startswith(("head.", "head_dist.", "fc_norm."))}
     return body == set(weights) and all(torch.equal(own[name], value) for name, value in weights.items())

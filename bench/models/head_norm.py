@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from bench import parallel
 from bench.spec import SpecError
-
-if TYPE_CHECKING:
-    from bench.vit import Vit
+from bench.vit import Vit, heads
 
 
 class HeadNorm(nn.Module):
@@ -49,6 +45,8 @@ def add_head_norm(vit: Vit) -> Vit:
     Raises:
         SpecError: the architecture has a norm of its own there.
     """
+    if len(heads(vit)) > 1 or not hasattr(vit, "fc_norm"):
+        raise SpecError(f"a {type(vit).__name__} has no single place before its head for a norm: use head_norm: false")
     if not isinstance(vit.fc_norm, nn.Identity):
         raise SpecError(
             f"this backbone has a {type(vit.fc_norm).__name__} before its head already: use head_norm: false"

@@ -2,6 +2,7 @@
 
 from bench.training.loop import Feed, Trained, batches, resolve, shares, train
 from bench.training.losses import Report, Watch
+from bench.training.modes import evaluation_mode, training_mode
 from bench.training.precision import precision_on
 from bench.training.prefix import Tail, activations, make_room
 from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, terms_of
@@ -16,6 +17,7 @@ __all__ = [
     "Watch",
     "activations",
     "batches",
+    "evaluation_mode",
     "learning_rate",
     "make_optimizer",
     "make_room",
@@ -24,4 +26,5 @@ __all__ = [
     "shares",
     "terms_of",
     "train",
+    "training_mode",
 ]

@@ -17,6 +17,7 @@ from bench.models import Preprocess
 from bench.spec import TrainConfig, parse
 from bench.training.augment import augment, erase, mix, take
 from bench.training.losses import Losses, Watch, report
+from bench.training.modes import average, running_statistics, training_mode
 from bench.training.steps import Stepper, Terms, learning_rate
 
 
@@ -105,7 +106,7 @@ def train(
     watch: Watch,
     terms: Terms | None = None,
 ) -> Trained:
-    """Fine-tune a model in place.
+    """Fine-tune a model in place; what is frozen is in evaluation mode, and ends bit for bit as it began.
 
     Args:
         model: maps normalised images ``[b, 3, h, w]`` to logits; wrapped in DDP where there are several ranks.
@@ -124,12 +125,14 @@ def train(
     stepper = Stepper(model, config, device, terms)
     losses = Losses(config)
     loaded = _loaded(feed, config, seed=seed, device=device)
-    model.train()
+    training_mode(model)
+    statistics = running_statistics(model)
     paused = 0.0
     start = time.perf_counter()
     for step, pieces in loaded:
         lr = stepper.set_lr(learning_rate(step - 1, config))
         losses.add(stepper.step(step, pieces))
+        average(statistics)
         pause = time.perf_counter()
         report(step, lr, losses, config, watch)
         paused += time.perf_counter() - pause

@@ -18,6 +18,7 @@ from bench.data import Split
 from bench.models import Preprocess
 from bench.spec import SpecError, TrainConfig
 from bench.training.augment import augment, erase, take
+from bench.training.modes import evaluation_mode
 from bench.training.precision import HALVES, precision_on
 from bench.vit import Vit
 
@@ -39,7 +40,7 @@ def frozen_blocks(vit: Vit) -> int:
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    if not isinstance(vit, VisionTransformer):
+    if type(vit) is not VisionTransformer:  # a subclass may do more, or something else, at any place
         raise SpecError(f"train.views needs a plain timm VisionTransformer, not a {type(vit).__name__}")
     later = ("blocks.", "norm.", "fc_norm.", "head.", "attn_pool.")
     if early := [n for n, p in vit.named_parameters() if p.requires_grad and not n.startswith(later)]:
@@ -175,10 +176,9 @@ def _compute(tail: Tail, images: Split, preprocess: Preprocess, config: TrainCon
     order = torch.arange(len(images)).repeat(config.views)
     config = config.model_copy(update={"batch_size": BATCH})
     half = HALVES.get(precision_on(device, config.precision))
-    training, parts = tail.training, []
-    tail.eval()
+    parts = []
     # Not in inference mode: training saves these tensors for its backward pass.
-    with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
+    with evaluation_mode(tail), torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
         for step, chosen in enumerate(order.split(BATCH)):
             positions = torch.arange(len(chosen))
             pixels, cropped = take(images, chosen, config, seed=VIEWS_SEED, step=step, positions=positions)
@@ -187,5 +187,4 @@ def _compute(tail: Tail, images: Split, preprocess: Preprocess, config: TrainCon
             )
             inputs = erase(preprocess(inputs), config, seed=VIEWS_SEED, step=step, positions=positions)
             parts.append(tail.beginning(inputs))
-    tail.train(training)
     return torch.cat(parts)

@@ -22,6 +22,7 @@ from bench.methods import Step
 from bench.models.weights import _downloaded, _load
 from bench.spec import Backbone, Size, SpecError
 from bench.spec.aliases import ALIASES
+from bench.training import Tail, training_mode
 
 TINY_VIT = Backbone(name="vit_tiny_patch16_224", weights="random", image_size=32)
 FAMILIES = {  # architectures by timm's names, and the methods that refuse them
@@ -37,6 +38,9 @@ FAMILIES = {  # architectures by timm's names, and the methods that refuse them
     "beitv2_base_patch16_224": ["lora"],
     "eva02_tiny_patch14_224": ["lora"],
     "vit_small_patch16_rope_mixed_224": ["block_expansion"],
+    "deit_tiny_distilled_patch16_224": [],  # two heads
+    "xcit_nano_12_p16_224": ["block_expansion"],  # batch norms, and a third branch in every block
+    "eva02_enormous_patch14_clip_224": ["block_expansion", "lora"],  # norms behind the branches
 }
 SMALL: dict[str, Any] = {"embed_dim": 48, "depth": 4, "num_heads": 2, "num_classes": 3}
 
@@ -44,7 +48,7 @@ SMALL: dict[str, Any] = {"embed_dim": 48, "depth": 4, "num_heads": 2, "num_class
 @functools.cache
 def architecture(name: str) -> Any:
     """A family's architecture at a laboratory's size; not to be changed."""
-    patch = int(name.split("patch")[1][:2])
+    patch = int(re.findall(r"_p(?:atch)?(\d+)", name)[0])
     return timm.create_model(name, img_size=2 * patch, **SMALL)
 
 
@@ -58,10 +62,18 @@ def small(name: str, *, seed: int = 0) -> Any:
     return vit.eval()
 
 
+def pictures(vit: Any, count: int = 2) -> torch.Tensor:
+    """Random inputs of a model's size."""
+    size = vit.patch_embed.img_size[0]
+    return torch.randn(count, 3, size, size)
+
+
 def headless(vit: Any) -> Any:
     """The backbone of a model without its head, frozen: what a method calls the untouched model."""
     untouched = copy.deepcopy(vit)
     untouched.head = torch.nn.Identity()
+    if hasattr(untouched, "head_dist"):
+        untouched.head_dist = torch.nn.Identity()
     return untouched.requires_grad_(False)
 
 
@@ -229,8 +241,7 @@ def test_weights_of_every_family_are_loaded_in_timms_layout(name: str, tmp_path:
     vit, other = small(name), small(name, seed=1)
     save_file({key: value.contiguous() for key, value in vit.state_dict().items()}, tmp_path / "weights.safetensors")
     _load(other, tmp_path / "weights.safetensors")
-    size = vit.patch_embed.img_size[0]
-    images = torch.randn(2, 3, size, size)
+    images = pictures(vit)
     with torch.inference_mode():
         assert torch.equal(models.features(other, images), models.features(vit, images))
 
@@ -320,8 +331,7 @@ def applied(kind: str, vit: Any) -> tuple[methods.Method, Any]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_method_works_on_every_family_or_says_why_not(name: str) -> None:
     vit = small(name)
-    size = vit.patch_embed.img_size[0]
-    images = torch.randn(2, 3, size, size)
+    images = pictures(vit)
     refused = []
     with torch.inference_mode():
         features, logits = models.features(vit, images), vit(images)
@@ -348,8 +358,7 @@ def test_every_method_works_on_every_family_or_says_why_not(name: str) -> None:
 def test_what_methods_add_to_training_fits_every_family(name: str) -> None:
     """Groups, a term of the loss, and further models, of whatever parts a family's model has."""
     vit = small(name)
-    size = vit.patch_embed.img_size[0]
-    images, untouched = torch.randn(2, 3, size, size), headless(vit)
+    images, untouched = pictures(vit), headless(vit)
     for kind in methods.names():
         if kind in FAMILIES[name]:
             continue
@@ -362,3 +371,56 @@ def test_what_methods_add_to_training_fits_every_family(name: str) -> None:
         assert term is None or (term.shape == () and term.isfinite()), kind
         for variant, other in method.after(model, untouched):
             assert other.eval()(images).shape == logits.shape, variant
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
+def test_what_is_frozen_ends_bit_for_bit_as_it_began(name: str) -> None:
+    """Buffers included: what a batch norm has seen may move only where the norm itself is trained."""
+    vit = small(name)
+    for kind in methods.names():
+        if kind in FAMILIES[name]:
+            continue
+        _, model = applied(kind, vit)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+        training_mode(model)
+        step(model, pictures(vit, 4))
+        for key, value in model.state_dict().items():
+            owner = model.get_submodule(key.rpartition(".")[0])
+            whole = {id(one) for one in owner.parameters(recurse=False)} <= set(map(id, methods.trainable(model)))
+            assert key in trained or (whole and owner.training) or torch.equal(value, before[key]), (kind, key)
+        assert {key for key in trained if key.startswith("head")} == {key for key in before if key.startswith("head")}
+        if kind == "linear":
+            assert models.same_features(model, headless(vit))
+            assert moved(model, before) == trained
+
+
+def step(model: Any, images: torch.Tensor) -> None:
+    """One of plain SGD."""
+    optimizer = torch.optim.SGD(methods.trainable(model), lr=0.1)
+    torch.nn.functional.cross_entropy(model(images), torch.arange(len(images)) % 3).backward()
+    optimizer.step()
+
+
+def moved(model: Any, before: dict[str, torch.Tensor]) -> set[str]:
+    return {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+
+
+def test_what_reads_the_class_token_after_the_blocks_learns_as_fast_as_the_head() -> None:
+    method = methods.load("layer_decay", decay=0.5)
+    vit = method.apply(small("xcit_nano_12_p16_224"))
+    scales = {id(parameter): group.lr_scale for group in method.groups(vit) for parameter in group.parameters}
+    assert {scales[id(parameter)] for parameter in vit.cls_attn_blocks.parameters()} == {1}
+    assert {scales[id(parameter)] for parameter in vit.patch_embed.parameters()} == {0.5**5}
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "xcit_nano_12_p16_224"])
+def test_a_head_norm_needs_a_place_before_one_head(name: str) -> None:
+    with pytest.raises(SpecError, match="has no single place before its head for a norm: use head_norm: false"):
+        models.add_head_norm(small(name))
+
+
+def test_views_of_a_subclass_of_the_vision_transformer_are_refused() -> None:
+    """It may read more than one token, as with a distillation token."""
+    with pytest.raises(SpecError, match="needs a plain timm VisionTransformer, not a VisionTransformerDistilled"):
+        Tail(methods.load("linear").apply(small("deit_tiny_distilled_patch16_224")))
