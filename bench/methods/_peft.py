@@ -101,13 +101,36 @@ def together(x: torch.Tensor, layers: tuple[Any, ...]) -> torch.Tensor | None:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether all that a layer does is one product and at most one low-rank update of the very same input."""
+    """Whether all that a layer does is known: one product, and at most one low-rank update of the very same input."""
+    from peft.tuners.lora import Linear
     from torch import nn
 
-    if isinstance(layer, nn.Linear):
-        return True
-    dropout = not all(isinstance(module, nn.Identity) for module in layer.lora_dropout.values())
-    return not (dropout or layer.merged or layer.disable_adapters) and layer.active_adapters == [ADAPTER]
+    if type(layer) is not Linear:
+        return _is_linear(layer)
+    if layer.merged or layer.disable_adapters or layer.active_adapters != [ADAPTER] or _is_watched(layer):
+        return False
+    base, down, up = layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+    return (
+        all(map(_is_linear, (base, down, up)))
+        and down.bias is None
+        and up.bias is None
+        and down.weight.dtype == up.weight.dtype == base.weight.dtype
+        and type(layer.lora_dropout[ADAPTER]) is nn.Identity
+        and ADAPTER not in layer.lora_variant  # DoRA and others compute something else of the same matrices
+        and not layer.lora_magnitude_vector
+    )
+
+
+def _is_linear(layer: Any) -> bool:
+    """Whether a layer is torch's own linear layer, and nothing else happens when it is called."""
+    from torch import nn
+
+    return type(layer) is nn.Linear and not _is_watched(layer)
+
+
+def _is_watched(layer: Any) -> bool:
+    """Whether something is to be told, or to change, what goes through a layer."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 def _at_once(x: torch.Tensor, layers: Sequence[Any]) -> torch.Tensor:

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import methods, models
-from bench.methods import Step
+from bench.methods import Step, _peft
+from bench.methods._peft import inject
 from bench.training import terms_of
 from tests.ranks import Ranks
 
@@ -383,6 +385,53 @@ def test_lora_computes_what_peft_computes_layer_by_layer(values: dict[str, Any],
         torch.autograd.grad(found, trained, towards), torch.autograd.grad(expected, trained, towards), strict=True
     ):
         assert (ours - theirs).abs().max() < 1e-5
+
+
+def wrapped(**options: Any) -> Any:
+    """A model whose layers were split and wrapped by peft as asked, with updates that are not zero."""
+    vit = inject(micro_vit(depth=1), LoraConfig(r=3, lora_alpha=5, **options), ("q", "v"), method="lora").train()
+    torch.manual_seed(0)
+    for name, parameter in vit.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    return vit
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora": {"use_rslora": True},
+    "bias": {"bias": "lora_only"},
+    "dora": {"use_dora": True},
+    "update with bias": {"lora_bias": True},
+    "dropout": {"lora_dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", [*VARIANTS, "two adapters", "another adapter", "merged", "disabled", "hook"])
+def test_a_variant_computes_what_peft_computes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is not known to be plain low-rank adaptation goes through peft's own forward passes."""
+    vit = wrapped(**VARIANTS.get(kind, {}))
+    split = vit.blocks[0].attn.qkv
+    for part in (split.q, split.v):
+        if kind.endswith(("adapters", "adapter")):
+            part.update_layer("other", 2, lora_alpha=7, config=LoraConfig(init_lora_weights=False))
+            part.set_adapter(["default", "other"] if kind == "two adapters" else "other")
+        if kind == "merged":
+            part.merge()
+        if kind == "disabled":
+            part.enable_adapters(False)
+    if kind == "hook":
+        split.q.register_forward_hook(lambda module, inputs, output: output + 1)
+    fast: list[int] = []
+    at_once = _peft._at_once
+    monkeypatch.setattr(_peft, "_at_once", lambda x, layers: fast.append(1) or at_once(x, layers))
+    x = torch.randn(2, 5, 16)
+    torch.manual_seed(1)
+    found = split(x)
+    torch.manual_seed(1)
+    expected = torch.cat([split.q(x), split.k(x), split.v(x)], dim=-1)
+    assert (found - expected).abs().max() < 1e-5
+    assert bool(fast) == (kind in ("plain", "rslora", "bias"))
 
 
 def test_lora_with_dropout_drops_inputs_while_it_trains_only() -> None:
