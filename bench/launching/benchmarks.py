@@ -110,6 +110,8 @@ def _differences(old: Benchmark, new: Benchmark) -> Iterator[str]:
         yield f"backbone-{_slug(new.backbone.name)}"
         if new.backbone.weights:
             yield Path(new.backbone.weights).stem
+    if new.backbone.checkpoint_key != old.backbone.checkpoint_key:
+        yield new.backbone.checkpoint_key or "teacher"
     if new.backbone.image_size != old.backbone.image_size:
         yield f"{new.backbone.image_size}px"
 

@@ -24,6 +24,14 @@ TINY_ARCHITECTURE: dict[str, Any] = {
     "num_heads": 2,
 }
 
+PARTS: dict[str, Any] = {
+    "blocks": nn.Sequential | nn.ModuleList,
+    "patch_embed": nn.Module,
+    "norm": nn.Module,
+    "head": nn.Linear | nn.Identity,
+}
+"""A vision transformer has these; an architecture that calls something else so is none."""
+
 
 @functools.cache
 def depth(backbone: Backbone) -> int:
@@ -45,18 +53,25 @@ def plain(backbone: Backbone, *, num_classes: int, depth: int | None = None) -> 
         tiny = timm.models.vision_transformer.VisionTransformer(**architecture, num_classes=num_classes)
         return cast("Vit", tiny)
     name = timm_name(backbone.name)
+    given = options(backbone, depth)
     try:
-        vit = cast("Vit", timm.create_model(name, num_classes=num_classes, **options(backbone, depth)))
-    except TypeError as error:
-        raise SpecError(f"backbone {name!r} does not take these options: {error}") from None
-    missing = [part for part in ("blocks", "patch_embed", "norm", "head") if not hasattr(vit, part)]
-    if missing or not isinstance(vit.blocks, nn.Sequential | nn.ModuleList) or not getattr(vit, "num_prefix_tokens", 0):
+        vit = cast("Vit", timm.create_model(name, num_classes=num_classes, **given))
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        how = f" with {_arguments(given)}" if given else ""
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError(f"backbone {name!r} cannot be built{how}: {first}") from None
+    if not all(isinstance(getattr(vit, part, None), kind) for part, kind in PARTS.items()) or not _prefixed(vit):
         raise SpecError(f"backbone {name!r} is no vision transformer with a class token: choose one with such a token")
     if getattr(vit, "cls_token", None) is None:
         raise SpecError(f"backbone {name!r} has no class token, whose feature is probed: choose one with such a token")
-    if isinstance(vit.norm, nn.Identity) and isinstance(vit.fc_norm, nn.Identity):
+    if isinstance(vit.norm, nn.Identity) and isinstance(getattr(vit, "fc_norm", vit.norm), nn.Identity):
         raise SpecError(f"backbone {name!r} has no norm after its blocks, so its features are not defined here")
     return vit
+
+
+def _prefixed(vit: Vit) -> bool:
+    """Whether tokens of the model's own stand before those of the patches."""
+    return bool(getattr(vit, "num_prefix_tokens", 0))
 
 
 def timm_name(name: str) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bench.models.architectures import options, plain, timm_name
+from bench.models.layouts import backbone_part
 from bench.spec import Backbone, SpecError
 
 if TYPE_CHECKING:
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
-HEADS = ("head.", "head_dist.", "fc.", "mask_token")
-"""A checkpoint may hold, or lack, these beside the backbone."""
+HEADS = ("head.", "head_dist.", "fc.", "mask_token", "masked_embed", "decoder_", "decoder.", "pooler.", "classifier.")
+"""A checkpoint may hold, or lack, these beside the backbone: what classifies, or was needed for pre-training only."""
 
 RANDOM_SEED = 0
 """Random weights stand for one backbone, the same in every trial and every worker, whatever a trial's seed."""
@@ -38,7 +42,7 @@ def create(backbone: Backbone, *, num_classes: int) -> Vit:
     if backbone.weights == "random":
         return _randomise(plain(backbone, num_classes=num_classes), backbone)
     if backbone.weights is not None:
-        return _load(plain(backbone, num_classes=num_classes), Path(backbone.weights))
+        return _load(plain(backbone, num_classes=num_classes), Path(backbone.weights), backbone.checkpoint_key)
     if backbone.name == "tiny":
         return _load(plain(backbone, num_classes=num_classes), ASSETS / "tiny.safetensors")
     return _download(backbone, num_classes)
@@ -76,14 +80,20 @@ def _downloaded(backbone: Backbone) -> dict[str, Tensor]:
     return state
 
 
-def _load(vit: Vit, path: Path) -> Vit:
+def _load(vit: Vit, path: Path, network: str | None = None) -> Vit:
     """Load a local file into the architecture; the head may be missing."""
-    state = _backbone_part(read_weights(path))
+    content = read_weights(path)
+    try:
+        state = backbone_part(content, network)
+    except SpecError as error:
+        raise SpecError(f"the weights in {path} do not fit: {error}") from None
     if strange := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise SpecError(f"the weights in {path} do not fit: its {strange[0]!r} is no tensor, and no layout known here")
+    if fault := _unusable(state, vit):
+        raise SpecError(f"the weights in {path} cannot be used: {fault}")
     try:
         state = _filter(vit)(state, vit)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # of another architecture
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = _faults(state, vit) or f"timm cannot read them as those of a {type(vit).__name__}: {error}"
         raise SpecError(f"the weights in {path} do not fit: {reason}") from None
     return _fill(vit, state, f"in {path}")
@@ -91,11 +101,27 @@ def _load(vit: Vit, path: Path) -> Vit:
 
 def _fill(vit: Vit, state: Mapping[str, Tensor], where: str) -> Vit:
     """Give a model weights in its own layout; its head stays as it is."""
-    state = {key: value.float() for key, value in state.items() if not key.startswith(HEADS)}
+    state = {key: value for key, value in state.items() if not key.startswith(HEADS)}
+    if fault := _unusable(state, vit):
+        raise SpecError(f"the weights {where} cannot be used: {fault}")
     if faults := _faults(state, vit):
         raise SpecError(f"the weights {where} do not fit: {faults}")
     vit.load_state_dict(state, strict=False)
     return vit
+
+
+def _unusable(state: Mapping[str, Tensor], vit: Vit) -> str:
+    """Which tensor of a backbone holds something else than numbers; empty if none does."""
+    own = vit.state_dict()
+    for key, value in state.items():
+        if key.startswith(HEADS):
+            continue
+        if not value.is_floating_point():
+            if key in own and own[key].is_floating_point():
+                return f"its {key!r} holds {str(value.dtype).removeprefix('torch.')}, not floating-point numbers"
+        elif not value.float().isfinite().all():
+            return f"its {key!r} holds NaN or infinite values"
+    return ""
 
 
 def _faults(state: Mapping[str, Tensor], vit: Vit) -> str:
@@ -125,6 +151,18 @@ def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape))
 
 
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, in one line."""
+    if named := re.search(r"(?:GLOBAL|global|class|function) `?([\w.]+)`?", str(error)):
+        return (
+            f"it holds more than weights, a {named[1]}, and what is pickled in a file is not executed: save its state "
+            f"dict alone"
+        )
+    if isinstance(error, UnpicklingError):
+        return "it is damaged, or was not written by torch.save"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _some(what: str, keys: list[str]) -> str:
     shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
     return f"{len(keys)} {what} keys" + (f" ({shown})" if keys else "")
@@ -133,11 +171,11 @@ def _some(what: str, keys: list[str]) -> str:
 def read_weights(path: Path) -> dict[str, Any]:
     """The content of a safetensors or a torch file, without running any code that is pickled in it.
 
-    Raises:
-        SpecError: the file is missing, damaged, or holds more than weights.
-    """
-    from pickle import UnpicklingError
+    The arguments of a training script may lie beside the weights, as DINO, iBOT and MAE save them.
 
+    Raises:
+        SpecError: the file is missing, damaged, or holds objects of other classes.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -146,25 +184,10 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpecError(f"{path} cannot be read as weights: {first}") from None
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        raise SpecError(f"{path} cannot be read as weights: {_reason(error)}") from None
     if not isinstance(content, dict):
         raise SpecError(f"{path} holds no state dict but a {type(content).__name__}")
     return content
-
-
-def _backbone_part(state: dict[str, Any]) -> dict[str, Any]:
-    """Unwrap the layouts in which backbones are published.
-
-    DINO's full checkpoints (facebookresearch/dino, main_dino.py) hold ``student`` and ``teacher``; the teacher is the
-    backbone that is evaluated. Its keys start with ``module.`` and ``backbone.``.
-    """
-    for wrapper in ("teacher", "state_dict", "model"):
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    for prefix in ("module.", "backbone."):
-        if any(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return state

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.spec.parsing import Frozen
 from bench.spec.train import TrainConfig
@@ -16,12 +16,25 @@ class Backbone(Frozen):
 
     name: Annotated[str, Field(description="tiny, a name of timm's, or an alias")]
     weights: Annotated[str | None, Field(description="a local file; random; timm's own if empty")] = None
+    checkpoint_key: Annotated[
+        Literal["teacher", "student"] | None,
+        Field(description="which network of a file of weights that holds both; the teacher if empty"),
+    ] = None
     image_size: Annotated[
         int | None, Field(ge=1, le=4096, description="pixels a side; the backbone's own if empty")
     ] = None
 
+    @model_validator(mode="after")
+    def _has_a_file(self) -> Self:
+        if self.checkpoint_key is not None and self.weights in (None, "random"):
+            raise ValueError(
+                f"checkpoint_key = {self.checkpoint_key} chooses a network of a file: name the file with weights"
+            )
+        return self
+
     def __str__(self) -> str:
-        return self.name + (f" ({self.weights})" if self.weights else "")
+        given = filter(None, (self.weights, self.checkpoint_key))
+        return self.name + (f" ({', '.join(given)})" if self.weights else "")
 
 
 Count = Annotated[int | None, Field(ge=1, le=1_000_000_000)]

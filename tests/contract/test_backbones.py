@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import functools
 import pickle
@@ -106,10 +107,65 @@ def layouts(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
             "epoch": 100,
         },
         "half": {key: value.half() for key, value in weights.items()},
+        "ibot": {
+            "teacher": {f"backbone.{key}": value for key, value in {**weights, "masked_embed": ONE}.items()},
+            "student": {key: value + 1 for key, value in wrapped.items()},
+            "args": argparse.Namespace(arch="vit_tiny", lr=0.1),
+        },
+        "mae pre-training": {
+            "model": {**weights, "mask_token": ONE, "decoder_blocks.0.norm1.weight": ONE, "decoder_embed.bias": ONE},
+            "args": argparse.Namespace(model="mae_vit"),
+        },
+        "moco v3": {
+            "state_dict": {
+                **{f"module.base_encoder.{key}": value for key, value in {**weights, **head}.items()},
+                **{f"module.momentum_encoder.{key}": value + 1 for key, value in weights.items()},
+                "module.predictor.0.weight": ONE,
+            }
+        },
+        "dinov2 training": {
+            "model": {f"{name}.backbone.{key}": value + add for name, add in NETWORKS for key, value in weights.items()}
+        },
+        "hugging face": {f"vit.{key}": value for key, value in of_hugging_face(weights).items()}
+        | {"classifier.weight": ONE},
+        "hugging face, no head": of_hugging_face(weights) | {"pooler.dense.bias": ONE},
     }
 
 
-@pytest.mark.parametrize("layout", ["plain", "timm", "mae", "dino", "half"])
+ONE = torch.ones(1)
+NETWORKS = (("student", 1), ("teacher", 0))
+
+
+def of_hugging_face(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights under the names of Hugging Face's ViT."""
+    names = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "blocks": "encoder.layer",
+        "attn.proj": "attention.output.dense",
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    found = {}
+    for key, value in weights.items():
+        for own, its in names.items():
+            key = key.replace(own, its)
+        key = re.sub(r"^norm\.", "layernorm.", key)
+        if "attn.qkv" not in key:
+            found[key] = value
+            continue
+        for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
+            found[key.replace("attn.qkv", f"attention.attention.{part}")] = third
+    return found
+
+
+LAYOUTS = ["plain", "timm", "mae", "dino", "half", "ibot", "mae pre-training", "moco v3", "dinov2 training"]
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "hugging face", "hugging face, no head"])
 def test_local_weights_are_loaded(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(layouts(state())[layout], path)
@@ -117,6 +173,84 @@ def test_local_weights_are_loaded(layout: str, tmp_path: Path) -> None:
     for key, value in state().items():
         assert torch.allclose(vit.state_dict()[key], value, atol=1e-3), key
     assert vit.head.out_features == 5
+
+
+def with_weights(content: Any, path: Path, **more: Any) -> Any:
+    """The small backbone with a file's weights."""
+    torch.save(content, path)
+    return models.create(TINY_VIT.model_copy(update={"weights": str(path), **more}), num_classes=5)
+
+
+def test_the_student_is_taken_where_it_is_asked_for(tmp_path: Path) -> None:
+    path, both = tmp_path / "full.pth", layouts(state())["dino"]
+    student, expected = {"student": both["student"]}, state()["norm.bias"] + 1
+    for content in (both, student):
+        vit = with_weights(content, path, checkpoint_key="student")
+        assert torch.equal(vit.norm.bias, expected)
+    assert torch.equal(with_weights(both, path, checkpoint_key="teacher").norm.bias, expected - 1)
+    with pytest.raises(SpecError, match=r"a student and no teacher, which is the default: .*checkpoint_key=student$"):
+        with_weights(student, path)
+    with pytest.raises(SpecError, match="it holds a teacher and no student: ask for the teacher with --set"):
+        with_weights({"teacher": both["teacher"]}, path, checkpoint_key="student")
+    with pytest.raises(SpecError, match="checkpoint_key = student, and it holds one network only: leave the key out"):
+        with_weights(state(), path, checkpoint_key="student")
+    with pytest.raises(ValueError, match="checkpoint_key = student chooses a network of a file: name the file"):
+        Backbone(name="tiny", checkpoint_key="student")
+
+
+def test_dinov2_of_hugging_face_is_loaded(tmp_path: Path) -> None:
+    """With registers, a gated MLP and scales of the layers."""
+    vit, other = small("vit_giant_patch14_reg4_dinov2"), small("vit_giant_patch14_reg4_dinov2", seed=1)
+    renamed = {f"dinov2_with_registers.{key}": value for key, value in of_hugging_face(vit.state_dict()).items()}
+    shown = {
+        "reg_token": "embeddings.register_tokens",
+        "intermediate.dense": "mlp.weights_in",
+        "output.dense": "mlp.weights_out",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "ls1.gamma": "layer_scale1.lambda1",
+        "ls2.gamma": "layer_scale2.lambda1",
+    }
+    for own, its in shown.items():
+        renamed = {re.sub(rf"(?<!attention\.){own}", its, key): value for key, value in renamed.items()}
+    prefix = "dinov2_with_registers.embeddings."
+    place = torch.randn(1, 1, vit.embed_dim)  # of the class token, which timm adds to the token itself
+    renamed[prefix + "position_embeddings"] = torch.cat([place, renamed[prefix + "position_embeddings"]], 1)
+    renamed[prefix + "cls_token"] = renamed[prefix + "cls_token"] - place[:, 0]
+    torch.save(renamed, tmp_path / "weights.pth")
+    _load(other, tmp_path / "weights.pth")
+    with torch.inference_mode():
+        images = pictures(vit)
+        assert torch.allclose(models.features(other, images), models.features(vit, images), atol=1e-5)
+
+
+def test_a_layout_of_hugging_face_that_is_not_known_is_named(tmp_path: Path) -> None:
+    other = {"embeddings.cls_token": ONE, "layer.0.attention.q_proj.weight": ONE}
+    with pytest.raises(SpecError, match=r"a model of Hugging Face's transformers that is not known here \(ViT, DeiT"):
+        with_weights(other, tmp_path / "weights.pth")
+    partial = of_hugging_face(state())
+    del partial["encoder.layer.3.attention.attention.key.bias"]
+    with pytest.raises(SpecError, match=r"lacks encoder\.layer\.3\.attention\.attention\.key\.bias$"):
+        with_weights(partial, tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda value: value.index_fill(0, torch.tensor(3), torch.nan), "NaN or infinite values"),
+        (lambda value: value.index_fill(0, torch.tensor(3), torch.inf), "NaN or infinite values"),
+        (lambda value: 1e300 * value.double(), "NaN or infinite values"),
+        (lambda value: (100 * value).to(torch.int8), "int8, not floating-point numbers"),
+        (lambda value: value > 0, "bool, not floating-point numbers"),
+    ],
+    ids=["nan", "inf", "too large", "int8", "bool"],
+)
+@pytest.mark.parametrize("layout", ["plain", "hugging face"])
+def test_weights_that_are_no_numbers_are_refused_by_name(spoil: Any, said: str, layout: str, tmp_path: Path) -> None:
+    weights = state()
+    weights["blocks.2.mlp.fc1.weight"] = spoil(weights["blocks.2.mlp.fc1.weight"])
+    with pytest.raises(SpecError, match=rf"cannot be used: its 'blocks\.2\.mlp\.fc1\.weight' holds {said}$"):
+        with_weights(layouts(weights)[layout], tmp_path / "weights.pth")
 
 
 def test_safetensors_are_loaded(tmp_path: Path) -> None:
@@ -148,9 +282,12 @@ def test_pickled_code_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "weights.pth"
     torch.save({"a": Evil()}, path)
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Evil()))
-    for file in (path, tmp_path / "raw.pth"):
-        with pytest.raises(SpecError, match="cannot be read as weights"):
-            models.read_weights(file)
+    with pytest.raises(SpecError, match="cannot be read as weights: it holds more than weights, a print, and what is"):
+        models.read_weights(path)
+    with pytest.raises(
+        SpecError, match=r"cannot be read as weights: it is damaged, or was not written by torch\.save$"
+    ):
+        models.read_weights(tmp_path / "raw.pth")
     assert "executed" not in capsys.readouterr().out
 
 
@@ -168,6 +305,9 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
         models.create(backbone, num_classes=5)
     torch.save({"net": state()}, path)
     with pytest.raises(SpecError, match=r"its 'net' is no tensor, and no layout known here"):
+        models.create(backbone, num_classes=5)
+    torch.save({0: torch.zeros(1)}, path)
+    with pytest.raises(SpecError, match="it holds no tensors by name"):
         models.create(backbone, num_classes=5)
     path.write_bytes(b"nonsense")
     with pytest.raises(SpecError, match="cannot be read"):
@@ -249,8 +389,18 @@ def test_weights_of_every_family_are_loaded_in_timms_layout(name: str, tmp_path:
 def test_names() -> None:
     with pytest.raises(SpecError, match="did you mean 'vit_base_patch16_224'"):
         models.timm_name("vit_bas_patch16_224")
-    with pytest.raises(SpecError, match="no vision transformer"):
-        models.plain(Backbone(name="resnet18"), num_classes=2)
+    for name in ("resnet18", "crossvit_tiny_240", "swin_tiny_patch4_window7_224", "pit_ti_224", "mobilevit_xxs"):
+        with torch.device("meta"):
+            for classes in (0, 2):
+                with pytest.raises(SpecError, match="no vision transformer"):
+                    models.plain(Backbone(name=name), num_classes=classes)
+    for name, size, said in (
+        ("xcit_nano_12_p16_224", 65, "img_size=65: .*patch_size. should divide image"),
+        ("resnet18", 65, "img_size=65: .*unexpected keyword argument 'img_size'"),
+        ("vit_base_patch16_224.nonsense", 32, "img_size=32: .*nonsense"),
+    ):
+        with pytest.raises(SpecError, match=rf"^backbone .{re.escape(name)}. cannot be built with {said}"):
+            models.depth(Backbone(name=name, image_size=size))
     for name, said in (
         ("vit_base_patch16_siglip_224", "class token"),
         ("vit_base_patch16_gap_224", "class token"),
