@@ -41,11 +41,11 @@ def model(method: str) -> Vit:
     return methods.load(method).apply(models.create(models.TINY, num_classes=10))
 
 
-def make(method: str, *, seed: int = 0, samples: int = 200, **train: Any) -> Trial:
+def make(method: str, *, lr: float = 0.05, seed: int = 0, samples: int = 200, **train: Any) -> Trial:
     """A trial on few images: four fifths of ``samples``."""
     overrides = [f"train.{name}={value}" for name, value in {"steps": 4, **train}.items()]
     (study,) = studies.load(method, overrides=overrides).studies
-    values = {name: space.corners[-2] for name, space in study.search.items()} | {"lr": 0.05}
+    values = {name: space.corners[-2] for name, space in study.search.items()} | {"lr": lr}
     benchmark = benchmarks.adapted(benchmarks.get("tiny"), {"target.samples": samples})
     return make_trial(study, benchmark, values, launch="t", label="x", seed=seed, phase="search")
 

@@ -34,6 +34,7 @@ VALUES: dict[str, Any] = {
     "target.name": "cifar10",
     "backbone.name": "vit_tiny_patch16_224",
     "backbone.weights": "random",
+    "backbone.checkpoint_key": "student",
     "target.samples": 50,
 }
 """Not every text or number will do."""
@@ -127,5 +128,6 @@ def test_a_field_of_a_benchmark(part: str, name: str) -> None:
     value = VALUES.get(f"{part}.{name}", another(about.annotation, own))
     (text,) = texts(name, value, part=part)
     change = assignment(text)
-    adapted = benchmarks.adapted(TINY, {change.name: change.value})
+    needed = {"backbone.weights": "random.safetensors"} if name == "checkpoint_key" else {}
+    adapted = benchmarks.adapted(TINY, {**needed, change.name: change.value})
     assert getattr(getattr(adapted, part), name) == value != own
