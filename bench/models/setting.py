@@ -12,7 +12,8 @@ from bench.models.preprocess import Preprocess, preprocess
 from bench.spec import Benchmark, Phase, Size, Trial
 
 PAPER_NORM = (0.5, 0.5, 0.5)
-"""arXiv 2404.17245 fine-tuned with this mean and deviation, whatever the backbone was trained with."""
+"""arXiv 2404.17245 fine-tuned with this mean and deviation, whatever the backbone was trained with, and tested on
+pictures that were squashed to the backbone's size, whatever shape they have."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Setting:
     """Data sets at the backbone's resolution, in the size that the trial's phase reads, and where it runs.
 
     ``preprocess`` makes the model's input of the target's images, ``source_preprocess`` of the source's: the paper's
-    protocol fine-tunes with a normalisation of its own.
+    protocol fine-tunes with a normalisation of its own, and on pictures that are squashed instead of cropped.
     """
 
     target: Target
@@ -37,12 +38,14 @@ class Setting:
             SpecError: a data set or the backbone's preprocessing cannot be had.
         """
         own = preprocess(trial.benchmark.backbone)
-        target = target_of(trial.benchmark, own.files)
-        mean, std = (PAPER_NORM, PAPER_NORM) if trial.protocol == "paper" else (own.mean, own.std)
+        learned = own
+        if trial.protocol == "paper":
+            learned = replace(own, mean=PAPER_NORM, std=PAPER_NORM, crop_mode="squash", crop_pct=1.0)
+        target = target_of(trial.benchmark, learned.files)
         return cls(
             target=target,
             source=source_of(trial.benchmark, trial.phase, own.files),
-            preprocess=replace(own, whole=not isinstance(target.test, InFiles), mean=mean, std=std),
+            preprocess=replace(learned, whole=not isinstance(target.test, InFiles)),
             source_preprocess=own,
             device=device,
         )

@@ -16,7 +16,7 @@ from bench.data import InFiles, Split, ahead, processes_for
 from bench.models import Preprocess
 from bench.spec import TrainConfig, parse
 from bench.training.augment import augment, erase, mix, take
-from bench.training.losses import Losses, Watch, report
+from bench.training.losses import Losses, Watch, due, report
 from bench.training.modes import average, running_statistics, training_mode
 from bench.training.steps import Stepper, Terms, learning_rate
 
@@ -128,14 +128,17 @@ def train(
     training_mode(model)
     statistics = running_statistics(model)
     paused = 0.0
+    wait(device)
     start = time.perf_counter()
     for step, pieces in loaded:
         lr = stepper.set_lr(learning_rate(step - 1, config))
         losses.add(stepper.step(step, pieces))
         average(statistics)
-        pause = time.perf_counter()
-        report(step, lr, losses, config, watch)
-        paused += time.perf_counter() - pause
+        if due(step, losses, config, watch):
+            wait(device)  # for the steps that are on their way: that is training, not reporting
+            pause = time.perf_counter()
+            report(step, lr, losses, config, watch)
+            paused += time.perf_counter() - pause
     seconds = time.perf_counter() - start - paused
     return Trained(config.steps, seconds, config.steps * config.batch_size, stepper.skipped)
 
@@ -145,6 +148,12 @@ Order = Iterable[tuple[int, Tensor]]
 
 Loaded = Iterator[tuple[int, Iterable[tuple[Tensor, Tensor]]]]
 """Loading gives steps, and for each part of this rank's share the model's inputs, and labels or probabilities."""
+
+
+def wait(device: torch.device) -> None:
+    """Return when the device has done all that was asked of it; what the clock says before that is no measurement."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _loaded(feed: Feed, config: TrainConfig, *, seed: int, device: torch.device) -> Loaded:

@@ -54,12 +54,18 @@ class Losses:
         return value
 
 
+def validating(step: int, config: TrainConfig, watch: Watch) -> bool:
+    """Whether the model is measured on the way after a step; after the last one it is measured in any case."""
+    return watch.validate is not None and config.val_every > 0 and step % config.val_every == 0 and step < config.steps
+
+
+def due(step: int, losses: Losses, config: TrainConfig, watch: Watch) -> bool:
+    """Whether a step is to be reported."""
+    return step == config.steps or step % losses.every == 0 or validating(step, config, watch)
+
+
 def report(step: int, lr: float, losses: Losses, config: TrainConfig, watch: Watch) -> None:
-    """Report a step if it is due; validation readings are taken on the way, but not after the last step."""
-    last = step == config.steps
-    validating = watch.validate is not None and config.val_every > 0 and step % config.val_every == 0 and not last
-    if not (last or validating or step % losses.every == 0):
-        return
+    """Report a step that is due, with validation readings if they are."""
     values = {"train_loss": losses.take(step), "lr": lr}
-    readings = watch.validate(step) if watch.validate is not None and validating else ()
+    readings = watch.validate(step) if watch.validate is not None and validating(step, config, watch) else ()
     watch.report(Point(step, config.steps, values, readings))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -21,7 +22,7 @@ from bench.methods.full import Full
 from bench.models import HeadNorm, Preprocess
 from bench.readings import Point, Reading
 from bench.spec import SpecError, TrainConfig
-from bench.training import Feed, Watch, losses, precision_on, steps
+from bench.training import Feed, Watch, loop, losses, precision_on, steps
 from bench.vit import Vit, as_module
 from tests.ranks import RankError, Ranks
 
@@ -260,6 +261,26 @@ def test_validation_every_few_steps_but_not_after_the_last() -> None:
     assert asked == [4, 8]
     assert [point.step for point in points if point.readings] == [4, 8]
     assert [point.readings for point in points if point.readings] == [[reading], [reading]]
+
+
+def test_what_the_device_still_computes_counts_as_training_and_reports_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU steps are queued: who asks for the loss first would otherwise wait on their behalf."""
+    clock = [0.0]
+
+    def takes(seconds: float) -> Callable[[Any], None]:
+        def advance(_: Any) -> None:
+            clock[0] += seconds
+
+        return advance
+
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(loop, "wait", takes(2))
+    watch = Watch(takes(100), lambda step: [])
+    config = recipe(steps=4, val_every=2)
+    run = training.train(model(), feed(), config, seed=0, device=torch.device("cpu"), watch=watch)
+    assert clock[0] == 2 + 4 * (2 + 100)  # once before the first step, and before each of four reports
+    assert run.seconds == 4 * 2
+    assert run.images_per_second == run.images / run.seconds
 
 
 def test_head_norm_is_a_batch_norm_without_parameters() -> None:
