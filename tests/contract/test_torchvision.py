@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from bench import data
+from bench import data, models, records
+from bench.checkpoints import Merged, class_names, export, predict
 from bench.data import Split
+from bench.data._files import FileImages
 from bench.data._torchvision import SETS
-from bench.spec import SpecError
+from bench.launching import benchmarks, studies
+from bench.spec import SpecError, make_trial
 
-from .test_folders import paint
+from .test_folders import classes, paint
 
 PER_CLASS = 10
 
@@ -188,6 +193,45 @@ def test_splits_are_disjoint_and_hold_every_class(name: str, tmp_path: Path) -> 
     image = found.train.take(torch.tensor([0]))
     assert image.dtype == torch.uint8
     assert image.shape[:2] == (1, 3)
+
+
+@pytest.mark.parametrize("protocol", ["clean", "paper"])
+@pytest.mark.parametrize("name", [*sorted(MAKERS), "digits", "folder"])
+def test_predict_is_as_good_as_evaluate_on_the_test_split(name: str, protocol: str, tmp_path: Path) -> None:
+    """The exported model calls every test picture, taken from its file, what evaluation calls it."""
+    if name in MAKERS:
+        MAKERS[name](tmp_path)
+    target = f"folder:{classes(tmp_path / 'pictures', count=20)}" if name == "folder" else name
+    (study,) = studies.load("linear", overrides=[f"protocol={protocol}"]).studies
+    benchmark = benchmarks.adapted(benchmarks.get("tiny"), {"target.name": target, "source.name": target})
+    spec = make_trial(study, benchmark, {"lr": 0.1}, launch="t", label="x", seed=0, phase="confirm")
+    setting = models.Setting.of(spec, models.CPU)
+    few = setting.target.test.select(np.arange(0, len(setting.target.test), max(1, len(setting.target.test) // 40)))
+    torch.manual_seed(0)
+    vit = models.create(benchmark.backbone, num_classes=setting.target.num_classes).eval()
+    record = records.of(spec, status="stopped")
+    numbered = replace(setting.target, class_names=())  # the small files name fewer classes than the sets have
+    merged = Merged(record, benchmark.backbone, setting.preprocess, numbered, vit)
+    export(merged, tmp_path / "model.safetensors")
+    with torch.inference_mode():
+        expected = vit(setting.preprocess(few.take(torch.arange(len(few))))).softmax(1).max(1)
+    found = list(predict(tmp_path / "model.safetensors", files_of(few, tmp_path / "written")))
+    names = [class_names(numbered)[label] for label in expected.indices.tolist()]
+    assert [prediction.classes[0] for prediction in found] == names
+    percent = [prediction.percent[0] for prediction in found]
+    assert percent == pytest.approx((100 * expected.values).tolist(), abs=1e-4)
+    assert len({round(share, 2) for share in percent}) > len(few) // 4  # the model looks at its pictures
+
+
+def files_of(split: Split, folder: Path) -> list[Path]:
+    """A split's pictures as files: its own, or what it holds in memory."""
+    if isinstance(split, FileImages):
+        return split.paths
+    folder.mkdir()
+    files = [folder / f"{index:04d}.png" for index in range(len(split))]
+    for file, image in zip(files, split.take(torch.arange(len(split))), strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    return files
 
 
 @pytest.mark.parametrize("name", ["cifar10", "food101"])
