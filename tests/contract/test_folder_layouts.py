@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import checkpoints, data
+from bench import checkpoints, data, records
 from bench.data._files import FileImages
-from bench.launching import plans, preflight, screen
+from bench.launching import benchmarks, plans, preflight, screen, studies
 from bench.launching.changes import Change
 from bench.launching.launch import Launch
 from bench.launching.request import Request
-from bench.spec import SpecError, printable
+from bench.measuring import Meter
+from bench.models import CPU, Setting
+from bench.spec import SpecError, make_trial, printable
 
 
 def paint(path: Path, seed: int = 0) -> None:
@@ -263,6 +265,31 @@ def test_a_plan_counts_images_by_split_and_class(
     assert text.count("left out: 1 suffix .heic") == text.count("1 files have the content of one in") == 2
     preflight.make_ready(launch)
     assert "target: left out: 1 suffix .heic" in capsys.readouterr().out
+
+
+def test_a_record_keeps_what_was_counted(tmp_path: Path, seeds: Iterator[int]) -> None:
+    root = classes(tmp_path / "pictures" / "train", seeds).parent
+    classes(root / "val", seeds, count=2)
+    classes(root / "test", seeds, count=3)
+    (root / "val" / "bee" / "copy.png").write_bytes((root / "train" / "bee" / "0.png").read_bytes())
+    (root / "val" / "bee" / "x.gif").write_bytes(b"")
+    launch = prepared(root, tmp_path / "results")
+    (study,) = launch.suite.studies
+    trial = make_trial(study, launch.benchmark, {"lr": 0.1}, launch="x", label="x", seed=0, phase="search")
+    images = Meter(trial, Setting.of(trial, CPU)).images()
+    assert (images["target_train"], images["target_val"]) == (16, 5)
+    assert images["per_class"]["target_train"] == {"ant": 8, "bee": 8}
+    assert images["per_class"]["target_val"] == {"ant": 2, "bee": 3}
+    assert images["per_class"]["source_bank"] == {"classes": 2, "least": 8, "most": 8}
+    assert images["left_out"] == {"suffix .gif": 1}
+    assert images["identical"] == {"target": 1, "source": 1}
+
+
+def test_a_failed_trials_record_holds_names_that_are_not_utf8(tmp_path: Path) -> None:
+    (study,) = studies.load("linear").studies
+    trial = make_trial(study, benchmarks.get("tiny"), {"lr": 0.1}, launch="x", label="x", seed=0, phase="search")
+    record = records.failed(trial, OSError(f"{LATIN_1} is gone"))
+    assert records.read(record.write(tmp_path)).error == "OSError: caf\\xe9 is gone"
 
 
 def test_of_many_classes_the_smallest_and_the_largest_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
