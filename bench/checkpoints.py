@@ -266,7 +266,8 @@ def pictures(images: Sequence[str | Path]) -> data.Listing:
             matches = [image]
         else:
             found = sorted(map(Path, glob.glob(str(image), recursive=True)))  # noqa: PTH207 - Path takes no absolute ones
-            matches = [path for path in found if not any(map(data.is_hidden, set(path.parts) - set(image.parts)))]
+            outermost = [path for path in found if not set(path.parents) & set(found)]  # folders hold theirs
+            matches = [path for path in outermost if not any(map(data.is_hidden, set(path.parts) - set(image.parts)))]
         listings = [data.listing(path) if path.is_dir() else data.Listing([path], Counter()) for path in matches]
         own = list(dict.fromkeys(path for found in listings for path in found.pictures))
         left_out = sum((found.left_out for found in listings), Counter[str]())

@@ -201,7 +201,8 @@ def test_prediction_looks_into_folders_by_the_same_rules(tmp_path: Path, seeds: 
     own = [tmp_path / name / f"{index}.png" for name in ("ant", "bee") for index in (0, 1)]
     for images in ([tmp_path], [f"{tmp_path}/*"], [f"{tmp_path}/**/*.png"]):
         assert checkpoints.pictures(images).pictures == own
-    assert checkpoints.pictures([tmp_path]).left_out == {"hidden": 6}
+    for everything in (tmp_path, f"{tmp_path}/**"):
+        assert checkpoints.pictures([everything]).left_out == {"hidden": 6}
     hidden = tmp_path / "._0.png"
     assert checkpoints.pictures([hidden]).pictures == [hidden]  # as it was named
     (tmp_path / "other").mkdir()
