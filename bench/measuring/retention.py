@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from bench import cache, parallel
 from bench.data import Source, Split
 from bench.measuring import knn
+from bench.measuring.circumstances import circumstances
 from bench.measuring.features import evaluating, extract, map_mine
 from bench.models import Preprocess, features
 from bench.readings import HEADLINE_K, headline_of
-from bench.records import write_atomically
 from bench.vit import Vit
 
-PACKAGE = Path(__file__).parent.parent
-CODE = ("measuring/*.py", "models/*.py", "data/_pictures.py", "parallel.py")
-"""These files compute features and scores: a change of them makes kept ones stale."""
+BY_K = TypeAdapter(Annotated[dict[int, tuple[float, float]], Field(min_length=1)])
+"""Scores as they are kept."""
 
 
 @dataclass(frozen=True)
@@ -58,47 +57,44 @@ def untouched_score(
 ) -> SourceScore:
     """:func:`source_score` of a model that no training changes: bank features and scores are kept on disk.
 
-    They are found again by the weights, the images, the probe's code and what computes it; a file is used only if every
-    rank has it.
+    They are found again by the images and by all that computes features of them (see
+    :mod:`bench.measuring.circumstances`); a file is used only if it is whole, and every rank has it.
     """
-    weights = (part for item in vit.state_dict().items() for part in _bytes(*item))
-    bank_key = cache.digest([*_circumstances(device), str(preprocess), source.bank.fingerprint(), *weights])
-    place = cache.root() / "before" / bank_key
-    scores = place / f"{queries.fingerprint()[:32]}.json"
-    if parallel.everywhere(scores.is_file(), device):
-        return SourceScore({int(k): (top1, top5) for k, (top1, top5) in json.loads(scores.read_text()).items()})
-    bank = _kept_bank(place, lambda: _bank(vit, source, preprocess, device), device)
+    bank_key = cache.digest([*circumstances(vit, device), str(preprocess), source.bank.fingerprint()])
+    scores = f"before/{bank_key}/{queries.fingerprint()[:32]}.json"
+    kept = _kept_score(scores)
+    if parallel.everywhere(kept is not None, device):
+        assert kept is not None
+        return kept
+    bank = _kept_bank(f"before/{bank_key}", lambda: _bank(vit, source, preprocess, device), len(source.bank), device)
     score = _score(bank, vit, source, queries, preprocess, device, knn.DEFAULT_KS)
     if parallel.rank() == 0:
-        write_atomically(scores, json.dumps(dict(score.by_k)))
+        cache.write(scores, json.dumps(dict(score.by_k)).encode())
     return score
 
 
-def _bytes(name: str, value: Tensor) -> tuple[str, memoryview]:
-    return name, value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def _kept_score(name: str) -> SourceScore | None:
+    """A score that was kept; None if there is none, or none that can be used."""
+    kept = cache.read(name)
+    if kept is None:
+        return None
+    try:
+        return SourceScore(BY_K.validate_json(kept))
+    except ValidationError:
+        cache.damaged(name)
+        return None
 
 
-def _circumstances(device: torch.device) -> Iterator[str | bytes]:
-    """What features depend on beside the weights and the images."""
-    yield torch.__version__
-    yield torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    for part in CODE:
-        for file in sorted(PACKAGE.glob(part)):
-            yield file.read_bytes()
-
-
-def _kept_bank(place: Path, compute: Callable[[], Tensor], device: torch.device) -> Tensor:
-    """This rank's share of a bank's features, from its file if all ranks have theirs."""
-    from safetensors.torch import load_file, save_file
-
-    file = place / f"bank-{parallel.rank()}-of-{parallel.world()}.safetensors"
-    if parallel.everywhere(file.is_file(), device):
-        return load_file(file)["features"].to(device)
+def _kept_bank(place: str, compute: Callable[[], Tensor], images: int, device: torch.device) -> Tensor:
+    """This rank's share of the features of a bank of so many images, from its file if all ranks have theirs."""
+    name, mine = f"{place}/bank-{parallel.rank()}-of-{parallel.world()}.float32", len(parallel.mine(images))
+    kept = cache.tensor(name, torch.float32, (mine, -1)) if mine else None  # without images there is nothing to map
+    if parallel.everywhere(kept is not None, device):
+        assert kept is not None
+        return kept.to(device)
     bank = compute()
-    place.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    save_file({"features": bank.cpu()}, temporary)
-    temporary.replace(file)
+    if mine:
+        cache.keep(name, bank.float())
     return bank
 
 

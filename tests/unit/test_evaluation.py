@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 
-from bench import data, models, parallel
+from bench import cache, data, models, parallel
 from bench.data import Images, Source, shapes
-from bench.measuring import SourceScore, features, knn, retention
+from bench.measuring import SourceScore, circumstances, features, knn, retention
 from bench.models import TINY_PREPROCESS, Preprocess
 from bench.models.weights import ASSETS
 from bench.vit import Vit
@@ -271,3 +274,99 @@ def test_a_bank_that_is_smaller_than_k_is_refused(size: int, enough: bool) -> No
         return
     with pytest.raises(ValueError, match=rf"bank holds {size} images, and k-NN with k = 20 needs at least 20: raise"):
         retention.source_score(tiny(), source, source.val, TINY_PREPROCESS, CPU)
+
+
+@pytest.fixture
+def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], SourceScore]:
+    """The untouched backbone's score, with a cache folder of its own."""
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_warned", set())
+    domain = Source(bank=drawn(105, 1), val=drawn(42, 2), test=drawn(1, 3))
+    vit = models.create(models.TINY, num_classes=0)
+    return lambda: retention.untouched_score(vit, domain, domain.val, TINY_PREPROCESS, CPU)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[:30],
+    "edited": lambda content: content[:9] + bytes([content[9] ^ 1]) + content[10:],
+    "another value": lambda content: b"{}",
+    "zeroed": lambda content: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", ["*.json", "bank*"])
+def test_damaged_measurements_are_made_again(
+    kind: str, damage: str, before: Callable[[], SourceScore], tmp_path: Path
+) -> None:
+    expected = before()
+    (kept,) = (tmp_path / "cache").rglob(kind)
+    kept.write_bytes(DAMAGE[damage](kept.read_bytes()))
+    if kind != "*.json":  # where the score is known the bank is not asked for
+        next((tmp_path / "cache").rglob("*.json")).unlink()
+    with pytest.warns(RuntimeWarning, match="is damaged, or of an earlier version: it is computed again"):
+        assert before() == expected
+
+
+@pytest.mark.parametrize("value", ['{"20": 95.2}', "[]", "null", '{"20": ["a", "b"]}', '{"x": [1.0, 2.0]}', "{}"])
+def test_what_is_no_score_is_not_taken_for_one(value: str, before: Callable[[], SourceScore], tmp_path: Path) -> None:
+    expected = before()
+    (kept,) = (tmp_path / "cache").rglob("*.json")
+    assert cache.write(str(kept.relative_to(tmp_path / "cache")), value.encode())
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        assert before() == expected
+
+
+def test_without_a_cache_folder_everything_is_measured(before: Callable[[], SourceScore], tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file is in the way")
+    with pytest.warns(RuntimeWarning, match="cannot be written to") as said:
+        assert before() == before()
+    assert len(said) == 1
+
+
+def key(vit: Any) -> str:
+    return cache.digest(circumstances.circumstances(vit, CPU))
+
+
+def family(name: str = "vit_tiny_patch16_224", **options: Any) -> Any:
+    """An architecture of timm's whose parameters are all alike: equal shapes are equal tensors."""
+    small = {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}
+    vit = timm.create_model(name, **{**small, **options})
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.fill_(0.1)
+    return vit.eval()
+
+
+def test_a_key_holds_what_a_model_does_with_its_tensors() -> None:
+    plain, quick = (family(f"vit_base_patch32_clip_{kind}224") for kind in ("", "quickgelu_"))
+    assert all(map(torch.equal, plain.state_dict().values(), quick.state_dict().values()))
+    others = [family(num_heads=4), family(act_layer=torch.nn.ReLU), family(global_pool="avg", fc_norm=False)]
+    others += [family(norm_layer=torch.nn.LayerNorm), family("beit_base_patch16_224")]
+    different = [family(), plain, quick, *others]
+    assert len({key(vit) for vit in different}) == len(different)
+    assert key(family()) == key(family().train())
+
+
+def test_a_key_holds_buffers_that_no_checkpoint_holds() -> None:
+    first, second = (family("vit_small_patch16_dinov3", embed_dim=32) for _ in range(2))
+    assert key(first) == key(second)
+    hidden = [value for name, value in second.named_buffers() if name not in second.state_dict()]
+    hidden[0].add_(1)
+    assert key(first) != key(second)
+
+
+@pytest.mark.parametrize("changed", ["torch", "torchvision", "timm", "PIL", "numpy", "codec", "code", "machine"])
+def test_a_key_holds_versions_and_code(changed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    vit = family()
+    usual = key(vit)
+    if changed == "codec":
+        monkeypatch.setattr(circumstances.codecs, "version", lambda name: f"another {name}")
+    elif changed == "code":
+        (tmp_path / "parallel.py").write_text("# another")
+        monkeypatch.setattr(circumstances, "PACKAGE", tmp_path)
+    elif changed == "machine":
+        monkeypatch.setattr(torch.__config__, "show", lambda: "another processor")
+    else:
+        monkeypatch.setattr(importlib.import_module(changed), "__version__", "another")
+    assert key(vit) != usual
