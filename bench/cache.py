@@ -11,7 +11,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -36,6 +36,20 @@ def digest(parts: Iterable[str | bytes | memoryview]) -> str:
         hashed.update(len(data).to_bytes(8, "little"))
         hashed.update(data)
     return hashed.hexdigest()
+
+
+CODECS = ("jpg", "libjpeg_turbo", "zlib", "libtiff", "webp", "jpg_2000", "avif")
+"""Pillow decodes by these libraries, whose versions are not Pillow's."""
+
+
+def decoders() -> Iterator[str]:
+    """What makes pixels of picture files, with versions: a part of every key of what depends on pixels."""
+    import PIL
+    from PIL import features
+
+    yield f"Pillow {PIL.__version__}"
+    for name in CODECS:
+        yield f"{name} {features.version(name)}"
 
 
 def read(name: str) -> bytes | None:

@@ -10,30 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import timm
 import torch
 import torchvision
-from PIL import features as codecs
 from torch import Tensor, nn
 
+from bench import cache
 from bench.vit import Vit, as_module
 
 PACKAGE = Path(__file__).parent.parent
 CODE = ("measuring/*.py", "models/*.py", "data/*.py", "parallel.py")
 """These files of this package make features and scores of pictures and weights."""
 
-LIBRARIES = (torch, torchvision, timm, PIL, np)
-"""These decode pictures, and compute features of them."""
-
-CODECS = ("jpg", "zlib", "libtiff", "webp", "jpg_2000", "avif")
-"""Pillow decodes by these libraries, whose versions are not Pillow's."""
+LIBRARIES = (torch, torchvision, timm, np)
+"""These compute features, and resize pictures."""
 
 
 def circumstances(vit: Vit, device: torch.device) -> Iterator[str | bytes | memoryview]:
     """Parts of a key: another model, other code, other versions or another machine give other parts."""
     yield from (f"{library.__name__} {library.__version__}" for library in LIBRARIES)
-    yield from (f"{name} {codecs.version(name)}" for name in CODECS if codecs.check(name))
+    yield from cache.decoders()
     yield from _machine(device)
     for part in CODE:
         for file in sorted(PACKAGE.glob(part)):

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL
 import pytest
 import torch
+from PIL import Image
 
 from bench import cache
+from bench.data._decoded import decoded
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +117,12 @@ def unusable(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.M
     if request.param == "a file is in the way":
         folder.write_text("")
     elif request.param == "read-only":
-        monkeypatch.setattr(Path, "mkdir", lambda *_, **__: raise_(errno.EROFS))
+        make = Path.mkdir
+
+        def refuse(path: Path, **how: Any) -> None:
+            return raise_(errno.EROFS) if folder in [path, *path.parents] else make(path, **how)
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
     else:
         whole = cache._seal if request.param == "full at the end" else None
 
@@ -126,7 +134,7 @@ def unusable(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.M
         monkeypatch.setattr(cache, "_seal", full)
     yield
     if folder.is_dir():
-        assert not [path for path in folder.rglob("*") if path.is_file()]
+        assert not [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def raise_(code: int) -> Any:
@@ -169,3 +177,45 @@ def test_a_key_depends_on_all_parts_and_their_order() -> None:
     assert len(keys) == 5
     assert cache.digest([np.zeros((0, 3)).data]) == cache.digest([b""])
     assert json.loads(json.dumps(cache.digest(["a"]))) == cache.digest([b"a"])
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Three of different sizes."""
+    folder.mkdir()
+    paths = [folder / f"{index}.png" for index in range(3)]
+    for index, path in enumerate(paths):
+        values = np.arange(3 * 8 * (8 + index), dtype=np.uint8).reshape(8, 8 + index, 3)
+        Image.fromarray(values).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeroed", "a bit", "another type"])
+@pytest.mark.parametrize("kind", ["bin", "sizes"])
+def test_damaged_pixels_are_decoded_again(kind: str, damage: str, folder: Path, tmp_path: Path) -> None:
+    paths = pictures(tmp_path / "pictures")
+    decoded(paths, "key")
+    (kept,) = folder.rglob(f"*.{kind}")
+    kept.write_bytes(DAMAGE[damage](kept.read_bytes()))
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        found = decoded(paths, "key")
+    for index, path in enumerate(paths):
+        assert np.array_equal(np.asarray(found[index]), np.asarray(Image.open(path)))
+        assert tuple(found.sizes[index]) == (8, 8 + index)
+
+
+@pytest.mark.usefixtures("unusable")
+def test_pictures_are_decoded_each_time_where_no_pixels_can_be_kept(tmp_path: Path) -> None:
+    paths = pictures(tmp_path / "pictures")
+    with pytest.warns(RuntimeWarning, match="cannot be written to") as said:
+        found = decoded(paths, "key")
+    assert len(said) == 1
+    assert [found[index].size for index in range(3)] == [(8, 8), (9, 8), (10, 8)]
+    assert found.sizes.tolist() == [[8, 8], [8, 9], [8, 10]]
+
+
+def test_pixels_of_another_decoder_are_not_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = pictures(tmp_path / "pictures")
+    decoded(paths, "key")
+    monkeypatch.setattr(PIL, "__version__", "another")
+    decoded(paths, "key")
+    assert len(list(folder.rglob("*.bin"))) == 2

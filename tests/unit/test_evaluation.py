@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL.features
 import pytest
 import timm
 import torch
@@ -361,7 +362,7 @@ def test_a_key_holds_versions_and_code(changed: str, monkeypatch: pytest.MonkeyP
     vit = family()
     usual = key(vit)
     if changed == "codec":
-        monkeypatch.setattr(circumstances.codecs, "version", lambda name: f"another {name}")
+        monkeypatch.setattr(PIL.features, "version", lambda name: f"another {name}")
     elif changed == "code":
         (tmp_path / "parallel.py").write_text("# another")
         monkeypatch.setattr(circumstances, "PACKAGE", tmp_path)
