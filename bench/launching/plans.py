@@ -159,6 +159,22 @@ def check(suite: Suite, benchmark: Benchmark) -> None:
                     training.make_room(tail, config, images=images, device=torch.device("cpu"))
 
 
+def check_starts(suite: Suite, benchmark: Benchmark) -> None:
+    """Build the models of trials that start from another one's, each once.
+
+    Raises:
+        SpecError: what a trial starts from does not fit its own model.
+    """
+    trials = (trial for study in suite.studies for trial in studies.corners(study, benchmark))
+    starting = {(trial.train.start_from, trial.method, str(trial.fields)): trial for trial in trials}
+    for trial in starting.values():
+        try:
+            if (start := models.start_of(trial)) is not None:
+                models.build(trial, _classes(benchmark), start=start)
+        except ValueError as error:
+            raise SpecError(str(error)) from None
+
+
 def decode_kept(benchmark: Benchmark) -> None:
     """Decode what is to be kept decoded, before workers start: they find it done, and a full disk is found here.
 

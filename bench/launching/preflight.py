@@ -90,11 +90,20 @@ def make_ready(launch: Launch) -> None:
         for remark in _read_data(benchmark, files_only=False):
             print(remark)
         models.create(benchmark.backbone, num_classes=0)  # downloaded once, before the workers start
+    if _starts_from_another(launch.suite, benchmark):
+        from bench.launching import plans
+
+        plans.check_starts(launch.suite, benchmark)
     if _depends_on_images(launch.suite, benchmark):
         from bench.launching import plans
 
         plans.check(launch.suite, benchmark)
         plans.decode_kept(benchmark)
+
+
+def _starts_from_another(suite: Suite, benchmark: Benchmark) -> bool:
+    """Whether a trial starts from another one's model."""
+    return any(trial.train.start_from for study in suite.studies for trial in studies.corners(study, benchmark))
 
 
 def _depends_on_images(suite: Suite, benchmark: Benchmark) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
-from bench import methods
+from bench import data, methods
 from bench.folder import trained
 from bench.launching.changes import YAML, Change, assignment
 from bench.spec import (
-    Backbone,
     Benchmark,
     SpecError,
     Study,
@@ -243,13 +244,34 @@ def _check_rungs(study: Study, trial: Trial, where: str) -> None:
 
 
 def _check_start(trial: Trial) -> None:
-    """Refuse a trial to start from that does not exist, kept nothing, or had another backbone."""
+    """Refuse a trial to start from that does not exist, kept nothing, or had another backbone or other classes."""
     if trial.train.start_from is None:
         return
-    record, _ = trained(Path(trial.train.start_from))
-    other, own = Backbone.model_validate(record.config["benchmark"]["backbone"]), trial.benchmark.backbone
-    if other != own:
-        raise SpecError(f"start_from = {trial.train.start_from} has the backbone {other}, not {own}")
+    record, weights = trained(Path(trial.train.start_from))
+    other, own = Benchmark.model_validate_json(json.dumps(record.config["benchmark"])), trial.benchmark
+    where = f"start_from = {trial.train.start_from}"
+    if other.backbone != own.backbone:
+        raise SpecError(f"{where} has the backbone {other.backbone}, not {own.backbone}")
+    if other.head_norm != own.head_norm:
+        had, has = (str(one.head_norm).lower() for one in (other, own))
+        raise SpecError(f"{where} was trained with head_norm = {had}: train with that instead of head_norm = {has}")
+    if other.target.name == own.target.name and ":" not in own.target.name:
+        return  # nothing has to be read to know that the classes are the same
+    classes = data.num_classes(own.target.name, bad_images=own.target.bad_images)
+    if (known := _classes(weights)) != classes:
+        raise SpecError(
+            f"{where} has a head for {known} classes, of {other.target.name}, and {own.target.name} has {classes}: "
+            f"choose a trial on a target with as many"
+        )
+
+
+def _classes(weights: Path) -> int:
+    """How many classes a checkpoint's head knows."""
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            return int(file.get_slice("head.weight").get_shape()[0])
+    except (OSError, SafetensorError) as error:
+        raise SpecError(f"the checkpoint {weights} cannot be read: {error}") from None
 
 
 def corners(study: Study, benchmark: Benchmark) -> list[Trial]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from bench import methods, records
 from bench.folder import LaunchFolder
 from bench.launching import studies
 from bench.launching.benchmarks import get
 from bench.launching.changes import Change
-from bench.spec import Backbone, Objective, SpecError, Study
+from bench.spec import Backbone, Benchmark, Objective, SpecError, Study, TargetData
 
 TINY = get("tiny")
 DEPTH = 12
@@ -537,3 +539,25 @@ def test_rungs_that_cannot_be_compared_are_refused(tmp_path: Path, overrides: li
     study = one(tmp_path, LORA, "scheduler=asha", *overrides)
     with pytest.raises(SpecError, match=said):
         studies.check(study, TINY, depth=DEPTH)
+
+
+def test_a_start_on_other_classes_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    trial = studies.corners(one(tmp_path, LINEAR), TINY)[0]
+    path = records.of(trial, status="stopped").write(tmp_path / "x" / "records")
+    head = save({"head.weight": np.zeros((10, 64), np.float32)})
+    LaunchFolder.holding(path).keep_tensors(trial.id, head)
+    study = one(tmp_path, LINEAR, f"train.start_from={path}")
+    studies.check(study, TINY, depth=DEPTH)  # digits again
+    studies.check(study, on("cifar10"), depth=DEPTH)  # as many classes
+    with pytest.raises(SpecError, match="has a head for 10 classes, of digits, and cifar100 has 100: choose a trial"):
+        studies.check(study, on("cifar100"), depth=DEPTH)
+    without = TINY.model_copy(update={"head_norm": False})
+    with pytest.raises(SpecError, match="was trained with head_norm = true: train with that instead of"):
+        studies.check(study, without, depth=DEPTH)
+    LaunchFolder.holding(path).keep_tensors(trial.id, head[:50])
+    with pytest.raises(SpecError, match=r"the checkpoint .*\.safetensors cannot be read: "):
+        studies.check(study, on("cifar100"), depth=DEPTH)
+
+
+def on(target: str) -> Benchmark:
+    return TINY.model_copy(update={"target": TargetData(name=target)})

@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from bench import data, methods, models, trial
 from bench.data import Images, Source, Split, Target, shapes
 from bench.folder import LaunchFolder
-from bench.launching import benchmarks, studies
+from bench.launching import benchmarks, plans, studies
 from bench.measuring import Meter, meter, source_score
 from bench.models import CPU, Setting
 from bench.models import setting as settings
 from bench.readings import HEAD, KNN, SCORES, Point, Reading, curve, knn_numbers
 from bench.records import Record
-from bench.spec import Backbone, Phase, SpecError, TrainConfig, Trial, make_trial
+from bench.spec import Backbone, Phase, SpecError, Suite, TrainConfig, Trial, make_trial
 from bench.vit import Vit
 from tests.ranks import Ranks
 
@@ -481,6 +481,9 @@ def test_a_start_that_does_not_fit_lists_what_does_not(tmp_path: Path) -> None:
     spec = changed(make("full"), start_from=str(other))
     with pytest.raises(ValueError, match=r"does not fit: blocks\.12\.norm1\.weight is not in this model, .* more$"):
         trial.run(spec)
+    study = studies.load("full", overrides=[f"train.start_from={other}"]).studies[0]
+    with pytest.raises(SpecError, match=r"does not fit: blocks\.12\.norm1\.weight is not in this model"):
+        plans.check_starts(Suite(name="x", studies=(study,)), spec.benchmark)  # before anything starts
     random = spec.benchmark.model_copy(update={"backbone": Backbone(name="tiny", weights="random")})
     with pytest.raises(ValueError, match=r"has the backbone tiny, not tiny \(random\)"):
         trial.run(spec.model_copy(update={"benchmark": random}))
