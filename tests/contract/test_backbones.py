@@ -498,7 +498,7 @@ def test_every_method_works_on_every_family_or_says_why_not(name: str) -> None:
                 assert (found - features).abs().max() < 1e-4, kind
                 assert (expected - logits).abs().max() < 1e-4, kind
             if method.mergeable:
-                merged = method.merge(model)
+                merged = models.fold_head_norm(method.merge(model))
                 assert (merged(images) - expected).abs().max() < 1e-4, kind
                 assert set(merged.state_dict()) >= set(vit.state_dict()), kind
     assert refused == FAMILIES[name]
