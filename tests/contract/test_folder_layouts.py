@@ -252,24 +252,24 @@ def test_a_plan_counts_images_by_split_and_class(
 ) -> None:
     root = tmp_path / "pictures"
     classes(root / "Train", seeds, names=("ant",))
-    classes(root / "Train", seeds, names=("bee",), count=5)
+    classes(root / "Train", seeds, names=("bee",), count=15)
     classes(root / "valid", seeds, count=2)
     classes(root / "test", seeds, count=3)
     (root / "Train" / "ant" / "x.heic").write_bytes(b"")
     (root / "test" / "ant" / "copy.png").write_bytes((root / "Train" / "ant" / "0.png").read_bytes())
     launch = prepared(root, tmp_path / "results")
     text = plans.describe(launch)
-    assert "Target:    13 train, 4 val, 7 test images, 2 classes\n" in text
+    assert "Target:    23 train, 4 val, 7 test images, 2 classes\n" in text
     assert "  ant: 8 train, 2 val, 4 test\n" in text
-    assert "  bee: 5 train, 2 val, 3 test\n" in text
-    assert "Source:    13 bank, 4 val, 7 test images, 5 to 8 of a class in the bank\n" in text
+    assert "  bee: 15 train, 2 val, 3 test\n" in text
+    assert "Source:    23 bank, 4 val, 7 test images, 8 to 15 of a class in the bank\n" in text
     assert text.count("left out: 1 suffix .heic") == text.count("1 files have the content of one in") == 2
     preflight.make_ready(launch)
     assert "target: left out: 1 suffix .heic" in capsys.readouterr().out
 
 
 def test_a_record_keeps_what_was_counted(tmp_path: Path, seeds: Iterator[int]) -> None:
-    root = classes(tmp_path / "pictures" / "train", seeds).parent
+    root = classes(tmp_path / "pictures" / "train", seeds, count=10).parent
     classes(root / "val", seeds, count=2)
     classes(root / "test", seeds, count=3)
     (root / "val" / "bee" / "copy.png").write_bytes((root / "train" / "bee" / "0.png").read_bytes())
@@ -278,10 +278,10 @@ def test_a_record_keeps_what_was_counted(tmp_path: Path, seeds: Iterator[int]) -
     (study,) = launch.suite.studies
     trial = make_trial(study, launch.benchmark, {"lr": 0.1}, launch="x", label="x", seed=0, phase="search")
     images = Meter(trial, Setting.of(trial, CPU)).images()
-    assert (images["target_train"], images["target_val"]) == (16, 5)
-    assert images["per_class"]["target_train"] == {"ant": 8, "bee": 8}
+    assert (images["target_train"], images["target_val"]) == (20, 5)
+    assert images["per_class"]["target_train"] == {"ant": 10, "bee": 10}
     assert images["per_class"]["target_val"] == {"ant": 2, "bee": 3}
-    assert images["per_class"]["source_bank"] == {"classes": 2, "least": 8, "most": 8}
+    assert images["per_class"]["source_bank"] == {"classes": 2, "least": 10, "most": 10}
     assert images["left_out"] == {"suffix .gif": 1}
     assert images["identical"] == {"target": 1, "source": 1}
 
