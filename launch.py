@@ -19,6 +19,7 @@ examples:
   python launch.py --study paper --num-workers 2 --slots 1     five methods, two DDP processes a trial
   python launch.py --study block_expansion --address auto      on the cluster that `ray up cluster.yaml` started
 
+an unfinished launch: the same command goes on where it stopped; --fresh starts anew.
 results: <results>/<study>/<benchmark>/ holds leaderboard.md, .csv, .json, pareto.png and one record per trial;
 `mlflow ui --backend-store-uri sqlite:///results/mlflow.db` shows the same with all curves.
 """
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpecError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the records of finished trials are kept", file=sys.stderr)
+        print("interrupted; the records of finished trials are kept: the same command goes on from them", file=sys.stderr)
         return 130
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,6 +71,11 @@ class LaunchFolder:
         return self.path / "leaderboard.json"
 
     @property
+    def manifest(self) -> Path:
+        """What the launch was asked for, and whether it has ended."""
+        return self.path / "launch.json"
+
+    @property
     def picture(self) -> Path:
         """Source accuracy over target accuracy."""
         return self.path / "pareto.png"
@@ -130,18 +135,30 @@ class LaunchFolder:
         finally:
             lock.release()
 
-    def put_aside(self) -> None:
-        """Move an earlier launch to ``previous/``, so that a leaderboard never mixes two launches."""
+    def put_aside(self) -> Path | None:
+        """Move an earlier launch to ``previous/``, so that a leaderboard never mixes two launches.
+
+        Returns:
+            Where it is now; None if there was none.
+        """
         tables = (self.table, self.table_csv, self.table_json, self.picture)
-        own = (self.records, self.checkpoints, self.evaluation, *tables)
-        old = [path for path in own if path.exists()]
+        own = (self.records, self.checkpoints, self.evaluation, self.manifest, *tables)
+        return self._move([path for path in own if path.exists()])
+
+    def keep_only(self, trials: Collection[str]) -> None:
+        """Move the records and checkpoints of all other trials to ``previous/``."""
+        files = [*self.records.glob("*.json"), *self.checkpoints.glob(f"*{WEIGHTS}")]
+        self._move([path for path in files if path.stem not in trials])
+
+    def _move(self, old: Sequence[Path]) -> Path | None:
         if not old:
-            return
+            return None
         stamp = datetime.fromtimestamp(max(path.stat().st_mtime for path in old))
         place = self.path / "previous" / f"{stamp:%Y%m%d-%H%M%S-%f}"
-        place.mkdir(parents=True)
         for path in old:
-            path.rename(place / path.name)
+            (place / path.relative_to(self.path)).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place / path.relative_to(self.path))
+        return place
 
 
 def trained(path: Path) -> tuple[Record, Path]:

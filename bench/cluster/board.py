@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,14 +29,15 @@ POLL_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a trial. ``point`` comes with ``report``, ``record`` with ``finished``.
+    """What happened to a trial. ``point`` comes with ``report``, ``record`` with ``finished`` and with ``known``: the
+    trial had ended in an earlier try of the launch.
 
     ``weights`` holds a reference to the trained tensors of a finished trial, as the bytes of a safetensors file; it
     stays in the worker's memory until it is fetched. ``seconds`` is what a finished trial took in its worker, from
     its being taken to its record; all other time of a slot is the harness's.
     """
 
-    kind: Literal["started", "report", "finished"]
+    kind: Literal["started", "report", "finished", "known"]
     ticket: int
     trial: Trial
     slot: int | None = None
@@ -83,6 +84,7 @@ class Board:
         for slot in range(slots):
             self._join(slot)
         self._last_error: str | None = None
+        self._known_records: dict[str, Record] = {}
         self._events: deque[Event] = deque()
         self._met: defaultdict[str, set[str]] = defaultdict(set)
         self._closed = False
@@ -106,8 +108,12 @@ class Board:
         self._leave(slot)
         await self._notify()
 
+    async def know(self, records: Mapping[str, Record]) -> None:
+        """Trials of these names are answered by these records, if they were asked for the very same."""
+        self._known_records.update(records)
+
     async def submit(self, trial: Trial, watched: bool = False) -> int:
-        """Queue a trial; returns its ticket.
+        """Queue a trial, or answer it at once if its record is known; returns its ticket.
 
         Args:
             watched: its readings are kept for :meth:`reading`, until :meth:`release`.
@@ -116,8 +122,12 @@ class Board:
         self._tickets[ticket] = _Ticket(trial, watched)
         if watched:
             self._watched[trial.id] = ticket
-        self._waiting.append(ticket)
-        self._fail_what_waits_in_vain()
+        record = self._known_records.pop(trial.id, None)
+        if record is not None and record.config == trial.model_dump(mode="json"):
+            self._answer(ticket, record)
+        else:
+            self._waiting.append(ticket)
+            self._fail_what_waits_in_vain()
         await self._notify()
         return ticket
 
@@ -297,6 +307,18 @@ class Board:
             "finished", ticket, state.trial, slot=slot, record=state.record, weights=tuple(weights), seconds=seconds
         )
         self._events.append(event)
+        self._forget(ticket)
+
+    def _answer(self, ticket: int, record: Record) -> None:
+        """End a trial by its record of an earlier try, with the readings on the way that whoever watches would see."""
+        state = self._tickets[ticket]
+        if state.watched:
+            steps = sorted({reading.step for reading in record.readings if 0 < reading.step < record.measured_step})
+            for step in steps:
+                at_step = tuple(reading for reading in record.readings if reading.step == step)
+                state.readings.append(Point(step, record.steps, {}, at_step))
+        state.record = record
+        self._events.append(Event("known", ticket, state.trial, record=record))
         self._forget(ticket)
 
     def _forget(self, ticket: int) -> None:

@@ -6,6 +6,7 @@ import importlib
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import ray
 
 from bench.cluster.board import START_SECONDS, Board, Event
 from bench.cluster.slot import serve
+from bench.records import Record
 from bench.resources import Plan
 from bench.spec import Trial
 
@@ -49,6 +51,10 @@ class Pool:
         ]
         for thread in self._threads:
             thread.start()
+
+    def know(self, records: Mapping[str, Record]) -> None:
+        """See :meth:`bench.cluster.board.Board.know`."""
+        ray.get(self.board.know.remote(dict(records)))
 
     def submit(self, trial: Trial) -> int:
         """Queue a trial; returns its ticket."""

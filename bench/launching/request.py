@@ -90,6 +90,7 @@ FLAGS = (
     Flag("--slots", ("slots",), "M"),
     Flag("--address", ("address",), "ADDRESS"),
     Flag("--results", ("results",), "FOLDER"),
+    Flag("--fresh", ("fresh",), ""),
     Flag("--tracking-uri", ("tracking_uri",), "URI"),
 )
 
@@ -147,7 +148,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add every flag to a command line, with what its field says of itself."""
     for flag in FLAGS:
         extra: dict[str, Any] = {"choices": flag.values} if flag.values else {"metavar": flag.metavar}
-        if flag.several:
+        if flag.kind is bool:
+            extra = {"action": "store_true", "default": None}
+        elif flag.several:
             extra |= {"nargs": "+", "type": _numbers}
         elif flag.kind is int:
             extra |= {"type": int}
@@ -161,7 +164,7 @@ def _destination(flag: Flag) -> str:
 def _help(flag: Flag) -> str:
     """What the field says, its default, and its long name."""
     default = flag.about.get_default()
-    known = not flag.about.is_required() and default is not None
+    known = not flag.about.is_required() and default is not None and flag.kind is not bool
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     said = f"{flag.about.description}" + (f" (default: {shown})" if known and not _in_study(flag) else "")
     return f"{said} [{', '.join(flag.fields)}]".replace("%", "%%")

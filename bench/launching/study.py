@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bench.cluster.pool import Pool
 from bench.cluster.runtime import plan_of_cluster, start_ray, stop_ray
+from bench.launching import resume
 from bench.launching.launch import Launch
 from bench.launching.preflight import make_ready
 from bench.launching.screen import second_stdout
@@ -44,7 +45,6 @@ def run(launch: Launch) -> int:
     """
     make_ready(launch)
     with launch.folder.locked(), ended_by_sigterm():
-        launch.folder.put_aside()
         logfile = launch.folder.new_log()
         with quiet(logfile) as console:
             console.print(f"Log of Ray, Optuna and MLflow: {logfile}", highlight=False, soft_wrap=True)
@@ -73,13 +73,22 @@ def _run(launch: Launch, console: Console) -> int:
 def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
     """Run a launch on a pool of worker groups, which stays open: search, confirm, conclude.
 
+    An unfinished launch in the folder is gone on with, see :mod:`bench.launching.resume`.
+
     Returns:
         The exit code, see :func:`run`.
     """
-    tracker = _open_tracker(launch)
+    begun = resume.begin(launch, workers=pool.plan.workers)
+    if begun.said:
+        console.print(begun.said, markup=False, highlight=False, soft_wrap=True)
+    pool.know(begun.known)
+    tracker = _open_tracker(launch, begun)
     try:
         records = _trials(launch, console, tracker, pool)
-        return _conclude(launch, records, console, tracker)
+        launch.folder.keep_only({record.trial for record in records})
+        code = _conclude(launch, records, console, tracker)
+        resume.end(launch, begun, workers=pool.plan.workers)
+        return code
     finally:
         tracker.close()
         if tracker.problem:
@@ -116,7 +125,7 @@ def interruptible(pool: Pool) -> Iterator[None]:
         raise
 
 
-def _open_tracker(launch: Launch) -> Tracker:
+def _open_tracker(launch: Launch, begun: resume.Begun) -> Tracker:
     suite, benchmark = launch.suite, launch.benchmark
     parameters: dict[str, Any] = {"benchmark": benchmark.model_dump(mode="json")}
     for study in suite.studies:
@@ -126,7 +135,7 @@ def _open_tracker(launch: Launch) -> Tracker:
         experiment=suite.name,
         run_name=f"{suite.name} on {benchmark.name}, {datetime.now():%Y-%m-%d %H:%M}",
         parameters=parameters,
-        tags={"benchmark": benchmark.name, "study": suite.name},
+        tags={"benchmark": benchmark.name, "study": suite.name, "launch": begun.id},
     )
 
 

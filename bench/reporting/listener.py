@@ -68,15 +68,22 @@ class Listener:
             self._tracker.trial_reported(event.trial.id, curve(event.point), event.point.step)
         else:
             assert event.record is not None
-            event.record.write(self._folder.records)
-            checkpoint = None
-            for reference in event.weights:
-                checkpoint = self._folder.keep_tensors(event.record.trial, self._pool.fetch(reference))
-            self._progress.finished(event.record)
-            self._tracker.trial_finished(event.record, checkpoint)
-            with self._news:
-                self.records.append(event.record)
-                self._news.notify_all()
+            self._ended(event, event.record)
+
+    def _ended(self, event: Event, record: Record) -> None:
+        checkpoint = self._folder.checkpoint(record.trial)
+        if event.kind == "known":
+            self._progress.known(record)
+            self._tracker.trial_known(record, checkpoint if checkpoint.is_file() else None)
+        else:
+            # The tensors first: whoever finds the record finds all of the trial.
+            kept = [self._folder.keep_tensors(record.trial, self._pool.fetch(reference)) for reference in event.weights]
+            record.write(self._folder.records)
+            self._progress.finished(record)
+            self._tracker.trial_finished(record, checkpoint if kept else None)
+        with self._news:
+            self.records.append(record)
+            self._news.notify_all()
 
 
 def parameters(trial: Trial) -> dict[str, Any]:

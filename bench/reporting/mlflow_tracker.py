@@ -33,6 +33,9 @@ BATCH_METRICS = 1000
 COSTS = ("trainable_parameters", "train_seconds", "eval_seconds", "images_per_second")
 """A record says these of a trial beside its scores."""
 
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag of a child run."""
+
 RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -50,7 +53,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def open_tracker(
     uri: str, *, experiment: str, run_name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
 ) -> Tracker:
-    """Open the parent run of a launch; returns at once.
+    """Open the parent run of a launch, or take it up again if there is one with the same tag ``launch``.
+
+    Returns at once.
 
     The store is prepared by the writing thread, as soon as there is news.
 
@@ -104,6 +109,11 @@ class Tracker:
         now = _now()
         self._jobs.put(lambda writer: writer.end(record, checkpoint, now))
 
+    def trial_known(self, record: Record, checkpoint: Path | None = None) -> None:
+        """Make sure that a trial of an earlier try of the launch has its child run."""
+        now = _now()
+        self._jobs.put(lambda writer: writer.make_up_for(record, checkpoint, now))
+
     def finish(self, folder: LaunchFolder, board: Leaderboard | None, status: str) -> None:
         """Attach the leaderboard of ``folder`` to the parent run and end it with an MLflow run status."""
         self._jobs.put(lambda writer: writer.finish(folder, board, status))
@@ -147,12 +157,37 @@ class _Writer:
     def __init__(self, launch: _Launch) -> None:
         self._client = open_store(launch.uri)
         self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
-        run = self._client.create_run(self._experiment, run_name=launch.run_name, tags=launch.tags)
-        self._parent: str = run.info.run_id
         self._children: dict[str, _Child] = {}
+        self._written: dict[str, str] = {}
         self._flushed = time.monotonic()
         self._ended = False
-        self._log_parameters(self._parent, launch.parameters)
+        earlier = self._runs(f"tags.launch = '{launch.tags['launch']}'") if "launch" in launch.tags else []
+        parent = next((run for run in earlier if PARENT not in run.data.tags), None)
+        if parent is None:
+            run = self._client.create_run(self._experiment, run_name=launch.run_name, tags=launch.tags)
+            self._parent: str = run.info.run_id
+            self._log_parameters(self._parent, launch.parameters)
+        else:
+            self._take_up(parent.info.run_id)
+
+    def _runs(self, filter_string: str) -> list[Any]:
+        runs, token = [], None
+        while token != "":
+            page = self._client.search_runs([self._experiment], filter_string, page_token=token, max_results=1000)
+            runs += list(page)
+            token = page.token or ""
+        return runs
+
+    def _take_up(self, parent: str) -> None:
+        """Go on with a launch that ended before its time; child runs of trials that had not ended go."""
+        self._parent = parent
+        self._client.update_run(parent, status="RUNNING")
+        self._client.set_tag(parent, "status", "running")
+        for run in self._runs(f"tags.`{PARENT}` = '{parent}'"):
+            if run.data.tags.get("status") in RUN_STATUS:
+                self._written[run.info.run_name] = run.info.run_id
+            else:
+                self._client.delete_run(run.info.run_id)
 
     def _log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -162,11 +197,13 @@ class _Writer:
     def start(self, trial: str, parameters: Mapping[str, str], tags: Mapping[str, str], begun: int) -> None:
         if trial in self._children:
             return  # started again after its workers died: the run goes on
+        if trial in self._written:  # it failed in an earlier try of the launch
+            self._client.delete_run(self._written.pop(trial))
         run = self._client.create_run(
             self._experiment,
             run_name=trial,
             start_time=begun,
-            tags={**tags, "status": "running", "mlflow.parentRunId": self._parent},
+            tags={**tags, "status": "running", PARENT: self._parent},
         )
         self._children[trial] = _Child(run.info.run_id)
         self._log_parameters(run.info.run_id, parameters)
@@ -196,6 +233,10 @@ class _Writer:
             self._client.set_tag(child.run_id, "error", record.error[:500])
         self._client.set_terminated(child.run_id, RUN_STATUS[record.status], end_time=now)
         del self._children[record.trial]
+
+    def make_up_for(self, record: Record, checkpoint: Path | None, now: int) -> None:
+        if record.trial not in self._written:
+            self.end(record, checkpoint, now)
 
     def flush(self) -> None:
         self._flushed = time.monotonic()

@@ -23,6 +23,7 @@ class StudyProgress:
         self._console = console
         self._total = total
         self._done = 0
+        self._known = 0
         self._start = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -67,6 +68,12 @@ class StudyProgress:
         self._bars.update(self._overall, completed=self._done)
         self._console.print(self._line(record), highlight=False, soft_wrap=True)
 
+    def known(self, record: Record) -> None:
+        """A trial had ended in an earlier try of the launch."""
+        self._known += 1
+        self._done += 1
+        self._bars.update(self._overall, completed=self._done)
+
     def said(self, sentence: str) -> None:
         """Print one sentence above the bars."""
         self._console.print(sentence, highlight=False, soft_wrap=True)
@@ -81,7 +88,7 @@ class StudyProgress:
         return f"\\{place} {what} {outcome(record)}  ETA {self._eta()}"
 
     def _eta(self) -> str:
-        left = (time.monotonic() - self._start) / self._done * (self._total - self._done)
+        left = (time.monotonic() - self._start) / (self._done - self._known) * (self._total - self._done)
         return str(timedelta(seconds=round(left)))
 
 

@@ -20,5 +20,6 @@ class LaunchOptions(Frozen):
     address: Annotated[
         str | None, Field(min_length=1, description="Ray cluster to run on: auto, or host:port; this machine if empty")
     ] = None
+    fresh: Annotated[bool, Field(description="start anew where an unfinished launch could be gone on with")] = False
     results: Annotated[str, Field(min_length=1, description="folder to write to")] = "results"
     tracking_uri: Annotated[str | None, Field(description="MLflow store; SQLite in the results folder if empty")] = None

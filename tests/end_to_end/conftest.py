@@ -185,7 +185,6 @@ def launched(pool: Pool, store: Path) -> Launch:
         preflight.make_ready(launch)
         said = io.StringIO()
         with launch.folder.locked():
-            launch.folder.put_aside()
             code = study.carry_out(launch, on, Console(file=said, width=200))
         return Run(code, said.getvalue(), "", launch.folder.path)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from bench import resources
 from bench.cluster.pool import Pool
 from bench.folder import LaunchFolder
 from bench.reporting import leaderboard
+from bench.reporting.mlflow_tracker import PARENT
 from bench.reporting.rows import build
 from tests.contract.test_folders import classes
 
@@ -188,6 +191,40 @@ def test_two_workers_a_trial_train_the_same_model(launched: Launch, pool: Pool, 
     assert one["hyperparameters"] == two["hyperparameters"]
     assert two["val_target_accuracy"] == pytest.approx(one["val_target_accuracy"], abs=0.7)
     assert two["val_source_accuracy"] == pytest.approx(one["val_source_accuracy"], abs=1.0)
+
+
+@ON_THE_POOL
+def test_a_launch_that_was_cut_off_ends_as_one_that_was_not(launched: Launch, tmp_path: Path) -> None:
+    """Whatever was there when it was cut off: the same records, no trial twice in MLflow, and none left running."""
+    pictures = f"folder:{classes(tmp_path / 'pictures')}"
+    study = tmp_path / "short.yaml"
+    space = "{k: {choices: [1, 2]}, lr: {low: 0.001, high: 0.3, log: true}}"
+    study.write_text(f"method: top_k\nsearch: {space}\nrows: [k]\n")
+    asked = ["--target", pictures, "--source", pictures, "--source-per-class", "10", "--set", "train.batch_size=8"]
+    asked += ["--set", "train.steps=3", "--set", "lag=2", "--trials", "6", "--seeds", "0"]
+    whole = launched(str(study), tmp_path / "whole", *asked)
+    assert whole.code == 0, whole.out
+    expected = {name: stable(record) for name, record in whole.records.items()}
+    order = sorted(whole.folder.glob("records/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    for count in (3, 7):
+        results = tmp_path / f"cut-{count}"
+        folder = LaunchFolder(results / whole.folder.relative_to(tmp_path / "whole"))
+        folder.records.mkdir(parents=True)
+        for path in order[:count]:
+            shutil.copy(path, folder.records)
+            if (tensors := LaunchFolder(whole.folder).checkpoint(path.stem)).exists():
+                folder.keep_tensors(path.stem, tensors.read_bytes())
+        manifest = json.loads(LaunchFolder(whole.folder).manifest.read_text())
+        folder.manifest.write_text(json.dumps({**manifest, "ended": False}))
+        again = launched(str(study), results, *asked)
+        assert again.code == 0, again.out
+        assert f"continuing: {count} of 8 trials are there" in again.out
+        assert {name: stable(record) for name, record in again.records.items()} == expected
+        assert (again.folder / "leaderboard.md").read_bytes() == (whole.folder / "leaderboard.md").read_bytes()
+        assert json.loads(folder.manifest.read_text())["ended"]
+        runs = MlflowClient(f"sqlite:///{results / 'mlflow.db'}").search_runs(["1"])
+        assert sorted(str(run.info.run_name) for run in runs if PARENT in run.data.tags) == sorted(whole.records)
+        assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 @ON_THE_POOL

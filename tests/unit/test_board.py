@@ -349,3 +349,38 @@ def test_the_board_needs_no_ray() -> None:
     code = "import sys, bench.cluster.board; print([m for m in ('ray', 'torch', 'optuna') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_trial_whose_record_is_known_is_answered_at_once() -> None:
+    """With the readings on the way that whoever watches would have seen, and without a slot."""
+    course = [reading for step in (5, 10, 15) for reading in point(step, validated=True).readings]
+    known = ended("a").model_copy(update={"steps": 15, "readings": tuple(course)})
+
+    async def story(board: Board) -> None:
+        await board.know({known.trial: known, "linear-c": ended("c")})
+        await board.submit(trial("a"), watched=True)
+        await board.submit(trial("b"), watched=True)
+        assert told(await board.events()) == [("known", "a", None)]
+        assert [await board.reading("linear-a", index) for index in range(2)] == [
+            (Point(step, 15, {}, point(step, validated=True).readings), known) for step in (5, 10)
+        ]
+        assert await board.reading("linear-a", 2) == (None, known)
+        await board.release("linear-a")
+        ticket, given = await board.take(0)  # type: ignore[misc]
+        assert given.id == "linear-b"
+        await board.finish(0, ticket, ended("b"))
+        await board.submit(trial("c"))
+        assert told(await board.events())[-1] == ("known", "c", None)
+        await board.release("linear-b")
+        assert board._tickets == {}
+
+    play(story)
+
+
+def test_a_record_of_another_configuration_answers_nothing() -> None:
+    async def story(board: Board) -> None:
+        await board.know({"linear-a": ended("a")})
+        await board.submit(trial("a").model_copy(update={"seed": 7}))
+        assert (await board.take(0))[1].seed == 7  # type: ignore[union-attr]
+
+    play(story)

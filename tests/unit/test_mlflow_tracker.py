@@ -216,6 +216,47 @@ def test_an_interrupted_launch_leaves_no_open_run(store: Path, record: Make) -> 
     assert children["running"].data.metrics["train_loss"] == 0.5
 
 
+def test_a_launch_that_is_gone_on_with_has_one_run_and_each_trial_once(store: Path, record: Make, failed: Make) -> None:
+    """Whatever the first try left: one that ended, one that failed and is tried again, one that ran, one unwritten."""
+
+    def again() -> Tracker:
+        tags = {"benchmark": "tiny", "launch": "1234"}
+        uri = default_uri(store)
+        return open_tracker(uri, experiment="paper", run_name="paper on tiny", parameters=PARAMETERS, tags=tags)
+
+    first = again()
+    for name in ("ended", "failed", "ran"):
+        first.trial_started(name, TRIAL, TAGS)
+    first.trial_finished(record(trial="ended"))
+    first.trial_finished(failed(record(trial="failed")))
+    first.close()
+    before, old = runs(store)
+    assert {name: run.data.tags["status"] for name, run in old.items()} == {
+        "ended": "ok",
+        "failed": "failed",
+        "ran": "interrupted",
+    }
+    second = again()
+    for name in ("ended", "lost"):
+        second.trial_known(record(trial=name))
+    for name in ("failed", "ran"):
+        second.trial_started(name, TRIAL, TAGS)
+        second.trial_finished(record(trial=name))
+    second.finish(LaunchFolder(store), None, "FINISHED")
+    second.close()
+    assert second.problem is None
+    parent, children = runs(store)
+    assert (parent.info.run_id, parent.info.status, parent.data.tags["status"]) == (
+        before.info.run_id,
+        "FINISHED",
+        "ok",
+    )
+    assert {name: run.data.tags["status"] for name, run in children.items()} == dict.fromkeys(
+        ("ended", "failed", "ran", "lost"), "ok"
+    )
+    assert children["ended"].info.run_id == old["ended"].info.run_id
+
+
 def test_a_trial_that_starts_again_goes_on_in_its_run(store: Path, record: Make) -> None:
     tracker = opened(store)
     tracker.trial_started("a", TRIAL, TAGS)

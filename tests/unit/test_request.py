@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 
@@ -54,7 +54,7 @@ def words(flag: Flag) -> list[str]:
     """A value of a flag, as typed."""
     if flag.option in VALUES:
         return VALUES[flag.option].split()
-    return [flag.values[-1]] if flag.values else ["2"]
+    return [flag.values[-1]] if flag.values else [] if flag.kind is bool else ["2"]
 
 
 def prepared(*arguments: str) -> Launch:
@@ -64,7 +64,7 @@ def prepared(*arguments: str) -> Launch:
 
 def spelt_out(flag: Flag) -> list[str]:
     """The same with `--set`, field by field."""
-    value = f"[{', '.join(words(flag))}]" if flag.several else words(flag)[0]
+    value = f"[{', '.join(words(flag))}]" if flag.several else [*words(flag), "true"][0]
     return [word for field in flag.fields for word in ("--set", f"{field}={value}")]
 
 
@@ -93,7 +93,9 @@ def test_set_may_not_contradict_itself() -> None:
 
 def default(flag: Flag) -> str:
     """Another value than :data:`VALUES` has, in YAML; it is replaced before it is looked at."""
-    return "[7]" if flag.several else "3" if flag.kind is int else (flag.values or ["other"])[0]
+    return {tuple: "[7]", int: "3", bool: "false"}.get(
+        get_origin(flag.kind) or flag.kind, (flag.values or ["other"])[0]
+    )
 
 
 @pytest.fixture(scope="module")
