@@ -148,7 +148,7 @@ def test_dry_run_of_paper_shows_rows_and_exact_parameter_counts(tmp_path: Path, 
         ("block_expansion p=3", "150,602"),
         ("block_expansion p=4", "200,586"),
     ]
-    assert "In all:    90 trials of 150 steps x 64 images" in done.out
+    assert "In all:    110 trials of 150 steps x 64 images" in done.out
     assert "1 slot x 1 worker, one " in done.out
     assert f"{tmp_path / 'results' / 'paper' / 'tiny'}" in done.out
     assert f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}" in done.out
@@ -182,7 +182,7 @@ def test_dry_run_of_the_papers_table_needs_neither_weights_nor_images(tmp_path: 
         ("block_expansion p=3", "21,340,516"),
         ("block_expansion p=4", "28,428,388"),
     ]
-    assert "90 trials of 10,000 steps x 128 images; 115,200,000 training images seen" in done.out
+    assert "110 trials of 10,000 steps x 128 images; 140,800,000 training images seen" in done.out
 
 
 def test_dry_run_says_that_rows_will_be_missing(tmp_path: Path, call: Call) -> None:
