@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.spec import Backbone, Benchmark, SourceData, SpecError, TargetData, TrainConfig, parse, unknown
+from bench.spec import (
+    Backbone,
+    Benchmark,
+    SourceData,
+    SpecError,
+    TargetData,
+    TrainConfig,
+    check_name,
+    parse,
+    unknown,
+)
 
 PAPER = TrainConfig(steps=10_000, batch_size=128, lr=0.01, warmup_steps=500, crop_min=0.08, flip=True)
 """The recipe of arXiv 2404.17245 is SGD 0.9 without weight decay, cosine with 500 warm-up steps."""
@@ -49,13 +59,14 @@ def get(name: str) -> Benchmark:
     """The benchmark of that name; ``folder:<path>`` is the paper's with a target of one's own.
 
     Raises:
-        SpecError: there is none.
+        SpecError: there is none, or the folder's name cannot be that of a benchmark.
     """
     kind, colon, path = name.partition(":")
     if kind == "folder" and colon:
         if not path:
             raise SpecError("say which folder, as in --benchmark folder:/data/birds")
-        return _real(name, name=f"folder-{Path(path).name}")
+        values = {**_real("folder").model_dump(), "name": f"folder-{Path(path).name}", "target": {"name": name}}
+        return parse(Benchmark, values, where="benchmark")
     if name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
     return BENCHMARKS[name]
@@ -73,7 +84,7 @@ def adapted(benchmark: Benchmark, changes: Mapping[str, Any]) -> Benchmark:
         changes: values by dotted name, such as ``source.per_class``; the bare name of a part means its name.
 
     Raises:
-        SpecError: a field does not exist, or cannot take that value.
+        SpecError: a field does not exist, or cannot take that value; or the name would be none.
     """
     values = benchmark.model_dump()
     if "backbone" in changes or "backbone.name" in changes:  # weights and head norm belong to the one that is replaced
@@ -87,7 +98,9 @@ def adapted(benchmark: Benchmark, changes: Mapping[str, Any]) -> Benchmark:
         else:
             values[part][field or "name"] = _absolute(field or "name", value)
     changed = parse(Benchmark, values, where=f"benchmark {benchmark.name!r}")
-    return changed.model_copy(update={"name": "-".join([benchmark.name, *_differences(benchmark, changed)])})
+    return changed.model_copy(
+        update={"name": check_name("-".join([benchmark.name, *_differences(benchmark, changed)]))}
+    )
 
 
 def _absolute(field: str, value: Any) -> Any:
@@ -107,7 +120,7 @@ def _differences(old: Benchmark, new: Benchmark) -> Iterator[str]:
     if new.target.samples != old.target.samples:
         yield f"samples-{new.target.samples}"
     if new.backbone.name != old.backbone.name or new.backbone.weights != old.backbone.weights:
-        yield f"backbone-{_slug(new.backbone.name)}"
+        yield f"backbone-{_slug(new.backbone.name).replace('/', '-')}"
         if new.backbone.weights:
             yield Path(new.backbone.weights).stem
     if new.backbone.checkpoint_key != old.backbone.checkpoint_key:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from bench.records import Record
 from bench.spec import Study, Value, readable
 
+LONGEST = 120
+"""Bytes of a row's name, which is a part of a trial's: a file's name has a limit."""
+
 RowKey = tuple[tuple[str, str, Value], ...]
 """A leaderboard row is known by its values: name, type and value of every row field."""
 
@@ -63,6 +66,7 @@ def names(choices: Sequence[Choice]) -> list[str]:
     unique: list[str] = []
     for choice in choices:
         plain = "-".join(re.sub(r"[^\w.+-]+", "_", f"{name}{readable(value)}") for name, value in choice.row.items())
+        plain = plain.encode()[:LONGEST].decode(errors="ignore")
         numbered = (f"{plain}-{number}".lstrip("-") for number in itertools.count(2))
         unique.append(next(name for name in itertools.chain([plain], numbered) if name not in unique))
     return unique

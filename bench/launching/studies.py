@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError, safe_open
 
 from bench import data, methods
 from bench.folder import trained
-from bench.launching.changes import YAML, Change, assignment
+from bench.launching.changes import LARGEST_FILE, Change, NotYAML, assignment, parsed
 from bench.spec import (
     Benchmark,
     SpecError,
@@ -27,6 +27,8 @@ from bench.spec import (
     make_trial,
     number_type,
     parse,
+    read_text,
+    shown,
     unknown,
 )
 
@@ -104,24 +106,27 @@ def _members(title: str, suite: Any) -> dict[str, dict[str, Any]]:
     if not members or len(members) != len(suite):
         raise SpecError(
             f"study {title!r}: suite must be a list of study names, each once and each alone or with what changes in "
-            f"it (top_k: {{search.k.choices: [3]}}), not {suite!r}"
+            f"it (top_k: {{search.k.choices: [3]}}), not {shown(suite)}"
         )
     return members
 
 
 def _read(name: str, folder: Path) -> dict[str, Any]:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name) if own else folder / f"{name}.yaml"
+    if name not in names(folder) and not (own and os.path.lexists(path)):
         raise unknown("study", name, names(folder))
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or an impossible date
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise SpecError(f"{path}{line}: this is not YAML: {reason}") from None
+        values = parsed(read_text(path, most=LARGEST_FILE))
+    except NotYAML as error:
+        line = f", line {error.line}" if error.line else ""
+        raise SpecError(f"{path}{line}: this is not YAML: {error}") from None
+    except ValueError as error:
+        raise SpecError(f"the study {path} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise SpecError(f"{path}: a study is a mapping of fields, not {type(values).__name__}")
+    if strange := [key for key in values if not isinstance(key, str)]:
+        raise SpecError(f"{path}: {shown(strange[0])} is no name of a field")
     return values
 
 

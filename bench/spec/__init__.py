@@ -4,9 +4,11 @@ Every mistake is a :class:`SpecError` (a ``ValueError``) with one sentence that 
 """
 
 from bench.spec.benchmark import Backbone, BadImages, Benchmark, Size, SourceData, TargetData
+from bench.spec.characters import printable
 from bench.spec.launch import LaunchOptions
 from bench.spec.objective import QUANTITIES, Objective, Quantity
 from bench.spec.parsing import (
+    LARGEST,
     Frozen,
     Scalar,
     SpecError,
@@ -14,21 +16,24 @@ from bench.spec.parsing import (
     explain,
     number_type,
     parse,
-    printable,
     readable,
+    shown,
     unknown,
 )
 from bench.spec.study import Protocol, SearchContext, Space, Study, Suite
+from bench.spec.text import Name, check_name, read_text, sentence
 from bench.spec.train import TrainConfig
 from bench.spec.trial import Phase, Trial, make_trial
 
 __all__ = [
+    "LARGEST",
     "QUANTITIES",
     "Backbone",
     "BadImages",
     "Benchmark",
     "Frozen",
     "LaunchOptions",
+    "Name",
     "Objective",
     "Phase",
     "Protocol",
@@ -45,11 +50,15 @@ __all__ = [
     "TrainConfig",
     "Trial",
     "Value",
+    "check_name",
     "explain",
     "make_trial",
     "number_type",
     "parse",
     "printable",
+    "read_text",
     "readable",
+    "sentence",
+    "shown",
     "unknown",
 ]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from bench.spec.parsing import Frozen
+from bench.spec.text import Name
 from bench.spec.train import TrainConfig
 
 
@@ -95,7 +96,7 @@ class Size:
 class Benchmark(Frozen):
     """Backbone, source, target and training budget under one name."""
 
-    name: str
+    name: Name
     summary: str
     backbone: Backbone
     source: Annotated[SourceData, Field(description="domain it was pre-trained on, whose loss is measured")]

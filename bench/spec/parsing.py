@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from bench.spec.characters import printable
+
+LARGEST = 2**63 - 1
+"""Integers up to this fit into 64 bits, as tables, tensors and databases hold them."""
 
 Scalar = bool | int | float | str | None
 """A single value, as it stands in YAML and JSON."""
 
-Value = Scalar | Annotated[tuple[Scalar, ...], Field(strict=False)]
+
+def _of_64_bits(value: Any) -> Any:
+    for one in value if isinstance(value, tuple) else (value,):
+        if isinstance(one, int) and abs(one) > LARGEST:
+            raise ValueError("an integer must fit into 64 bits")
+    return value
+
+
+Value = Annotated[Scalar | Annotated[tuple[Scalar, ...], Field(strict=False)], AfterValidator(_of_64_bits)]
 """A hyper-parameter has such a value; a list of YAML or JSON is a tuple here."""
 
 LISTED = 30
@@ -21,15 +32,6 @@ LISTED = 30
 
 SHOWN = 120
 """A message shows at most so many characters of a value."""
-
-
-def printable(text: str | Path) -> str:
-    """A text in which every byte of a file name that is not UTF-8 is spelt out, so that it can be stored and shown."""
-    return re.sub(
-        "[\udc80-\udcff]+",  # what Python makes of such bytes
-        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
-        str(text),
-    )
 
 
 class SpecError(ValueError):
@@ -45,7 +47,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SpecError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     listing = f" (known: {', '.join(known)})" if len(known) <= LISTED else ""
-    return SpecError(f"unknown {kind} {name!r}{hint}{listing}")
+    return SpecError(f"unknown {kind} {shown(name)}{hint}{listing}")
 
 
 class Frozen(BaseModel):
@@ -82,17 +84,17 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         owner = _owner(model, path[:-1])
         return str(unknown("field", ".".join(path), [".".join([*path[:-1], name]) for name in owner]))
     if first["type"] == "missing":
-        return f"field {'.'.join(path)!r} is missing"
+        return f"field {shown('.'.join(path))} is missing"
     message = first["msg"].removeprefix("Value error, ")
     if not path:
         return message
     if "bool" in path:  # pydantic names each member of Value that did not fit
         path = path[: path.index("bool")]
         message = "must be a finite number, a text, true, false, empty, or a list of these"
-    return f"{'.'.join(path)} = {_at(first['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{'.'.join(path)} = {shown(first['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def _at(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value that is wrong, cut off where it is long."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from bench.spec.objective import Objective
 from bench.spec.parsing import Frozen, SpecError, Value, readable
+from bench.spec.text import Name
 
 MANY = 100
 """Of a space of at most so many integers each is checked; of a larger one so many, from both ends and between."""
@@ -99,7 +100,7 @@ class SearchContext(Frozen):
 class Study(Frozen):
     """A method, a search space and an objective; what one file of ``search_spaces/`` says."""
 
-    name: str
+    name: Name
     method: str
     search: Annotated[
         dict[str, Space], Field(description="where fields of the method or of train may lie: choices, or low and high")
@@ -176,11 +177,11 @@ class Study(Frozen):
         """
         rows = self.row_values
         others = {name: space.choices for name, space in self.search.items() if name not in self.rows}
-        complete: list[dict[str, Value]] = []
-        if all(choices is not None for choices in others.values()):
+        points: list[dict[str, Value]] = []
+        finite = all(choices is not None for choices in others.values())
+        if finite and len(rows) * math.prod(len(choices or ()) for choices in others.values()) <= self.trials:
             rests = itertools.product(*(choices or () for choices in others.values()))
-            complete = [{**row, **dict(zip(others, rest, strict=True))} for rest in rests for row in rows]
-        points = complete if len(complete) <= self.trials else []
+            points = [{**row, **dict(zip(others, rest, strict=True))} for rest in rests for row in rows]
         dealt = (rows[index % len(rows)] for index in range(self.trials - len(points)))
         return points + (list(dealt) if self.rows else [])
 
@@ -198,7 +199,7 @@ class Study(Frozen):
 class Suite(Frozen):
     """Studies that run one after another under one name and end in one leaderboard."""
 
-    name: str
+    name: Name
     studies: tuple[Study, ...]
 
     @model_validator(mode="after")
