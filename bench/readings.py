@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bench.spec import Phase
+from bench.spec import Name, Phase
 
 HEAD, KNN = "head", "knn"
 """A probe is the model's own classification head, or weighted k-NN of the backbone's features."""
@@ -37,7 +37,7 @@ class Reading(BaseModel):
     split: Literal["val", "test"]
     domain: Literal["target", "source"]
     probe: str
-    variant: str | None = None
+    variant: Name | None = None
     """Which of the models that a method makes of the trained one (:meth:`bench.methods.Method.after`); None: itself."""
     n: int | None
     """Images that were measured; None where that was not written down (records of schema 1)."""

@@ -7,14 +7,14 @@ import json
 import math
 import os
 import platform
+import secrets
 import subprocess
-import tempfile
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from bench.readings import EQUAL, FLAT, SCORES, Reading, flat, of_schema_1, scores
-from bench.spec import SearchContext, Value, printable
+from bench.spec import LARGEST, Name, SearchContext, Value, printable, read_text, shown
 
 if TYPE_CHECKING:
     from bench.spec import Trial
@@ -37,6 +37,19 @@ SCHEMA_VERSION: Literal[2] = 2
 PACKAGES = ("ray", "torch", "torchvision", "timm", "peft", "optuna", "mlflow", "numpy", "scikit-learn")
 
 Status = Literal["ok", "failed", "stopped"]
+
+Seconds = Annotated[float, Field(ge=0)] | None
+
+MOST = 32_000_000
+"""Bytes of a record's file; a trial with ten thousand readings has a tenth of it."""
+
+INSIDE: Mapping[tuple[str, ...], type] = {
+    ("config", "benchmark"): dict,
+    ("details", "kept_step"): int,
+    ("provenance", "hardware"): dict,
+    ("provenance", "hardware", "devices"): list,
+}
+"""What is looked up in a record's free parts, and what it has to be if it is there."""
 
 DETAILS_OF_SCHEMA_1 = ("target_top5", "knn", "knn_before")
 """The details held these, which readings hold now."""
@@ -53,9 +66,9 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     schema_version: Literal[2] = SCHEMA_VERSION
-    trial: str
-    study: str
-    benchmark: str
+    trial: Name
+    study: Name
+    benchmark: Name
     method: str
     hyperparameters: dict[str, Value]
     row: dict[str, Value]
@@ -68,11 +81,11 @@ class Record(BaseModel):
     """The search that proposed the configuration, or whose outcome is confirmed; None in schema 1."""
     error: str | None = None
     readings: tuple[Reading, ...] = Field(default=(), strict=False)
-    trainable_parameters: int | None = None
-    steps: int
-    train_seconds: float | None = None
-    eval_seconds: float | None = None
-    images_per_second: float | None = None
+    trainable_parameters: Annotated[int, Field(ge=0)] | None = None
+    steps: Annotated[int, Field(ge=0)]
+    train_seconds: Seconds = None
+    eval_seconds: Seconds = None
+    images_per_second: Annotated[float, Field(ge=0)] | None = None
     details: dict[str, Any] = Field(default_factory=dict)
     """Further facts, such as the precision and how many images were read."""
     config: dict[str, Any]
@@ -117,6 +130,7 @@ class Record(BaseModel):
         """Compare the flat names with the readings; a record of schema 1 becomes one of schema 2."""
         if not isinstance(values, Mapping):
             return handler(values)
+        _check_integers(values)
         record = handler(_without_views(values))
         _check_views(record, values)
         return record
@@ -128,7 +142,13 @@ class Record(BaseModel):
         for name, asked in (("trial", "id"), ("method", "method"), ("seed", "seed"), ("phase", "phase")):
             own, said = getattr(self, name), self.config.get(asked)
             if said is not None and said != own:
-                raise ValueError(f"{name} = {own!r} contradicts config, which says {said!r}")
+                raise ValueError(f"{name} = {shown(own)} contradicts config, which says {shown(said)}")
+        for (part, *names), kind in INSIDE.items():
+            found = getattr(self, part)
+            for name in names:
+                found = None if found is None else found.get(name)
+            if found is not None and not isinstance(found, kind):
+                raise ValueError(f"{'.'.join([part, *names])} = {shown(found)}: it must be a {kind.__name__}")
         keys = [reading.key for reading in self.readings]
         if len(set(keys)) < len(keys):
             raise ValueError("two readings have the same step, split, domain, probe and variant")
@@ -152,12 +172,28 @@ class Record(BaseModel):
         return path
 
 
+def _check_integers(values: Mapping[str, Any]) -> None:
+    """Refuse integers that neither tables nor floats hold, however deep they lie."""
+    left: list[Any] = [values]
+    while left:
+        one = left.pop()
+        if isinstance(one, Mapping):
+            left += one.values()
+        elif isinstance(one, list | tuple):
+            left += one
+        elif isinstance(one, int) and abs(one) > LARGEST:
+            raise ValueError("an integer does not fit into 64 bits")
+
+
 def _without_views(values: Mapping[str, Any]) -> dict[str, Any]:
     own = {name: value for name, value in values.items() if name not in FLAT}
     if values.get("schema_version") != 1:
         return own
-    own |= {"schema_version": SCHEMA_VERSION, "readings": of_schema_1(values)}
-    own["details"] = {k: v for k, v in (values.get("details") or {}).items() if k not in DETAILS_OF_SCHEMA_1}
+    try:
+        own |= {"schema_version": SCHEMA_VERSION, "readings": of_schema_1(values)}
+        own["details"] = {k: v for k, v in (values.get("details") or {}).items() if k not in DETAILS_OF_SCHEMA_1}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the details are not those of schema 1 ({type(error).__name__}: {error})") from None
     return own
 
 
@@ -170,7 +206,7 @@ def _check_views(record: Record, given: Mapping[str, Any]) -> None:
             continue
         number = isinstance(value, int | float) and math.isfinite(value)
         if own is None or not number or abs(own - value) > EQUAL:
-            raise ValueError(f"{name} = {value!r} contradicts the readings, which say {own}")
+            raise ValueError(f"{name} = {shown(value)} contradicts the readings, which say {own}")
 
 
 def of(
@@ -220,12 +256,15 @@ def failed(trial: Trial, error: BaseException) -> Record:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file's content in one step, through a temporary file in the same folder, which is made if need be."""
+    """Replace a file's content in one step, through another file in the same folder, which is made if need be.
+
+    Who may read it is what the umask says.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    written = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with written.open("xb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+    written.replace(path)
 
 
 def read(path: Path) -> Record:
@@ -235,11 +274,15 @@ def read(path: Path) -> Record:
         ValueError: the file is no record; the message names the file and the first fault.
     """
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        text = read_text(path, most=MOST)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a record: {error}") from None
+    try:
+        return Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
-        raise ValueError(f"{path} is not a record: {where}: {first['msg']}") from None
+        raise ValueError(f"{path} is not a record: {printable(where)}: {first['msg']}") from None
 
 
 def provenance(*, devices: Iterable[str] = ()) -> dict[str, Any]:
