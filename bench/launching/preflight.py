@@ -88,7 +88,7 @@ def make_ready(launch: Launch) -> None:
         from bench import models
 
         for remark in _read_data(benchmark, files_only=False):
-            print(remark)
+            print(printable(remark))
         models.create(benchmark.backbone, num_classes=0)  # downloaded once, before the workers start
     if _starts_from_another(launch.suite, benchmark):
         from bench.launching import plans

@@ -24,10 +24,11 @@ from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, best_of_rows, names
 from bench.records import Record
 from bench.reporting import leaderboard
-from bench.reporting.listener import Listener
+from bench.reporting.listener import Listener, ListenerError
 from bench.reporting.mlflow_tracker import Tracker, open_tracker
 from bench.reporting.progress import StudyProgress, settings
 from bench.reporting.rows import build
+from bench.reporting.screen import plain, say
 from bench.resources import cores
 from bench.spec import Study, make_trial
 
@@ -38,7 +39,7 @@ def run(launch: Launch) -> int:
     """Run every study of the suite and write the leaderboard.
 
     Returns:
-        The exit code: 0, or 1 if no trial of the launch succeeded.
+        The exit code: 0, or 1 if no trial of the launch succeeded or its results could not be written.
 
     Raises:
         SpecError: what can only be checked with data and weights at hand does not hold, or the folder is in use.
@@ -47,9 +48,13 @@ def run(launch: Launch) -> int:
     with launch.folder.locked(), ended_by_sigterm():
         logfile = launch.folder.new_log()
         with quiet(logfile) as console:
-            console.print(f"Log of Ray, Optuna and MLflow: {logfile}", highlight=False, soft_wrap=True)
+            say(console, f"Log of Ray, Optuna and MLflow: {logfile}")
             try:
                 return _run(launch, console)
+            except ListenerError as error:
+                say(console, plain("The launch has ended early", "red"), f": {error}")
+                say(console, f"Records of finished trials: {launch.folder.records}")
+                return 1
             finally:
                 stop_ray()
 
@@ -80,7 +85,7 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
     """
     begun = resume.begin(launch, workers=pool.plan.workers)
     if begun.said:
-        console.print(begun.said, markup=False, highlight=False, soft_wrap=True)
+        say(console, begun.said)
     pool.know(begun.known)
     tracker = _open_tracker(launch, begun)
     try:
@@ -92,7 +97,7 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
     finally:
         tracker.close()
         if tracker.problem:
-            console.print(f"[yellow]MLflow is incomplete:[/yellow] {tracker.problem}; the records are not.")
+            say(console, plain("MLflow is incomplete:", "yellow"), f" {tracker.problem}; the records are not.")
 
 
 @contextmanager
@@ -145,7 +150,7 @@ def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool) -> l
 
     with StudyProgress(console, total=launch.trials) as progress:
         listener = Listener(pool, progress, tracker, launch.folder)
-        with interruptible(pool):
+        with interruptible(pool), listener.ending():
             expected = 0
             for study in launch.suite.studies:
                 search(study, launch.benchmark, pool, launch=launch.suite.name, storage=launch.folder.ray)
@@ -171,7 +176,7 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
     for choice, name in zip(choices, names(choices), strict=True):
         if choice.winner is None:
             row = f"{study.name} {settings(choice.row)}".rstrip()
-            progress.said(f"[red]{row}: no search trial succeeded, nothing to confirm[/red]")
+            progress.said(f"{row}: no search trial succeeded, nothing to confirm", "red")
             continue
         values = choice.winner.hyperparameters
         for seed in study.seeds:
@@ -187,12 +192,8 @@ def _conclude(launch: Launch, records: Sequence[Record], console: Console, track
     if not any(record.phase == "confirm" for record in good):
         reasons = sorted({record.error for record in records if record.error})
         first = f" The first reason: {reasons[0].splitlines()[0]}" if reasons else ""
-        console.print(
-            f"[red]No configuration could be confirmed: {len(records) - len(good)} of {len(records)} "
-            f"trials failed.[/red]{first}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        lost = f"No configuration could be confirmed: {len(records) - len(good)} of {len(records)} trials failed."
+        say(console, plain(lost, "red"), first)
         tracker.finish(launch.folder, None, "FAILED")
         return 1
     board = build(records)
@@ -201,8 +202,8 @@ def _conclude(launch: Launch, records: Sequence[Record], console: Console, track
     searched = {study.method: study for study in launch.suite.studies}
     for row in board.rows:
         for warning in at_edges(searched[row.method], row.hyperparameters) if row.variant is None else ():
-            console.print(f"{row.label}: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Table, picture and records: {launch.folder.path}", highlight=False, soft_wrap=True)
+            say(console, plain(f"{row.label}: {warning}", "yellow"))
+    say(console, f"Table, picture and records: {launch.folder.path}")
     tracker.finish(launch.folder, board, "FINISHED")
     return 0
 

@@ -13,6 +13,7 @@ from bench.records import write_atomically
 from bench.reporting import published
 from bench.reporting.picture import draw
 from bench.reporting.rows import FACTS, PARTS, QUANTITIES, TEST_SELECTED, Leaderboard, Line, lines, tidy, wide
+from bench.reporting.screen import plain
 from bench.spec import readable
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def table(board: Leaderboard) -> Table:
 
     rows = lines(board)
     shown = Table(
-        title=f"{board.study} on {board.benchmark}, {len(board.seeds)} seed{'s' * (len(board.seeds) != 1)}",
+        title=plain(f"{board.study} on {board.benchmark}, {len(board.seeds)} seed{'s' * (len(board.seeds) != 1)}"),
         caption="percent ± std over seeds · MEAN = (target + source) / 2 · ★ Pareto front"
         + (f" · source k-NN: {probe(board)}" if board.ks != (HEADLINE_K,) else "")
         + (f" · {TEST_SELECTED} chosen on test data" if _marked(rows) else ""),
@@ -159,7 +160,7 @@ def table(board: Leaderboard) -> Table:
     shown.add_column("★", no_wrap=True)
     shown.add_row(UNTOUCHED.split()[0], "", "0", "–", before(board, 1), "0.0", "–", "", style="dim")
     for line in rows:
-        shown.add_row(*_screen_cells(line), style="bold" if line["best"] else "")
+        shown.add_row(*map(plain, _screen_cells(line)), style="bold" if line["best"] else "")
     return shown
 
 

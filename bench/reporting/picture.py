@@ -20,6 +20,11 @@ def draw(board: Leaderboard, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    with mpl.rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
+        _draw(board, path)
+
+
+def _draw(board: Leaderboard, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.2, 5.0), dpi=150, layout="constrained")

@@ -10,10 +10,12 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from bench.readings import Point
 from bench.records import Record
-from bench.spec import Trial, readable
+from bench.reporting.screen import plain, say
+from bench.spec import Trial, printable, readable
 
 
 class StudyProgress:
@@ -26,16 +28,16 @@ class StudyProgress:
         self._known = 0
         self._start = time.monotonic()
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._overall = self._bars.add_task("[bold]trials", total=total, note="starting the workers")
+        self._overall = self._bars.add_task("trials", total=total, note="starting the workers")
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -51,7 +53,7 @@ class StudyProgress:
         """A worker group has taken the trial (again, if its workers died)."""
         self._drop(trial.id)
         self._bars.update(self._overall, note="")
-        label = f"  {trial.id} {settings(trial.hyperparameters)}"
+        label = printable(f"  {trial.id} {settings(trial.hyperparameters)}")
         steps = trial.train.steps if trial.train.epochs is None else None  # of epochs its reports say how many
         self._tasks[trial.id] = self._bars.add_task(label, total=steps, note="")
 
@@ -66,7 +68,7 @@ class StudyProgress:
         self._drop(record.trial)
         self._done += 1
         self._bars.update(self._overall, completed=self._done)
-        self._console.print(self._line(record), highlight=False, soft_wrap=True)
+        say(self._console, *self._line(record))
 
     def known(self, record: Record) -> None:
         """A trial had ended in an earlier try of the launch."""
@@ -74,18 +76,19 @@ class StudyProgress:
         self._done += 1
         self._bars.update(self._overall, completed=self._done)
 
-    def said(self, sentence: str) -> None:
+    def said(self, sentence: str, style: str = "") -> None:
         """Print one sentence above the bars."""
-        self._console.print(sentence, highlight=False, soft_wrap=True)
+        say(self._console, plain(sentence, style))
 
     def _drop(self, trial: str) -> None:
         if trial in self._tasks:
             self._bars.remove_task(self._tasks.pop(trial))
 
-    def _line(self, record: Record) -> str:
+    def _line(self, record: Record) -> list[str | Text]:
         place = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
         what = f"{record.trial:<28} {settings(record.hyperparameters):<20}"
-        return f"\\{place} {what} {outcome(record)}  ETA {self._eta()}"
+        failed: list[str | Text] = [plain("failed", "red"), ": "] if record.status == "failed" else []
+        return [f"{place} {what} ", *failed, f"{outcome(record)}  ETA {self._eta()}"]
 
     def _eta(self) -> str:
         left = (time.monotonic() - self._start) / (self._done - self._known) * (self._total - self._done)
@@ -98,10 +101,10 @@ def settings(values: Mapping[str, object]) -> str:
 
 
 def outcome(record: Record) -> str:
-    """What came of a trial, in one line."""
+    """What came of a trial, in one line: its scores, or the reason why it has none."""
     if record.status == "failed":
-        first = (record.error or "").splitlines()[0]
-        return f"[red]failed[/red]: {first[:120]}".replace("[/red]: [", "[/red]: \\[")
+        lines = (record.error or "").splitlines()
+        return next(filter(str.strip, lines), "no message")[:120]
     scores = record.scores_of()
     if "mean" not in scores:
         return f"{record.status} after {record.steps} steps"

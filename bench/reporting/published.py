@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting.rows import TEST_SELECTED, Leaderboard, Row, Spread
+from bench.reporting.screen import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,11 +64,13 @@ def table(board: Leaderboard) -> Table | None:
     others = reference(board.benchmark)
     if others is None:
         return None
-    shown = Table(title=f"published for {board.benchmark}, and ours", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = Table(
+        title=plain(f"published for {board.benchmark}, and ours"), box=None, padding=(0, 1, 0, 0), pad_edge=False
+    )
     shown.add_column("", no_wrap=True)
     for name in COLUMNS[2:]:
         shown.add_column(name, justify="right")
     for entry in others["rows"]:
         label, _, *cells = _cells(entry, board)
-        shown.add_row(label.replace("block_expansion", "block exp."), *cells)
+        shown.add_row(*map(plain, (label.replace("block_expansion", "block exp."), *cells)))
     return shown
