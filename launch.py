@@ -39,7 +39,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One sentence, exit code 2."""
-        print(f"error: {message}", file=sys.stderr)
+        from bench.spec.text import LONGEST_MESSAGE, printable
+
+        print(f"error: {printable(message)[:LONGEST_MESSAGE]}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -85,27 +87,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_strictly(argv)
     from bench.launching import listing, preflight
     from bench.launching.request import Request
-    from bench.spec import SpecError
+    from bench.spec import SpecError, printable, sentence
 
     if args.list:
-        print(listing.listing())
+        print(printable(listing.listing(), keep="\n"))
         return 0
     try:
         launch = preflight.prepare(Request.parsed(args))
         if args.dry_run:
             from bench.launching import plans
 
-            print(plans.describe(launch))
+            print(printable(plans.describe(launch), keep="\n"))
             return 0
         from bench.launching import study
 
         return study.run(launch)
-    except SpecError as error:
-        parser.error(str(error))
+    except BrokenPipeError:
+        raise
+    except (SpecError, OSError) as error:
+        parser.error(sentence(error))
     except KeyboardInterrupt:
         print("interrupted; the records of finished trials are kept: the same command goes on from them", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from bench.launching.command import exit_code
+
+    sys.exit(exit_code(main))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from bench import checkpoints
@@ -84,15 +84,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "predict":
             return _predict(args.model, args.images)
         return _pretrain(args.out, args.steps)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        from bench.spec import sentence
+
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _say(text: str, *, stream: TextIO | None = None) -> None:
+    """Print lines, in which names from data cannot steer the terminal."""
+    from bench.spec import printable
+
+    print(printable(text, keep="\n"), file=stream)
 
 
 def _list() -> int:
     from bench.launching.listing import listing
 
-    print(listing())
+    _say(listing())
     return 0
 
 
@@ -107,7 +118,7 @@ def _leaderboard(folder: Path) -> int:
     board = build(place.read_records())
     leaderboard.write(board, place)
     leaderboard.show(board, Console())
-    print(f"written to {folder}")
+    _say(f"written to {folder}")
     return 0
 
 
@@ -139,17 +150,17 @@ def _evaluate(record: Path, device: str | None) -> int:
     folder = LaunchFolder.holding(record).evaluation / record.stem
     checkpoints.write_evaluation(again, folder)
     width = max(map(len, again.pairs))
-    print(f"{'':<{width}}{'now':>9}{'record':>9}")
+    _say(f"{'':<{width}}{'now':>9}{'record':>9}")
     for name, (now, recorded) in again.pairs.items():
-        print(f"{name:<{width}}{now:>9.3f}{recorded:>9.3f}")
-    print(f"largest deviation from the record: {again.deviation:g} points, measured on {again.device.type}")
-    print(f"accuracy by class and confusion matrix: {folder}")
+        _say(f"{name:<{width}}{now:>9.3f}{recorded:>9.3f}")
+    _say(f"largest deviation from the record: {again.deviation:g} points, measured on {again.device.type}")
+    _say(f"accuracy by class and confusion matrix: {folder}")
     if again.deviation == 0:
         return 0
     if not again.comparable:
-        print("(the record was made on another kind of device, where sums may round differently)")
+        _say("(the record was made on another kind of device, where sums may round differently)")
         return 0
-    print(f"error: {record} says something else, on the same kind of device: see above", file=sys.stderr)
+    _say(f"error: {record} says something else, on the same kind of device: see above", stream=sys.stderr)
     return 1
 
 
@@ -158,15 +169,17 @@ def _export(args: argparse.Namespace) -> int:
         raise ValueError("say where to with --out FILE, with --mlflow-model NAME, or with both")
     from bench import checkpoints
 
+    if args.out is not None:
+        checkpoints.check_out(args.out)
     merged = checkpoints.merge(_record(args))
     if args.out is not None:
         lines = checkpoints.export(merged, args.out)
-        print(f"written to {args.out}; load it with timm alone:\n")
-        print("\n".join(lines))
+        _say(f"written to {args.out}; load it with timm alone:\n")
+        _say("\n".join(lines))
     if args.mlflow_model is not None:
         lines = _register(merged, _store(args), args.mlflow_model)
-        print(f"registered in MLflow as {args.mlflow_model}; load it with MLflow and torch alone:\n")
-        print("\n".join(lines))
+        _say(f"registered in MLflow as {args.mlflow_model}; load it with MLflow and torch alone:\n")
+        _say("\n".join(lines))
     return 0
 
 
@@ -190,9 +203,10 @@ def _predict(model: Path, images: Sequence[str]) -> int:
 
     for prediction in checkpoints.predict(model, images):
         ranked = zip(prediction.classes, prediction.percent, strict=True)
-        print(f"{printable(prediction.image)}: {', '.join(f'{name} {percent:.1f} %' for name, percent in ranked)}")
+        said = f"{prediction.image}: {', '.join(f'{name} {percent:.1f} %' for name, percent in ranked)}"
+        _say(printable(said))  # a picture is a line, whatever its classes are called
     if left_out := checkpoints.pictures(images).left_out:
-        print(f"left out: {data.describe(left_out)}", file=sys.stderr)
+        print(f"left out: {printable(data.describe(left_out))}", file=sys.stderr)
     return 0
 
 
@@ -203,10 +217,12 @@ def _pretrain(out: Path, steps: int | None) -> int:
 
     recipe = Recipe() if steps is None else Recipe(steps=steps)
     facts = pretrain_tiny(out=out, recipe=recipe, track=track(range(recipe.steps), description="pre-training"))
-    print(f"k-NN accuracy on the source: {facts['knn']}")
-    print(f"written to {out}")
+    _say(f"k-NN accuracy on the source: {facts['knn']}")
+    _say(f"written to {out}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from bench.launching.command import exit_code
+
+    sys.exit(exit_code(main))

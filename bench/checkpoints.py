@@ -11,22 +11,25 @@ import dataclasses
 import glob
 import io
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Json, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench import data, methods, models, records
+from bench import data, folder, methods, models, records
 from bench.measuring import Meter, map_images
 from bench.models import Preprocess, Setting
 from bench.readings import Reading
 from bench.records import Record
-from bench.spec import Backbone, SpecError
+from bench.spec import Backbone, SpecError, Trial, explain
 from bench.vit import Vit
 
 NAMED_CLASSES = 40
@@ -103,6 +106,22 @@ def device_for(record: Record, asked: str | None) -> torch.device:
     return torch.device(asked or recorded)
 
 
+def _restored(path: Path) -> tuple[Record, Trial, Vit]:
+    record, weights = folder.trained(path)
+    try:
+        Trial.model_validate_json(json.dumps(record.config))
+    except ValidationError as error:
+        raise ValueError(f"{path}: config is not a trial's: {explain(error, Trial)}") from None
+    try:
+        return models.load(path)
+    except (KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{weights} does not hold the tensors of {record.trial} ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
 def evaluate(path: Path, device: str | None = None) -> Evaluation:
     """Measure target test accuracy and source retention of a confirmed trial again.
 
@@ -111,9 +130,9 @@ def evaluate(path: Path, device: str | None = None) -> Evaluation:
         device: ``cpu`` or ``cuda``; by default the record's.
 
     Raises:
-        ValueError: see :func:`bench.models.load` and :func:`device_for`.
+        ValueError: it is no record, its tensors were not kept or are damaged; or see :func:`device_for`.
     """
-    record, spec, vit = models.load(path)
+    record, spec, vit = _restored(path)
     setting = Setting.of(spec, device_for(record, device))
     vit = vit.to(setting.device)
     meter, target = Meter(spec, setting), setting.target
@@ -148,6 +167,7 @@ def _draw_confusion(again: Evaluation, path: Path) -> None:
     image = axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="percent of the class")
     axes.set(xlabel="predicted class", ylabel="true class", title=again.record.trial)
+    axes.title.set_parse_math(False)
     if named:
         axes.set_xticks(range(count), again.classes, rotation=90, parse_math=False)
         axes.set_yticks(range(count), again.classes, parse_math=False)
@@ -188,13 +208,29 @@ class Merged:
         return self.preprocess(self.target.test.take(torch.arange(2)))
 
 
+def check_out(out: Path) -> None:
+    """Refuse a file that cannot be written to, before a model is built for it; its folder is made if need be.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            strange = out.exists() and not out.is_file()
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be written to: {error.strerror}") from None
+    if strange:
+        raise ValueError(f"--out {out} cannot be written to: it is no regular file")
+
+
 def merge(path: Path) -> Merged:
     """A confirmed trial's model, see :class:`Merged`.
 
     Raises:
-        ValueError: see :func:`bench.models.load`; or what the method trains cannot be merged.
+        ValueError: as for :func:`evaluate`; or what the method trains cannot be merged.
     """
-    record, spec, vit = models.load(path)
+    record, spec, vit = _restored(path)
     method = methods.load(spec.method, **spec.fields)
     if not method.mergeable:
         raise ValueError(f"{path}: what {spec.method} trains cannot be merged into plain timm modules")
@@ -212,9 +248,9 @@ def export(merged: Merged, out: Path) -> Sequence[str]:
     Raises:
         ValueError: the file cannot be written.
     """
+    check_out(out)
     weights = {name: value.contiguous() for name, value in merged.model.state_dict().items()}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, out, metadata=merged.facts)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"--out {out} cannot be written to: {error}") from None
@@ -242,13 +278,16 @@ def predict(model: Path, images: Sequence[str | Path], *, top: int = 5) -> Itera
         images: picture files, folders of them, or patterns such as ``holiday/*.jpg``.
 
     Raises:
-        ValueError: the model was not made by :func:`export`, there is no such picture, or it cannot be read.
+        ValueError: the model was not made by :func:`export` or gives no probabilities; there is no such picture, or it
+            cannot be read.
     """
     vit, preprocess, names = _load_export(model)
     files = pictures(images).pictures
     for paths in (files[start : start + BATCH] for start in range(0, len(files), BATCH)):
         with torch.inference_mode():
             probabilities = vit(preprocess.of_files(paths)).softmax(1)
+        if not probabilities.isfinite().all():
+            raise ValueError(f"{model} gives no probabilities: its weights are damaged, or its training diverged")
         best = probabilities.topk(min(top, len(names)), dim=1)
         for path, labels, shares in zip(paths, best.indices.tolist(), best.values.tolist(), strict=True):
             yield Prediction(path, tuple(names[label] for label in labels), tuple(100 * share for share in shares))
@@ -276,7 +315,30 @@ def pictures(images: Sequence[str | Path]) -> data.Listing:
             raise SpecError(missing)
         every.pictures.extend(own)
         every.left_out.update(left_out)
+    if strange := next((file for file in every.pictures if not file.is_file()), None):  # a pipe would be waited for
+        raise SpecError(f"{strange} is no picture: it is {'a folder' if strange.is_dir() else 'no regular file'}")
     return every
+
+
+class Facts(BaseModel):
+    """What an export says of itself, checked; :attr:`Merged.facts` writes it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    record: str
+    backbone: Json[Backbone]
+    depth: int
+    num_classes: int
+    class_names: Json[tuple[str, ...]]
+    preprocess: Json[Preprocess]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"it has {self.num_classes} classes and {len(self.class_names)} names of classes")
+        if not (len(self.preprocess.mean) == len(self.preprocess.std) == 3 and 0 not in self.preprocess.std):
+            raise ValueError("preprocess needs mean and std of three channels, no std of which is 0")
+        return self
 
 
 def _load_export(model: Path) -> tuple[Vit, Preprocess, Sequence[str]]:
@@ -284,12 +346,33 @@ def _load_export(model: Path) -> tuple[Vit, Preprocess, Sequence[str]]:
         raise ValueError(f"there is no model {model}; python -m bench export makes one")
     try:
         with safe_open(model, framework="pt") as file:
-            facts = file.metadata() or {}
-        backbone = Backbone.model_validate_json(facts["backbone"])
-        vit = models.plain(backbone, num_classes=int(facts["num_classes"]), depth=int(facts["depth"]))
+            facts = Facts.model_validate(file.metadata() or {})
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        _check_shapes(facts, shapes)
+        vit = models.plain(facts.backbone, num_classes=facts.num_classes, depth=facts.depth)
         vit.load_state_dict(load_file(model))
-        names: Sequence[str] = json.loads(facts["class_names"])
-        preprocess = Preprocess(**json.loads(facts["preprocess"]))
-    except (KeyError, OSError, RuntimeError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{model} was not written by python -m bench export ({error})") from None
-    return vit.eval(), preprocess, names
+    except ValidationError as error:
+        raise ValueError(f"{model} was not written by python -m bench export: {explain(error, Facts)}") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{model} was not written by python -m bench export ({_first_line(error)})") from None
+    return vit.eval(), facts.preprocess, facts.class_names
+
+
+def _check_shapes(facts: Facts, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse facts that are not those of the tensors, before a model of any size is built after them.
+
+    Raises:
+        RuntimeError: as torch says it of tensors that do not fit.
+    """
+    blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
+    classes = shapes.get("head.weight", (0,))[0]
+    if (len(blocks), classes) != (facts.depth, facts.num_classes):
+        raise RuntimeError(
+            f"it says {facts.depth} blocks and {facts.num_classes} classes, and holds {len(blocks)} and {classes}"
+        )
+    with torch.device("meta"):
+        expected = models.plain(facts.backbone, num_classes=facts.num_classes, depth=facts.depth).state_dict()
+    if wrong := [name for name, value in expected.items() if shapes.get(name) != tuple(value.shape)]:
+        raise RuntimeError(f"its {wrong[0]} is not that of a {facts.backbone}")
+    if facts.preprocess.size != models.preprocess(facts.backbone).size:
+        raise RuntimeError(f"a {facts.backbone} does not take pictures of {facts.preprocess.size} pixels")

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from bench.models import CPU, TINY, TINY_ARCHITECTURE, TINY_PREPROCESS, plain
 from bench.readings import HEADLINE_K
 from bench.vit import Vit
 
+MOST = 1_000_000
+"""Optimizer steps; the recipe has 1,600."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -41,6 +45,10 @@ class Recipe:
     temperature: float = 0.2
     ema: float = 0.99
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MOST:
+            raise ValueError(f"steps = {self.steps} must be from 1 to {MOST:,}")
 
 
 def pretrain(recipe: Recipe, *, track: Iterable[int] | None = None) -> Vit:
@@ -119,10 +127,17 @@ def pretrain_tiny(*, out: Path, recipe: Recipe | None = None, track: Iterable[in
 
     Returns:
         What ``tiny.json`` says: recipe, checksums, k-NN accuracies in percent.
+
+    Raises:
+        ValueError: the folder cannot be written to, which is found before anything is trained.
     """
     recipe = recipe or Recipe()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written to: {error.strerror}") from None
     vit = pretrain(recipe, track=track)
-    out.mkdir(parents=True, exist_ok=True)
     weights = out / "tiny.safetensors"
     save_file({key: value.half() for key, value in vit.state_dict().items()}, weights)
     vit.load_state_dict({key: value.half().float() for key, value in vit.state_dict().items()})

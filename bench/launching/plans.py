@@ -10,6 +10,7 @@ import torch
 from bench import data, methods, models, training
 from bench.launching import studies
 from bench.launching.launch import Launch
+from bench.reporting.mlflow_store import without_password
 from bench.spec import Benchmark, Phase, Space, SpecError, Study, Suite, Trial, Value, readable
 from bench.vit import as_module
 
@@ -25,7 +26,7 @@ def describe(launch: Launch) -> str:
             *_images(launch.benchmark),
             f"Resources: {where}",
             f"Results:   {launch.folder.path}",
-            f"MLflow:    {launch.tracking_uri}",
+            f"MLflow:    {without_password(launch.tracking_uri)}",
             "Nothing was started (--dry-run).",
         ]
     )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records
 from bench.folder import LaunchFolder
-from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store
+from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store, without_password
+from bench.spec import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,18 +30,18 @@ def fetch(uri: str, run_id: str, folder: LaunchFolder) -> Path:
         The record's file.
 
     Raises:
-        ValueError: there is no such store or run, or it is no trial's.
+        ValueError: there is no such store or run, it is no trial's, or it holds something else.
     """
     check(uri)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise ValueError(f"there is no MLflow store {uri}; name the run's store with --tracking-uri")
+        raise ValueError(f"there is no MLflow store {without_password(uri)}; name the run's store with --tracking-uri")
     client = open_store(uri)
     from mlflow.exceptions import MlflowException
 
     try:
         held = {artifact.path for artifact in client.list_artifacts(run_id)}
     except MlflowException:
-        raise ValueError(f"there is no run {run_id} in {uri}") from None
+        raise ValueError(f"there is no run {run_id} in {without_password(uri)}") from None
     if RECORD not in held:
         raise ValueError(
             f"run {run_id} holds no record: name the run of a trial that has ended, a child of its launch's"
@@ -48,9 +49,12 @@ def fetch(uri: str, run_id: str, folder: LaunchFolder) -> Path:
     folder.path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.path) as place:
         record = records.read(Path(client.download_artifacts(run_id, RECORD, place)))
-        for artifact in client.list_artifacts(run_id, CHECKPOINTS):
-            file = Path(client.download_artifacts(run_id, artifact.path, place))
-            folder.keep_tensors(file.stem, file.read_bytes())
+        tensors = f"{CHECKPOINTS}/{folder.checkpoint(record.trial).name}"
+        kept = {artifact.path for artifact in client.list_artifacts(run_id, CHECKPOINTS)}
+        if strange := kept - {tensors}:
+            raise ValueError(f"run {run_id} holds tensors that are not those of its record: {shown(min(strange))}")
+        for name in kept:
+            folder.keep_tensors(record.trial, Path(client.download_artifacts(run_id, name, place)).read_bytes())
     return record.write(folder.records)
 
 
@@ -83,7 +87,7 @@ def register(uri: str, name: str, wanted: Registration, *, experiment: str, run_
     Raises:
         ValueError: the name or the store cannot be used.
     """
-    if not name or set(name) & set("/:"):
+    if not name or set(name) & set("/:") or not name.isprintable():
         raise ValueError(f"--mlflow-model {name!r} cannot be a name of a registered model: leave out '/' and ':'")
     check(uri)
     client = open_store(uri)
@@ -104,7 +108,7 @@ def register(uri: str, name: str, wanted: Registration, *, experiment: str, run_
         )
     return [
         "import mlflow",
-        f"mlflow.set_tracking_uri({uri!r})",
+        f"mlflow.set_tracking_uri({without_password(uri)!r})",
         f"model = mlflow.pytorch.load_model('models:/{name}/{info.registered_model_version}')",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -28,6 +29,11 @@ def default_uri(results: Path) -> str:
     return f"sqlite:///{results.absolute() / 'mlflow.db'}"
 
 
+def without_password(uri: str) -> str:
+    """A store's address as it may be shown: without the password that it may hold."""
+    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", uri)
+
+
 def check(uri: str, *, timeout: float = 3.0) -> None:
     """Refuse a store that cannot be written to, before anything is computed.
 
@@ -40,7 +46,7 @@ def check(uri: str, *, timeout: float = 3.0) -> None:
     elif parts.scheme.startswith("sqlite"):
         _check_file(uri, Path(uri.partition(":///")[2]).absolute())
     elif not parts.scheme.startswith(("postgresql", "mysql", "mssql", "file", "databricks")):
-        raise ValueError(f"{uri!r} is no MLflow store; write sqlite:///file.db or http://host:port")
+        raise ValueError(f"{without_password(uri)!r} is no MLflow store; write sqlite:///file.db or http://host:port")
 
 
 def _check_file(uri: str, file: Path) -> None:
@@ -61,7 +67,9 @@ def _check_server(uri: str, timeout: float) -> None:
             return
     except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
-        raise ValueError(f"there is no MLflow server at {uri} ({reason}); start one, or leave the option out") from None
+        raise ValueError(
+            f"there is no MLflow server at {without_password(uri)} ({reason}); start one, or leave the option out"
+        ) from None
 
 
 def open_store(uri: str) -> MlflowClient:
