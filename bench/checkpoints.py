@@ -353,7 +353,7 @@ def _load_export(model: Path) -> tuple[Vit, Preprocess, Sequence[str]]:
         vit.load_state_dict(load_file(model))
     except ValidationError as error:
         raise ValueError(f"{model} was not written by python -m bench export: {explain(error, Facts)}") from None
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (AssertionError, OSError, RuntimeError, SafetensorError, SpecError, TypeError) as error:  # timm asserts, too
         raise ValueError(f"{model} was not written by python -m bench export ({_first_line(error)})") from None
     return vit.eval(), facts.preprocess, facts.class_names
 

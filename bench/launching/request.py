@@ -15,7 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from bench.launching.changes import Change, assignment
-from bench.spec import Backbone, LaunchOptions, SourceData, SpecError, Study, TargetData, parse, readable
+from bench.spec import Backbone, LaunchOptions, SourceData, SpecError, Study, TargetData, parse, printable, readable
+from bench.spec.parsing import SHOWN
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _refuse_contradictions(changes: Iterable[Change]) -> None:
     for change in changes:
         other = known.setdefault(change.name, change)
         if other.value != change.value:
-            said = f"{readable(other.value)} ({other.said}) and {readable(change.value)} ({change.said})"
+            said = " and ".join(f"{printable(readable(one.value))[:SHOWN]} ({one.said})" for one in (other, change))
             raise SpecError(f"{change.name} cannot be both {said}: give one of them")
 
 

@@ -102,13 +102,17 @@ def _members(title: str, suite: Any) -> dict[str, dict[str, Any]]:
     members: dict[str, dict[str, Any]] = {}
     for entry in suite if isinstance(suite, list) else ():
         pairs = entry.items() if isinstance(entry, dict) else [(entry, {})]
-        members.update({name: own for name, own in pairs if isinstance(name, str) and isinstance(own, dict)})
+        members.update({name: own for name, own in pairs if isinstance(name, str) and _is_changes(own)})
     if not members or len(members) != len(suite):
         raise SpecError(
             f"study {title!r}: suite must be a list of study names, each once and each alone or with what changes in "
             f"it (top_k: {{search.k.choices: [3]}}), not {shown(suite)}"
         )
     return members
+
+
+def _is_changes(own: Any) -> bool:
+    return isinstance(own, dict) and all(isinstance(name, str) for name in own)
 
 
 def _read(name: str, folder: Path) -> dict[str, Any]:
@@ -132,10 +136,12 @@ def _read(name: str, folder: Path) -> dict[str, Any]:
 
 def _fits(document: Mapping[str, Any], path: Sequence[str]) -> bool:
     """Whether a study has the place that a dotted name leads to: fields of one method need not exist in another's."""
+    searched, method = document.get("search"), document.get("method")
     if path[0] == "search" and len(path) > 1:
-        return path[1] in (document.get("search") or {})
+        return isinstance(searched, dict) and path[1] in searched
     if path[0] == "fixed" and len(path) > 1:
-        return path[1] in TrainConfig.model_fields or path[1] in methods.fields(document["method"])
+        known = isinstance(method, str) and method in methods.names()  # else that is said when the study is parsed
+        return path[1] in TrainConfig.model_fields or not known or path[1] in methods.fields(str(method))
     return True
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import launch
 from bench import __main__, data, models
+from bench.launching import command
 from bench.records import Record
 from bench.spec import Backbone
 from tests.contract.test_folders import classes
@@ -317,3 +318,48 @@ def test_bad_commands_of_bench_exit_2(call: Call, arguments: list[str]) -> None:
 )
 def test_what_cannot_be_set_is_said(call: Call, setting: str, said: str) -> None:
     assert said in refused(call, "--study", "lora", "--set", setting)
+
+
+@pytest.mark.parametrize("main", [launch.main, __main__.main], ids=["launch.py", "bench"])
+def test_a_reader_that_has_seen_enough_ends_it_without_a_word(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        asked = ["--list"] if main is launch.main else ["list"]
+        assert command.exit_code(lambda: main(asked)) == 141
+        print("what is still written is lost", file=closed)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--study", "x" * 5000], "unknown study 'xxx"),
+        (["--study", "caf\udce9.yaml"], "unknown study "),
+        (["--study", "linear", "--benchmark", f"folder:{'x' * 5000}"], "is longer than 200 bytes"),
+        (["--study", "linear", "--benchmark", "folder:caf\udce9"], "holds control characters"),
+        (["--study", "linear", "--benchmark", "folder:a\nb"], "holds control characters"),
+        (["--study", "linear", "--results", "x" * 300], "cannot be written to: File name too long"),
+        (["--study", "linear", "--target", "\x1b[2J"], "the name 'tiny-target-\\x1b[2J' holds control"),
+        (["--study", "\x1b[2J"], "unknown study '\\x1b[2J'"),
+        (["--study", "linear", "--set", "x" * 10**5], "must have the form name=value"),
+        (["\x1b[2J"], "unknown argument "),
+    ],
+)
+def test_strange_names_end_in_one_short_sentence(call: Call, arguments: list[str], said: str) -> None:
+    message = refused(call, *arguments)
+    assert said in message
+    assert message.isprintable()
+    assert len(message) < 2100
+
+
+def test_errors_of_files_are_sentences_too(
+    tmp_path: Path, call: Call, paper_records: Callable[..., list[Record]]
+) -> None:
+    for record in paper_records():
+        record.write(tmp_path / "records")
+    (tmp_path / "leaderboard.md").mkdir()
+    assert "leaderboard.md" in complaint(call(__main__.main, "leaderboard", "."))

@@ -77,3 +77,22 @@ def test_a_store_that_can_be_used_is_accepted(tmp_path: Path) -> None:
     mlflow_store.check(mlflow_store.default_uri(tmp_path))
     assert mlflow_store.default_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://me:pass@word@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("http://me:secret@127.0.0.1:9", "http://me:***@127.0.0.1:9"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////a:b@c/mlflow.db", "sqlite:////a:b@c/mlflow.db"),
+    ],
+)
+def test_a_password_is_not_shown(uri: str, shown: str) -> None:
+    assert mlflow_store.without_password(uri) == shown
+
+
+def test_a_refusal_does_not_show_it_either() -> None:
+    with pytest.raises(ValueError, match=r"http://me:\*\*\*@127.0.0.1:9") as caught:
+        mlflow_store.check("http://me:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)

@@ -317,6 +317,24 @@ def test_a_run_gives_back_its_record_and_its_trained_tensors(store: Path, tmp_pa
     assert not (tmp_path / "no.db").exists()
 
 
+def test_nothing_of_a_run_is_written_elsewhere(store: Path, tmp_path: Path, record: Make) -> None:
+    tracker = opened(store)
+    for name in ("a", "b"):
+        tracker.trial_finished(record(trial=name))
+    tracker.close()
+    _, children = runs(store)
+    client, uri, place = MlflowClient(default_uri(store)), default_uri(store), tmp_path / "x" / "y" / "fetched"
+    values = json.loads(artifact(children["a"], "record.json").read_text())
+    client.log_text(
+        children["a"].info.run_id, json.dumps({**values, "trial": "../../../out", "config": {}}), "record.json"
+    )
+    client.log_text(children["b"].info.run_id, "tensors", "checkpoints/other.safetensors")
+    for name, said in (("a", "is a path, not a name"), ("b", "tensors that are not those of its record: .*other")):
+        with pytest.raises(ValueError, match=said):
+            fetch(uri, children[name].info.run_id, LaunchFolder(place))
+    assert [path for path in (tmp_path / "x").rglob("*") if path.is_file()] == []
+
+
 def test_more_points_than_one_request_takes(store: Path, record: Make) -> None:
     tracker = opened(store)
     tracker.trial_started("a", TRIAL, TAGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,3 +98,15 @@ def test_views_differ_and_keep_their_shape() -> None:
     assert first.shape == images.shape
     assert torch.isfinite(first).all()
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 10**12])
+def test_steps_that_nobody_means_are_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"steps = {steps} must be from 1 to 1,000,000"):
+        pretrain.Recipe(steps=steps)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="file/below cannot be written to: Not a directory"):
+        pretrain.pretrain_tiny(out=tmp_path / "file" / "below")

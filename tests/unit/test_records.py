@@ -243,3 +243,97 @@ def test_a_headline_that_contradicts_its_k_is_named(tmp_path: Path, record: Make
     path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=rf"{path.name} is not a record: .*top1 = .* contradicts k=20 top1"):
         records.read(path)
+
+
+@pytest.mark.parametrize("name", ["trial", "study", "benchmark"])
+@pytest.mark.parametrize("value", ["../../x", "/tmp/x", "..", ".", "", "a\\b", "a\nb", "\x1b[2J", "x" * 201])
+def test_a_name_that_is_no_name_is_refused(tmp_path: Path, record: Make, name: str, value: str) -> None:
+    values = {**record().model_dump(), "config": {}, name: value}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"mine.json is not a record: {name}: .*the name ") as caught:
+        records.read(path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("value", ["folder-birds", "Meine Vögel", "a.b", "x" * 200])
+def test_names_from_own_folders_are_names(tmp_path: Path, record: Make, value: str) -> None:
+    made = record(trial=value, study=value, benchmark=value, variants={value: (90.0, 85.0)})
+    assert records.read(made.write(tmp_path)) == made
+
+
+def test_a_variant_is_called_by_a_name(record: Make) -> None:
+    with pytest.raises(ValidationError, match="variant"):
+        record(variants={"../x": (90.0, 85.0)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("folder", "a folder"),
+        ("pipe", "no regular file"),
+        ("link", "missing"),
+        ("binary", "no text in UTF-8"),
+        ("large", "larger than"),
+    ],
+)
+def test_what_is_no_file_of_text_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    path = tmp_path / "mine.json"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("nowhere")
+    else:
+        monkeypatch.setattr(records, "MOST", 4)
+        path.write_bytes(b"\xff\xfe" if kind == "binary" else b"12345")
+    with pytest.raises(ValueError, match=rf"mine.json is not a record: it is .*{said}"):
+        records.read(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("mean",), 10**400, "64 bits"),
+        (("details", "x"), [{"y": -(10**19)}], "64 bits"),
+        (("hyperparameters", "rank"), 10**30, "64 bits"),
+        (("steps",), -1, "greater than or equal to 0"),
+        (("config", "benchmark"), 3, "config.benchmark = 3: it must be a dict"),
+        (("provenance", "hardware"), {"devices": 3}, "provenance.hardware.devices = 3: it must be a list"),
+    ],
+)
+def test_values_that_nothing_here_can_take_are_named(
+    tmp_path: Path, record: Make, place: tuple[str, ...], value: Any, said: str
+) -> None:
+    path = record().write(tmp_path)
+    values = json.loads(path.read_text())
+    *way, last = place
+    inner = values
+    for name in way:
+        inner = inner[name]
+    inner[last] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"{path.name} is not a record: .*{said}"):
+        records.read(path)
+
+
+@pytest.mark.parametrize("details", [3, "x", [1], {"images": 3}, {"knn": {"x": 1}}])
+def test_damaged_details_of_schema_1_are_named(tmp_path: Path, record: Make, details: Any) -> None:
+    values = {**record().model_dump(), "schema_version": 1, "details": details}
+    del values["readings"]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"old.json is not a record: "):
+        records.read(path)
+
+
+def test_the_umask_says_who_may_read(tmp_path: Path, record: Make) -> None:
+    before = os.umask(0o077)
+    try:
+        path = record().write(tmp_path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
