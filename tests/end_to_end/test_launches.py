@@ -34,7 +34,7 @@ class Launch:
         file = folder / "small.yaml"
         file.write_text(STUDY)
         command = [sys.executable, "launch.py", "--study", str(file), "--results", str(results)]
-        command += ["--target", pictures, "--source", pictures, "--source-per-class", "5"]
+        command += ["--target", pictures, "--source", pictures, "--source-per-class", "8"]
         self.process = start([*command, "--set", "train.batch_size=8", *arguments], **process)
         self.results = results
 

@@ -235,7 +235,7 @@ def test_a_scheduler_stops_trials_that_do_not_promise_much(launched: Launch, tmp
         "train: {steps: 120, val_every: 8, schedule: none}\n"
     )
     pictures = f"folder:{classes(tmp_path / 'pictures')}"
-    data = ["--target", pictures, "--source", pictures, "--source-per-class", "5", "--set", "train.batch_size=8"]
+    data = ["--target", pictures, "--source", pictures, "--source-per-class", "8", "--set", "train.batch_size=8"]
     done = launched(str(study), tmp_path / "results", *data)
     (folder,) = (tmp_path / "results" / "halving").iterdir()
     assert done.code == 0, done.out

@@ -38,7 +38,7 @@ Make = Callable[..., Trial]
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
     """The embedded backbone on sixty noisy pictures: a trial costs next to nothing."""
     name = f"folder:{classes(tmp_path_factory.mktemp('pictures'))}"
-    source, target = SourceData(name=name, per_class=5), TargetData(name=name)
+    source, target = SourceData(name=name, per_class=8), TargetData(name=name)
     return benchmarks.get("tiny").model_copy(update={"name": "pictures", "source": source, "target": target})
 
 

@@ -43,12 +43,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="*", metavar="NAME", help="only these")
     parser.add_argument("--rates", nargs="*", type=float, default=RATES, metavar="LR", help="default: 1e-5 to 1")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0], metavar="SEED", help="default: 0")
+    parser.add_argument("--draw", type=Path, metavar="PNG", help="measure nothing: draw the curves of the file")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what the file does not hold yet."""
     args = arguments().parse_args(argv)
+    if args.draw:
+        draw(args.out, args.draw)
+        return 0
     torch.set_num_threads(1)
     changes = [assignment(text) for text in args.set]
     own = {change.name: change.value for change in changes if change.path[0] in benchmarks.PARTS}
@@ -91,6 +95,40 @@ def _lines(benchmark: Benchmark, args: argparse.Namespace, known: set[tuple[str,
 def _trial(benchmark: Benchmark, method: str, values: Mapping[str, Any], seed: int) -> Trial:
     study = studies.load(method).studies[0].model_copy(update={"rows": ()})
     return make_trial(study, benchmark, values, launch="rates", label="rate", seed=seed, phase="search")
+
+
+def draw(table: Path, picture: Path) -> None:
+    """Target and source accuracy over the learning rate, a panel a method, with the range that its study searches."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    with table.open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["target"]]
+    figure, panels = pyplot.subplots(3, 3, figsize=(11, 8), dpi=110, sharex=True, sharey=True, layout="constrained")
+    for axes, (method, row) in zip(panels.flat, ROWS, strict=True):
+        named = " ".join(f"{name}={value}" for name, value in row.items())
+        space = studies.load(method).studies[0].search["lr"]
+        axes.axvspan(space.low, space.high, color="0.92", label="searched by default")
+        for colour, backbone in zip(
+            ("#0072b2", "#d55e00"), dict.fromkeys(line["backbone"] for line in lines), strict=False
+        ):
+            own = [
+                line for line in lines if (line["backbone"], line["method"], line["row"]) == (backbone, method, named)
+            ]
+            for quantity, style in (("target", "-o"), ("source", "--s")):
+                points = sorted((float(line["lr"]), float(line[quantity])) for line in own)
+                axes.plot(
+                    *zip(*points, strict=True), style, color=colour, markersize=3, label=f"{quantity}, {backbone}"
+                )
+        axes.set(xscale="log", ylim=(0, 100), title=f"{method} {named}".rstrip())
+        axes.grid(alpha=0.25)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=9)
+    figure.supxlabel("learning rate")
+    figure.supylabel("accuracy on validation data (%)")
+    figure.savefig(picture, metadata={"Software": None})
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -58,14 +58,13 @@ class Work:
             "precision": self.precision,
             "crop_min": CROP_MIN,
             "flip": "true",
-            "lr": 0.01,
         }
         overrides = [f"train.{name}={value}" for name, value in settings.items()]
         study = studies.load(method, overrides=overrides).studies[0]
         return make_trial(
             study.model_copy(update={"rows": ()}),
             self.benchmark,
-            METHODS[method],
+            {**METHODS[method], "lr": 0.01},
             launch="perf",
             label="perf",
             seed=0,

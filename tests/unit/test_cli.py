@@ -338,9 +338,9 @@ def test_a_reader_that_has_seen_enough_ends_it_without_a_word(
     ("arguments", "said"),
     [
         (["--study", "x" * 5000], "unknown study 'xxx"),
-        (["--study", "caf\udce9.yaml"], "unknown study "),
+        (["--study", "caf\udce9.yaml"], "caf\\xe9.yaml is not UTF-8"),
         (["--study", "linear", "--benchmark", f"folder:{'x' * 5000}"], "is longer than 200 bytes"),
-        (["--study", "linear", "--benchmark", "folder:caf\udce9"], "holds control characters"),
+        (["--study", "linear", "--benchmark", "folder:caf\udce9"], "caf\\xe9 is not UTF-8"),
         (["--study", "linear", "--benchmark", "folder:a\nb"], "holds control characters"),
         (["--study", "linear", "--results", "x" * 300], "cannot be written to: File name too long"),
         (["--study", "linear", "--target", "\x1b[2J"], "the name 'tiny-target-\\x1b[2J' holds control"),

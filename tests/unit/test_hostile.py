@@ -313,7 +313,7 @@ def test_no_pipe_is_waited_for(picture: Path, tmp_path: Path) -> None:
     model = picture.with_name("model.safetensors")
     model.write_bytes(save(WEIGHTS, FACTS))
     for images in ([pipe], [tmp_path], [tmp_path / "*.png"]):
-        with pytest.raises(ValueError, match=r"a\.png is no picture: it is no regular file"):
+        with pytest.raises(ValueError, match=r"no regular file"):
             list(checkpoints.predict(model, images))
     with pytest.raises(ValueError, match="there is no model"):
         list(checkpoints.predict(pipe, [picture]))

@@ -73,7 +73,7 @@ def test_a_launch_that_ended_is_moved_aside(tmp_path: Path, record: Make) -> Non
     ("changes", "said"),
     [
         (["trials=5"], "study.linear.trials was 12 and is 5"),
-        (["search.lr.high=0.5"], "study.linear.search.lr.high was 1.0 and is 0.5"),
+        (["search.lr.high=0.5"], "study.linear.search.lr.high was 10.0 and is 0.5"),
         (["seeds=[4]"], "study.linear.seeds was [0, 1, 2] and is [4]"),
         (["source.per_class=30"], "benchmark.source.per_class was None and is 30"),
     ],

@@ -62,7 +62,7 @@ def test_what_may_not(name: str) -> None:
 def test_controls_are_spelt_out_and_all_else_stays() -> None:
     assert printable("\x1b[31mred\x07\r\n\x9b") == "\\x1b[31mred\\x07\\r\\n\\x9b"
     assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"
-    assert printable("caf\udce9 \u202egnp") == "caf\\udce9 \\u202egnp"
+    assert printable("caf\udce9 \u202egnp") == "caf\\xe9 \\u202egnp"
     for text in ("±★ 鳥 e\u0301", "a\u00a0b", "👩\u200d🔬"):
         assert printable(text) == text
 
