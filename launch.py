@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SpecError, OSError) as error:
         parser.error(sentence(error))
     except KeyboardInterrupt:
-        print("interrupted; the records of finished trials are kept: the same command goes on from them", file=sys.stderr)
+        again = "the same command without --fresh" if args.fresh else "the same command"
+        print(f"interrupted; the records of finished trials are kept: {again} goes on from them", file=sys.stderr)
         return 130
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -143,7 +144,7 @@ CHUNK = 2**20
 def _replace(name: str, put: Callable[[BinaryIO], None]) -> bool:
     """Let a new, sealed file take a name's place."""
     path = root() / name
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # of other machines, too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -313,10 +313,11 @@ class Board:
         """End a trial by its record of an earlier try, with the readings on the way that whoever watches would see."""
         state = self._tickets[ticket]
         if state.watched:
-            steps = sorted({reading.step for reading in record.readings if 0 < reading.step < record.measured_step})
-            for step in steps:
+            before = tuple(reading for reading in record.readings if reading.step == 0)
+            last = record.steps if record.status == "ok" else record.steps + 1
+            for step in sorted({reading.step for reading in record.readings if 0 < reading.step < last}):
                 at_step = tuple(reading for reading in record.readings if reading.step == step)
-                state.readings.append(Point(step, record.steps, {}, at_step))
+                state.readings.append(Point(step, record.steps, {}, (*before, *at_step)))
         state.record = record
         self._events.append(Event("known", ticket, state.trial, record=record))
         self._forget(ticket)

@@ -30,6 +30,9 @@ INDEX = "trial_index"
 FAILED = "failed"
 """Under this key a trial's last result says whether it failed."""
 
+STOPPED = "stopped"
+"""Under this key it says whether it was stopped in an earlier try of the launch."""
+
 CPUS_PER_WATCHER = 0.01
 """Tune's actor of a slot is given so many cores; it needs none, and Ray does not take 0."""
 
@@ -176,8 +179,8 @@ class RowHalving(FIFOScheduler):
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """One that ran to its end stays in play: it can be confirmed. One that failed does not."""
-        if result.get(FAILED, False):
+        """One that ran to its end stays in play: it can be confirmed. One that failed or was stopped does not."""
+        if result.get(FAILED, False) or result.get(STOPPED, False):
             self._in_play[self._row(trial)].discard(trial.trial_id)
         self._halvings[self._row(trial)].on_trial_complete(tune_controller, trial, result)
 
@@ -287,7 +290,12 @@ class PooledTrial(tune.Trainable):
             self._seen += 1
             return {"step": point.step, **_metric(self._objective, scores(point.readings))}
         assert record is not None
-        ended = {"step": record.steps, "done": True, FAILED: record.status == "failed"}
+        ended = {
+            "step": record.steps,
+            "done": True,
+            FAILED: record.status == "failed",
+            STOPPED: record.status == "stopped",
+        }
         return {**ended, **_metric(self._objective, record.scores)}
 
     def cleanup(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,14 @@ from bench.records import Record, read, write_atomically
 PACKAGE = Path(__file__).parent.parent
 NO_NUMBERS = ("reporting", "__main__.py")
 """A change of these parts of the code changes no record."""
+
+CHANGED = {
+    "code": "the code has changed",
+    "weights": "the file of weights has changed",
+    "files.source": "files of the source have changed",
+    "files.target": "files of the target have changed",
+}
+"""How to say that something is different whose values nobody reads."""
 
 COMPUTING = ("torch", "torchvision", "timm", "peft", "optuna", "numpy", "scikit-learn", "pillow")
 """A change of the version of these packages may change a number."""
@@ -48,8 +57,8 @@ def begin(launch: Launch, *, workers: int) -> Begun:
     difference = earlier and _difference(earlier["asked"], asked)
     if earlier is None or earlier["ended"] or difference or launch.options.fresh:
         place, said = folder.put_aside(), ""
-        if place is not None and difference and not earlier["ended"]:  # type: ignore[index] # there is a difference
-            said = f"starting anew: {difference}; the unfinished launch was moved to {place}"
+        if place is not None and earlier is not None and not earlier["ended"]:
+            said = f"starting anew: {difference or '--fresh'}; the unfinished launch was moved to {place}"
         begun = Begun(uuid.uuid4().hex, said=said)
     else:
         known = _known(folder)
@@ -81,9 +90,14 @@ def _earlier(folder: LaunchFolder) -> dict[str, Any] | None:
 def _asked(launch: Launch, workers: int) -> dict[str, Any]:
     """Everything that the launch's records depend on."""
     studies = {study.name: study.model_dump(mode="json") for study in launch.suite.studies}
+    benchmark = launch.benchmark
+    files = {"source": _listed(benchmark.source.name), "target": _listed(benchmark.target.name)}
     values = {
         "study": studies,
-        "benchmark": launch.benchmark.model_dump(mode="json"),
+        "benchmark": benchmark.model_dump(mode="json"),
+        "files": {name: found for name, found in files.items() if found},
+        "weights": _stamp(Path(benchmark.backbone.weights)) if benchmark.backbone.weights else None,
+        "device": "cuda" if launch.plan is not None and launch.plan.gpu else "cpu or cluster",
         "workers": workers,
         "versions": {name: metadata.version(name) for name in COMPUTING},
         "code": _code(),
@@ -95,16 +109,31 @@ def _asked(launch: Launch, workers: int) -> dict[str, Any]:
 @functools.cache
 def _code() -> str:
     """A digest of the code that records depend on."""
-    files = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in NO_NUMBERS)
+    every = (*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.safetensors"))
+    files = sorted(path for path in every if path.relative_to(PACKAGE).parts[0] not in NO_NUMBERS)
     return cache.digest(part for path in files for part in (str(path.relative_to(PACKAGE)), path.read_bytes()))
+
+
+def _listed(name: str) -> str | None:
+    """A digest of the names, sizes and times of the files of a data set that lies in a folder."""
+    _, colon, folder = name.partition(":")
+    if not colon:
+        return None
+    paths = sorted(Path(place, file) for place, _, files in os.walk(folder) for file in files)
+    return cache.digest(part for path in paths for part in (os.fsencode(path), str(_stamp(path))))
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """Size and time of a file; None if there is none."""
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else None
 
 
 def _difference(before: Any, now: Any, name: str = "") -> str | None:
     """The first field in which two nested values differ, in words."""
     if before == now:
         return None
-    if name == "code":
-        return "the code has changed"
+    if name in CHANGED:
+        return CHANGED[name]
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys([*before, *now]):
             if found := _difference(before.get(key), now.get(key), f"{name}.{key}".lstrip(".")):

@@ -259,8 +259,10 @@ def _check_start(trial: Trial) -> None:
     if trial.train.start_from is None:
         return
     record, weights = trained(Path(trial.train.start_from))
-    other, own = Benchmark.model_validate_json(json.dumps(record.config["benchmark"])), trial.benchmark
-    where = f"start_from = {trial.train.start_from}"
+    where, own = f"start_from = {trial.train.start_from}", trial.benchmark
+    if "benchmark" not in record.config:
+        raise SpecError(f"{where} does not say which benchmark it was trained on: choose another trial")
+    other = Benchmark.model_validate_json(json.dumps(record.config["benchmark"]))
     if other.backbone != own.backbone:
         raise SpecError(f"{where} has the backbone {other.backbone}, not {own.backbone}")
     if other.head_norm != own.head_norm:

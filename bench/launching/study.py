@@ -92,7 +92,8 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
         records = _trials(launch, console, tracker, pool)
         launch.folder.keep_only({record.trial for record in records})
         code = _conclude(launch, records, console, tracker)
-        resume.end(launch, begun, workers=pool.plan.workers)
+        if not any("traceback" in record.details for record in records):  # such trials are tried again
+            resume.end(launch, begun, workers=pool.plan.workers)
         return code
     finally:
         tracker.close()

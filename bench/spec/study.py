@@ -149,8 +149,8 @@ class Study(Frozen):
         for name, value in self.train.items():
             if name in self.search:
                 raise ValueError(
-                    f"train.{name} = {readable(value)} has no effect, as {name} is searched: set search.{name}.choices "
-                    f"to [{readable(value)}], or search.{name}.low and search.{name}.high"
+                    f"train.{name} = {readable(value)} has no effect, as {name} is searched: set "
+                    f"search.{name}={{choices: [{readable(value)}]}}, or search.{name}.low and search.{name}.high"
                 )
             if name in self.fixed:
                 raise ValueError(

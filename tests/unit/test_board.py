@@ -354,17 +354,18 @@ def test_the_board_needs_no_ray() -> None:
 def test_a_trial_whose_record_is_known_is_answered_at_once() -> None:
     """With the readings on the way that whoever watches would have seen, and without a slot."""
     course = [reading for step in (5, 10, 15) for reading in point(step, validated=True).readings]
-    known = ended("a").model_copy(update={"steps": 15, "readings": tuple(course)})
+    before = Reading(step=0, split="val", domain="source", probe="knn", n=10, numbers={"top1": 90.0})
+    known = ended("a").model_copy(update={"steps": 15, "readings": (before, *course)})
 
     async def story(board: Board) -> None:
         await board.know({known.trial: known, "linear-c": ended("c")})
         await board.submit(trial("a"), watched=True)
         await board.submit(trial("b"), watched=True)
         assert told(await board.events()) == [("known", "a", None)]
-        assert [await board.reading("linear-a", index) for index in range(2)] == [
-            (Point(step, 15, {}, point(step, validated=True).readings), known) for step in (5, 10)
-        ]
-        assert await board.reading("linear-a", 2) == (None, known)
+        assert [await board.reading("linear-a", index) for index in range(3)] == [
+            (Point(step, 15, {}, (before, *point(step, validated=True).readings)), known) for step in (5, 10, 15)
+        ]  # it was stopped at its last reading
+        assert await board.reading("linear-a", 3) == (None, known)
         await board.release("linear-a")
         ticket, given = await board.take(0)  # type: ignore[misc]
         assert given.id == "linear-b"

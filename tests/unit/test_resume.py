@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from bench.launching.changes import assignment
 from bench.launching.launch import Launch
 from bench.launching.request import Request
 from bench.records import Record
+from tests.contract.test_folders import classes
 
 Make = Callable[..., Record]
 
@@ -103,6 +105,30 @@ def test_what_computes_otherwise_is_not_mixed(tmp_path: Path, what: str, monkeyp
     said = resume.begin(launch(tmp_path), workers=2 if what == "workers" else 1).said
     expected = {"workers": "workers was 1 and is 2", "versions": "versions.torch was ", "code": "the code has changed"}
     assert said.startswith(f"starting anew: {expected[what]}")
+
+
+@pytest.mark.parametrize("what", ["a picture more", "a picture changed", "other weights"])
+def test_other_files_are_not_mixed(tmp_path: Path, what: str) -> None:
+    pictures = classes(tmp_path / "pictures")
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"1")
+    asked = launch(tmp_path / "r", f"target.name=folder:{pictures}")
+    asked = dataclasses.replace(
+        asked,
+        benchmark=asked.benchmark.model_copy(
+            update={"backbone": asked.benchmark.backbone.model_copy(update={"weights": str(weights)})}
+        ),
+    )
+    first = resume.begin(asked, workers=1)
+    assert resume.begin(asked, workers=1).id == first.id
+    if what == "other weights":
+        weights.write_bytes(b"22")
+    elif what == "a picture more":
+        (pictures / "cat" / "new.png").write_bytes(b"1")
+    else:
+        next(pictures.rglob("*.png")).write_bytes(b"1")
+    said = "the file of weights has changed" if what == "other weights" else "files of the target have changed"
+    assert resume.begin(asked, workers=1).said.startswith(f"starting anew: {said}")
 
 
 def test_where_it_runs_and_what_it_is_shown_with_changes_nothing(tmp_path: Path) -> None:

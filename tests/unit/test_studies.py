@@ -438,7 +438,9 @@ def test_a_start_with_another_backbone_or_without_weights_is_refused(tmp_path: P
 @pytest.mark.parametrize("value", ["0.001", "0,01", "[1]"])
 @pytest.mark.parametrize("study", ["linear", "paper"])
 def test_a_setting_that_the_search_overrules_is_refused(study: str, value: str) -> None:
-    with pytest.raises(SpecError, match=r"train\.lr = .* has no effect, as lr is searched: set search\.lr\.choices to"):
+    with pytest.raises(
+        SpecError, match=r"train\.lr = .* has no effect, as lr is searched: set search\.lr={choices: \["
+    ):
         studies.load(study, overrides=[f"train.lr={value}"])
 
 
