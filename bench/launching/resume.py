@@ -16,6 +16,7 @@ from bench import cache
 from bench.folder import LaunchFolder
 from bench.launching.launch import Launch
 from bench.records import Record, read, write_atomically
+from bench.resources import Plan
 
 PACKAGE = Path(__file__).parent.parent
 NO_NUMBERS = ("reporting", "__main__.py")
@@ -35,45 +36,46 @@ COMPUTING = ("torch", "torchvision", "timm", "peft", "optuna", "numpy", "scikit-
 
 @dataclass(frozen=True)
 class Begun:
-    """A launch that may begin: its id in MLflow, and the records of an earlier try that count, by trial."""
+    """A launch that may begin: its id in MLflow, what it was asked for, and records of an earlier try, by trial."""
 
     id: str
+    asked: Mapping[str, Any]
     known: Mapping[str, Record] = field(default_factory=dict)
     said: str = ""
     """One sentence on what was found in the folder, if there is something to say."""
 
 
-def begin(launch: Launch, *, workers: int) -> Begun:
+def begin(launch: Launch, plan: Plan) -> Begun:
     """Make the launch's folder ready, and find out whether an unfinished launch in it can be gone on with.
 
     It can if it was asked for the same and computes the same; otherwise, or if a fresh start was asked for, everything
     of it is moved to ``previous/``, as is a finished launch.
 
     Args:
-        workers: DDP processes of a trial.
+        plan: of the pool that it runs on.
     """
-    folder, asked = launch.folder, _asked(launch, workers)
+    folder, asked = launch.folder, _asked(launch, plan)
     earlier = _earlier(folder)
     difference = earlier and _difference(earlier["asked"], asked)
     if earlier is None or earlier["ended"] or difference or launch.options.fresh:
         place, said = folder.put_aside(), ""
         if place is not None and earlier is not None and not earlier["ended"]:
             said = f"starting anew: {difference or '--fresh'}; the unfinished launch was moved to {place}"
-        begun = Begun(uuid.uuid4().hex, said=said)
+        begun = Begun(uuid.uuid4().hex, asked, said=said)
     else:
         known = _known(folder)
-        begun = Begun(earlier["id"], known, f"continuing: {len(known)} of {launch.trials} trials are there")
-    _write(folder, begun.id, asked, ended=False)
+        begun = Begun(earlier["id"], asked, known, f"continuing: {len(known)} of {launch.trials} trials are there")
+    _write(folder, begun, ended=False)
     return begun
 
 
-def end(launch: Launch, begun: Begun, *, workers: int) -> None:
+def end(launch: Launch, begun: Begun) -> None:
     """Note that a launch is over: the same command starts anew."""
-    _write(launch.folder, begun.id, _asked(launch, workers), ended=True)
+    _write(launch.folder, begun, ended=True)
 
 
-def _write(folder: LaunchFolder, launch_id: str, asked: Mapping[str, Any], *, ended: bool) -> None:
-    values = {"id": launch_id, "ended": ended, "asked": asked}
+def _write(folder: LaunchFolder, begun: Begun, *, ended: bool) -> None:
+    values = {"id": begun.id, "ended": ended, "asked": begun.asked}
     write_atomically(folder.manifest, json.dumps(values, indent=2) + "\n")
 
 
@@ -87,7 +89,7 @@ def _earlier(folder: LaunchFolder) -> dict[str, Any] | None:
     return values if legible else None
 
 
-def _asked(launch: Launch, workers: int) -> dict[str, Any]:
+def _asked(launch: Launch, plan: Plan) -> dict[str, Any]:
     """Everything that the launch's records depend on."""
     studies = {study.name: study.model_dump(mode="json") for study in launch.suite.studies}
     benchmark = launch.benchmark
@@ -97,8 +99,8 @@ def _asked(launch: Launch, workers: int) -> dict[str, Any]:
         "benchmark": benchmark.model_dump(mode="json"),
         "files": {name: found for name, found in files.items() if found},
         "weights": _stamp(Path(benchmark.backbone.weights)) if benchmark.backbone.weights else None,
-        "device": "cuda" if launch.plan is not None and launch.plan.gpu else "cpu or cluster",
-        "workers": workers,
+        "device": "cuda" if plan.gpu else "cpu",
+        "workers": plan.workers,
         "versions": {name: metadata.version(name) for name in COMPUTING},
         "code": _code(),
     }

@@ -83,7 +83,7 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
     Returns:
         The exit code, see :func:`run`.
     """
-    begun = resume.begin(launch, workers=pool.plan.workers)
+    begun = resume.begin(launch, pool.plan)
     if begun.said:
         say(console, begun.said)
     pool.know(begun.known)
@@ -93,7 +93,7 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
         launch.folder.keep_only({record.trial for record in records})
         code = _conclude(launch, records, console, tracker)
         if not any("traceback" in record.details for record in records):  # such trials are tried again
-            resume.end(launch, begun, workers=pool.plan.workers)
+            resume.end(launch, begun)
         return code
     finally:
         tracker.close()

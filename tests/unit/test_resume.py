@@ -14,9 +14,11 @@ from bench.launching.changes import assignment
 from bench.launching.launch import Launch
 from bench.launching.request import Request
 from bench.records import Record
+from bench.resources import plan
 from tests.contract.test_folders import classes
 
 Make = Callable[..., Record]
+ONE = plan(cores=1, gpus=0, workers=1, slots=1)
 
 
 def launch(results: Path, *changes: str) -> Launch:
@@ -31,7 +33,7 @@ def left(results: Path) -> list[str]:
 
 def test_a_launch_that_did_not_end_is_gone_on_with(tmp_path: Path, record: Make, searched: Make, failed: Make) -> None:
     asked = launch(tmp_path)
-    first = resume.begin(asked, workers=1)
+    first = resume.begin(asked, ONE)
     assert (first.known, first.said) == ({}, "")
     folder = asked.folder
     kept, not_kept = record(trial="full-confirm-seed0"), record(trial="full-confirm-seed1", seed=1)
@@ -52,7 +54,7 @@ def test_a_launch_that_did_not_end_is_gone_on_with(tmp_path: Path, record: Make,
     folder.keep_tensors(kept.trial, b"tensors")
     (folder.records / "full-search-04.json").write_text("{")
     (folder.records / "copy.json").write_text(kept.model_dump_json())
-    again = resume.begin(launch(tmp_path), workers=1)
+    again = resume.begin(launch(tmp_path), ONE)
     assert again.id == first.id
     assert list(again.known) == ["full-confirm-seed0", "full-search-00", "full-search-01", "full-search-02"]
     assert again.known[kept.trial] == kept
@@ -62,10 +64,10 @@ def test_a_launch_that_did_not_end_is_gone_on_with(tmp_path: Path, record: Make,
 
 def test_a_launch_that_ended_is_moved_aside(tmp_path: Path, record: Make) -> None:
     asked = launch(tmp_path)
-    first = resume.begin(asked, workers=1)
+    first = resume.begin(asked, ONE)
     record().write(asked.folder.records)
-    resume.end(asked, first, workers=1)
-    again = resume.begin(asked, workers=1)
+    resume.end(asked, first)
+    again = resume.begin(asked, ONE)
     assert again.id != first.id
     assert (again.known, again.said) == ({}, "")
     assert left(tmp_path) == ["launch.json", "records"]
@@ -84,9 +86,9 @@ def test_another_request_is_not_mixed_with_the_unfinished_one(
     tmp_path: Path, record: Make, changes: list[str], said: str
 ) -> None:
     asked = launch(tmp_path)
-    first = resume.begin(asked, workers=1)
+    first = resume.begin(asked, ONE)
     record().write(asked.folder.records)
-    again = resume.begin(launch(tmp_path, *changes), workers=1)
+    again = resume.begin(launch(tmp_path, *changes), ONE)
     assert again.known == {}
     assert again.id != first.id
     assert again.said.startswith(
@@ -95,15 +97,22 @@ def test_another_request_is_not_mixed_with_the_unfinished_one(
     assert left(tmp_path) == ["launch.json", "records"]
 
 
-@pytest.mark.parametrize("what", ["workers", "versions", "code"])
+@pytest.mark.parametrize("what", ["workers", "device", "versions", "code"])
 def test_what_computes_otherwise_is_not_mixed(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    resume.begin(launch(tmp_path), workers=1)
+    resume.begin(launch(tmp_path), ONE)
     if what == "versions":
         monkeypatch.setattr(resume.metadata, "version", lambda name: "0.1")
     if what == "code":
         monkeypatch.setattr(resume, "_code", lambda: "other")
-    said = resume.begin(launch(tmp_path), workers=2 if what == "workers" else 1).said
-    expected = {"workers": "workers was 1 and is 2", "versions": "versions.torch was ", "code": "the code has changed"}
+    said = resume.begin(
+        launch(tmp_path), plan(cores=2, gpus=what == "device", workers=1 + (what == "workers"), slots=1)
+    ).said
+    expected = {
+        "workers": "workers was 1 and is 2",
+        "device": "device was 'cpu' and is 'cuda'",
+        "versions": "versions.torch was ",
+        "code": "the code has changed",
+    }
     assert said.startswith(f"starting anew: {expected[what]}")
 
 
@@ -119,8 +128,8 @@ def test_other_files_are_not_mixed(tmp_path: Path, what: str) -> None:
             update={"backbone": asked.benchmark.backbone.model_copy(update={"weights": str(weights)})}
         ),
     )
-    first = resume.begin(asked, workers=1)
-    assert resume.begin(asked, workers=1).id == first.id
+    first = resume.begin(asked, ONE)
+    assert resume.begin(asked, ONE).id == first.id
     if what == "other weights":
         weights.write_bytes(b"22")
     elif what == "a picture more":
@@ -128,20 +137,18 @@ def test_other_files_are_not_mixed(tmp_path: Path, what: str) -> None:
     else:
         next(pictures.rglob("*.png")).write_bytes(b"1")
     said = "the file of weights has changed" if what == "other weights" else "files of the target have changed"
-    assert resume.begin(asked, workers=1).said.startswith(f"starting anew: {said}")
+    assert resume.begin(asked, ONE).said.startswith(f"starting anew: {said}")
 
 
 def test_where_it_runs_and_what_it_is_shown_with_changes_nothing(tmp_path: Path) -> None:
-    first = resume.begin(launch(tmp_path), workers=1)
-    assert (
-        resume.begin(launch(tmp_path, "slots=1", f"tracking_uri=sqlite:///{tmp_path}/x.db"), workers=1).id == first.id
-    )
+    first = resume.begin(launch(tmp_path), ONE)
+    assert resume.begin(launch(tmp_path, "slots=1", f"tracking_uri=sqlite:///{tmp_path}/x.db"), ONE).id == first.id
 
 
 def test_a_fresh_start_is_one(tmp_path: Path, record: Make) -> None:
-    first = resume.begin(launch(tmp_path), workers=1)
+    first = resume.begin(launch(tmp_path), ONE)
     record().write(launch(tmp_path).folder.records)
-    again = resume.begin(launch(tmp_path, "fresh=true"), workers=1)
+    again = resume.begin(launch(tmp_path, "fresh=true"), ONE)
     assert again.id != first.id
     assert again.known == {}
     assert left(tmp_path) == ["launch.json", "records"]
@@ -155,7 +162,7 @@ def test_a_folder_that_says_nothing_of_itself_is_moved_aside(
     record().write(folder.records)
     if manifest is not None:
         folder.manifest.write_text(manifest)
-    assert resume.begin(launch(tmp_path), workers=1).known == {}
+    assert resume.begin(launch(tmp_path), ONE).known == {}
     assert "records" in left(tmp_path)
     assert json.loads(folder.manifest.read_text())["ended"] is False
 
