@@ -197,22 +197,22 @@ def scan(folder: Path, request: Request, *, classes: Sequence[str] | None = None
     present = [one.name for one in folders]
     names = list(classes) if classes is not None else present
     if surplus := sorted(set(present) - set(names)):
-        raise SpecError(f"{folder} holds the class {shown(surplus[0])}, which the training images do not have")
+        raise SpecError(f"{folder} holds the class {quoted(surplus[0])}, which the training images do not have")
     if len(names) < 2:
         raise SpecError(f"{folder} must hold a folder of images for each of at least two classes, not {len(names)}")
     own = [listing(folder / name) if name in present else Listing([], Counter()) for name in names]
     left_out = sum((found.left_out for found in own), beside(folder))
     if empty := [name for name, found in zip(names, own, strict=True) if not found.pictures]:
-        raise SpecError(f"class {shown(empty[0])} has no images in {folder}{but(left_out)}")
+        raise SpecError(f"class {quoted(empty[0])} has no images in {folder}{but(left_out)}")
     labels = [label for label, found in enumerate(own) for _ in found.pictures]
     images = readable([path for found in own for path in found.pictures], labels, request)
     images.left_out[printable(folder)] = left_out
     if gone := sorted(set(labels) - set(images.labels.tolist())):
-        raise SpecError(f"class {shown(names[gone[0]])} has no image that can be read in {folder}")
+        raise SpecError(f"class {quoted(names[gone[0]])} has no image that can be read in {folder}")
     return names, images
 
 
-def shown(name: str) -> str:
+def quoted(name: str) -> str:
     """A class's name in a message."""
     return f"'{printable(name)}'"
 
@@ -278,7 +278,7 @@ def split_off(images: FileImages, shares: Sequence[float], *, names: Sequence[st
     parts = stratified(labels, [len(labels) - sum(sizes), *sizes])
     for part in parts:
         if missing := sorted(set(labels.tolist()) - set(labels[part].tolist())):
-            name = shown(names[missing[0]]) if names else f"number {missing[0]}"
+            name = quoted(names[missing[0]]) if names else f"number {missing[0]}"
             raise SpecError(
                 f"class {name} has {int((labels == missing[0]).sum())} images, too few to be in every one of "
                 f"training, validation and test: add images, or make train, val and test folders"

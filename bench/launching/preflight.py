@@ -14,6 +14,7 @@ from bench.launching.request import Request
 from bench.reporting import mlflow_store
 from bench.resources import Plan
 from bench.spec import Backbone, Benchmark, LaunchOptions, Phase, SourceData, SpecError, Suite, printable
+from bench.spec.characters import UNDECODED
 
 
 def prepare(request: Request) -> Launch:
@@ -47,16 +48,11 @@ def _check_text(request: Request) -> None:
     options = request.options
     names = [request.study, request.benchmark, options.results, options.tracking_uri]
     for name in [*names, *(change.value for change in request.changes)]:
-        if isinstance(name, str) and _undecoded(name):
+        if isinstance(name, str) and UNDECODED.search(name):
             raise SpecError(
                 f"{name} is not UTF-8, or this terminal's locale is not, and records cannot hold it: rename it or make "
                 f"a link to it with a plain name (the files inside may be called anything)"
             )
-
-
-def _undecoded(name: str) -> bool:
-    """Whether Python could not decode a byte of a name."""
-    return any("\udc80" <= one <= "\udcff" for one in name)
 
 
 def _of_benchmark(change: Change) -> bool:

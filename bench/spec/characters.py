@@ -13,6 +13,10 @@ TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 """Unicode's directional controls, which make text look like another."""
 
 
+UNDECODED = re.compile("[\udc80-\udcff]+")
+"""What Python makes of bytes that it cannot decode in the name of a file."""
+
+
 def is_shown(character: str) -> bool:
     """Whether a character is one to be read, and not one that steers a terminal or cannot be written."""
     return unicodedata.category(character) not in UNSEEN and unicodedata.bidirectional(character) not in TURNS
@@ -28,10 +32,8 @@ def printable(text: str | Path, *, keep: str = "") -> str:
     """
     if str(text).isprintable():
         return str(text)
-    plain = re.sub(
-        "[\udc80-\udcff]+",  # what Python makes of such bytes
-        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
-        str(text),
+    plain = UNDECODED.sub(
+        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), str(text)
     )
     return "".join(
         one if one in keep or is_shown(one) else one.encode("unicode_escape").decode("ascii") for one in plain
