@@ -260,16 +260,10 @@ class PooledTrial(tune.Trainable):
     """Tune's view of a trial: passes the pool's validation readings on. It neither trains nor knows the proposal."""
 
     def setup(self, config: dict[str, Any], board: Any, study: Study, meeting: tuple[str, int]) -> None:  # type: ignore[override]
-        """Remember where to watch, and whom; tune.with_parameters adds the arguments.
-
-        The actors of a search begin together: if one had a result before another one has started, Tune would give it
-        the other's trial, start one more for the next trial, and so on. On a busy machine an actor starts in a minute.
-        """
+        """Remember where to watch, and whom; tune.with_parameters adds the arguments."""
         self._board, self._method, self._objective = board, study.method, study.objective
+        self._meeting: tuple[str, int] | None = meeting
         self._watch(config)
-        (place, count), who, end = meeting, uuid.uuid4().hex, time.monotonic() + START_SECONDS
-        while not ray.get(board.meet.remote(place, who, count)) and time.monotonic() < end:
-            pass
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune reuses this actor: end the old trial, if it still runs, and watch the new one."""
@@ -282,6 +276,7 @@ class PooledTrial(tune.Trainable):
 
         A failed trial ends without a score, and not with an exception, after which Tune would start a new actor.
         """
+        self._meet()
         self._watching = True
         point, record = None, None
         while point is None and record is None:
@@ -305,6 +300,19 @@ class PooledTrial(tune.Trainable):
         """
         if self._watching:
             ray.get(self._board.release.remote(self._trial))
+
+    def _meet(self) -> None:
+        """The actors of a search begin together: none has a result before Tune knows that all of them have started.
+
+        Tune would give it the trial of one that is still starting, end that one, start another for the next trial, and
+        so on. On a busy machine an actor starts in a minute. Tune asks for a step only once it knows of the actor.
+        """
+        if self._meeting is None:
+            return
+        (place, count), who, end = self._meeting, uuid.uuid4().hex, time.monotonic() + START_SECONDS
+        while not ray.get(self._board.meet.remote(place, who, count)) and time.monotonic() < end:
+            pass
+        self._meeting = None
 
     def _watch(self, config: Mapping[str, Any]) -> None:
         self._trial, self._seen, self._watching = f"{self._method}-{label(config[INDEX])}", 0, False
