@@ -9,7 +9,8 @@ Everything is float64 NumPy, rounded to uint8 at the end, so that the same seed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,34 @@ from bench.data._kinds import Images, Source
 
 Array = NDArray[np.float64]
 
-SHAPES = ("disk", "triangle", "frame")
-TEXTURES = ("solid", "stripes 0", "stripes 45", "stripes 90", "stripes 135", "checker", "dots")
+HALF = np.sqrt(0.5)
+
+SHAPES: Mapping[str, Callable[..., Array]] = {
+    "disk": lambda x, y: np.hypot(x, y) - 1,
+    "triangle": lambda x, y: np.maximum(y - 0.8, 0.894 * abs(x) - 0.447 * y - 0.536),  # apex up
+    "frame": lambda x, y: np.maximum((square := np.maximum(abs(x), abs(y))) - 0.95, 0.5 - square),
+}
+"""Signed distances from the object's edge, at coordinates in which it spans -1 .. 1."""
+
+TEXTURES: Mapping[str, Callable[..., Array]] = {
+    "solid": lambda u, v, phase, other: np.ones_like(u),
+    "stripes 0": lambda u, v, phase, other: np.sin(v + phase),
+    "stripes 45": lambda u, v, phase, other: np.sin((u + v) * HALF + phase),
+    "stripes 90": lambda u, v, phase, other: np.sin(u + phase),
+    "stripes 135": lambda u, v, phase, other: np.sin((u - v) * HALF + phase),
+    "checker": lambda u, v, phase, other: 1.5 * np.sin(u + phase) * np.sin(v + other),
+    "dots": lambda u, v, phase, other: np.sin(u + phase) + np.sin(v + other) - 0.6,
+}
+"""Waves, positive where it is bright; coordinates are in radians of the waves."""
+
 CLASS_NAMES = tuple(f"{shape}, {texture}" for shape in SHAPES for texture in TEXTURES)
 NUM_CLASSES = len(CLASS_NAMES)
 SIZE = 32
+BLOBS = 5
+"""The background of an image has so many."""
+
+AT_ONCE = 128
+"""So many images are drawn at a time: what that needs stays in a core's cache."""
 
 SPLITS: Mapping[str, tuple[int, int]] = {
     "pretrain": (8000, 0),
@@ -62,74 +86,110 @@ def generate(*, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.in
     """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count, dtype=np.int64) % NUM_CLASSES)
-    x, y = _object_coordinates(rng, count)
-    mask = _shape(x, y, labels // len(TEXTURES))
-    pattern = _texture(rng, x, y, labels % len(TEXTURES))
-    background = _background(rng, count)
-    bright = rng.uniform(0.5, 1.0, (count, 3, 1, 1))
-    dim = rng.uniform(0.2, 0.45, (count, 3, 1, 1))
-    surface = dim + (bright - dim) * pattern[:, None]
-    images = background + mask[:, None] * (surface - background)
-    images += rng.normal(0, 0.08, images.shape)
-    return np.rint(images.clip(0, 1) * 255).astype(np.uint8), labels
+    plan = _Plan.drawn(rng, count)
+    images = np.empty((count, 3, SIZE, SIZE), dtype=np.uint8)
+    for start in range(0, count, AT_ONCE):
+        part = slice(start, min(start + AT_ONCE, count))
+        noisy = _render(plan.part(part), labels[part])
+        noisy += rng.normal(0, 0.08, noisy.shape)
+        images[part] = np.rint(noisy.clip(0, 1) * 255)
+    return images, labels
 
 
-def _object_coordinates(rng: np.random.Generator, count: int) -> tuple[Array, Array]:
+@dataclass(frozen=True)
+class _Plan:
+    """Everything random of ``n`` images but their noise; the first axis of every array is the image's."""
+
+    centre_x: Array
+    centre_y: Array
+    scale: Array
+    angle: Array
+    period: Array
+    phase: Array
+    other: Array
+    """Phase of the second wave, of textures that have two."""
+    background: Array
+    blob_x: Array
+    blob_y: Array
+    blob_width: Array
+    blob_weight: Array
+    bright: Array
+    dim: Array
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, count: int) -> _Plan:
+        """The order of the draws is part of what the images are."""
+        centre_x, centre_y = rng.uniform(-0.25, 0.25, (2, count, 1, 1))
+        scale = rng.uniform(0.5, 0.75, (count, 1, 1))
+        angle = np.deg2rad(rng.uniform(-12, 12, (count, 1, 1)))
+        period = rng.uniform(0.4, 0.7, (count, 1, 1))
+        phase, other = rng.uniform(0, 2 * np.pi, (2, count, 1, 1))
+        background = rng.uniform(0.0, 0.2, (count, 3, 1, 1))
+        blobs = [_blob(rng, count) for _ in range(BLOBS)]
+        blob_x, blob_y, blob_width, blob_weight = (np.stack(parts, axis=1) for parts in zip(*blobs, strict=True))
+        bright = rng.uniform(0.5, 1.0, (count, 3, 1, 1))
+        dim = rng.uniform(0.2, 0.45, (count, 3, 1, 1))
+        shape = centre_x, centre_y, scale, angle, period, phase, other
+        return cls(*shape, background, blob_x, blob_y, blob_width, blob_weight, bright, dim)
+
+    def part(self, which: slice) -> _Plan:
+        """The plan of some of the images."""
+        return _Plan(*(getattr(self, field.name)[which] for field in fields(self)))
+
+
+def _blob(rng: np.random.Generator, count: int) -> tuple[Array, Array, Array, Array]:
+    """One blob of every background: x, y, width, and weight by colour."""
+    x, y = rng.uniform(-1, 1, (2, count, 1, 1))
+    return x, y, rng.uniform(0.1, 0.3, (count, 1, 1)), rng.uniform(0, 0.3, (count, 3, 1, 1))
+
+
+def _render(plan: _Plan, labels: NDArray[np.int64]) -> Array:
+    """Images ``[n, 3, 32, 32]`` without noise, 0 .. 1 and a little beyond."""
+    x, y = _object_coordinates(plan)
+    mask = _shape(x, y, labels // len(TEXTURES))[:, None]
+    pattern = _texture(plan, x, y, labels % len(TEXTURES))[:, None]
+    background = _background(plan)
+    surface = plan.dim + (plan.bright - plan.dim) * pattern
+    result: Array = background + mask * (surface - background)
+    return result
+
+
+def _object_coordinates(plan: _Plan) -> tuple[Array, Array]:
     """Coordinates ``[n, 32, 32]`` in the object's own frame, in which it spans -1 .. 1."""
     axis = (np.arange(SIZE) + 0.5) / SIZE * 2 - 1
-    centre_x, centre_y = rng.uniform(-0.25, 0.25, (2, count, 1, 1))
-    scale = rng.uniform(0.5, 0.75, (count, 1, 1))
-    angle = np.deg2rad(rng.uniform(-12, 12, (count, 1, 1)))
-    dx, dy = axis[None, None, :] - centre_x, axis[None, :, None] - centre_y
-    cos, sin = np.cos(angle), np.sin(angle)
-    return (dx * cos + dy * sin) / scale, (dy * cos - dx * sin) / scale
+    dx, dy = axis[None, None, :] - plan.centre_x, axis[None, :, None] - plan.centre_y
+    cos, sin = np.cos(plan.angle), np.sin(plan.angle)
+    return (dx * cos + dy * sin) / plan.scale, (dy * cos - dx * sin) / plan.scale
 
 
 def _shape(x: Array, y: Array, which: NDArray[np.int64]) -> Array:
     """Coverage of the object, 0 .. 1 with soft edges."""
-    square = np.maximum(abs(x), abs(y))
-    distances = (
-        np.hypot(x, y) - 1,  # disk
-        np.maximum(y - 0.8, 0.894 * abs(x) - 0.447 * y - 0.536),  # triangle, apex up
-        np.maximum(square - 0.95, 0.5 - square),  # frame
-    )
-    return 1 / (1 + np.exp(np.clip(_choose(distances, which) * 16, -40, 40)))
+    distance = _by_class(tuple(SHAPES.values()), which, x, y)
+    return 1 / (1 + np.exp(np.clip(distance * 16, -40, 40)))
 
 
-def _texture(rng: np.random.Generator, x: Array, y: Array, which: NDArray[np.int64]) -> Array:
+def _texture(plan: _Plan, x: Array, y: Array, which: NDArray[np.int64]) -> Array:
     """Brightness of the object's surface, 0 .. 1."""
-    count = len(which)
-    frequency = 2 * np.pi / rng.uniform(0.4, 0.7, (count, 1, 1))
-    phase, other = rng.uniform(0, 2 * np.pi, (2, count, 1, 1))
-    half = np.sqrt(0.5)
-    u, v = frequency * x, frequency * y
-    patterns = (
-        np.ones_like(x),
-        np.sin(v + phase),
-        np.sin((u + v) * half + phase),
-        np.sin(u + phase),
-        np.sin((u - v) * half + phase),
-        1.5 * np.sin(u + phase) * np.sin(v + other),
-        np.sin(u + phase) + np.sin(v + other) - 0.6,
-    )
-    return 1 / (1 + np.exp(-4 * _choose(patterns, which)))
+    frequency = 2 * np.pi / plan.period
+    pattern = _by_class(tuple(TEXTURES.values()), which, frequency * x, frequency * y, plan.phase, plan.other)
+    return 1 / (1 + np.exp(-4 * pattern))
 
 
-def _background(rng: np.random.Generator, count: int) -> Array:
+def _background(plan: _Plan) -> Array:
     """Dim, with a few weak blobs: ``[n, 3, 32, 32]``."""
     axis = (np.arange(SIZE) + 0.5) / SIZE * 2 - 1
-    result = np.broadcast_to(rng.uniform(0.0, 0.2, (count, 3, 1, 1)), (count, 3, SIZE, SIZE)).copy()
-    for _ in range(5):
-        centre_x, centre_y = rng.uniform(-1, 1, (2, count, 1, 1))
-        width = rng.uniform(0.1, 0.3, (count, 1, 1))
-        square = (axis[None, None, :] - centre_x) ** 2 + (axis[None, :, None] - centre_y) ** 2
-        result += rng.uniform(0, 0.3, (count, 3, 1, 1)) * np.exp(-square / (2 * width**2))[:, None]
+    result = np.broadcast_to(plan.background, (len(plan.background), 3, SIZE, SIZE)).copy()
+    for blob in range(BLOBS):
+        x, y, width = plan.blob_x[:, blob], plan.blob_y[:, blob], plan.blob_width[:, blob]
+        square = (axis[None, None, :] - x) ** 2 + (axis[None, :, None] - y) ** 2
+        result += plan.blob_weight[:, blob] * np.exp(-square / (2 * width**2))[:, None]
     return result
 
 
-def _choose(options: tuple[Array, ...], which: NDArray[np.int64]) -> Array:
-    """From each image's options the one that ``which`` names."""
-    result = options[0].copy()
-    for index, option in enumerate(options[1:], start=1):
-        result[which == index] = option[which == index]
+def _by_class(functions: Sequence[Callable[..., Array]], which: NDArray[np.int64], *arguments: Array) -> Array:
+    """For each image the value of the function that ``which`` names, of its own part of the arguments."""
+    result = np.empty_like(arguments[0])
+    for index, function in enumerate(functions):
+        mine = which == index
+        result[mine] = function(*(argument[mine] for argument in arguments))
     return result

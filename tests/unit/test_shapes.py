@@ -56,7 +56,7 @@ def test_class_names_say_what_is_drawn() -> None:
 
     assert len(set(shapes.CLASS_NAMES)) == shapes.NUM_CLASSES == 21
     assert centre[of("disk, solid")].mean() > centre[of("frame, solid")].mean() + 50
-    for texture in shapes.TEXTURES[1:]:
+    for texture in list(shapes.TEXTURES)[1:]:
         assert spread[of(f"disk, {texture}")].mean() > spread[of("disk, solid")].mean() + 10, texture
 
 
