@@ -15,14 +15,10 @@ import ray
 from bench.cluster.board import START_SECONDS, Board, Event
 from bench.cluster.slot import serve
 from bench.records import Record
-from bench.resources import Plan
+from bench.resources import CPUS_PER_WORKER, Plan
 from bench.spec import Trial
 
 log = logging.getLogger(__name__)
-
-CPUS_PER_WORKER = 0.9
-"""A worker takes so much of the core that it is planned on: the rest is left for the search's own tiny actors
-(see :mod:`bench.cluster.search`)."""
 
 CLOSE_SECONDS = 60.0
 """The end of the slots is waited for at most so long, when their work is done or the launch is interrupted."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import ray
 
-from bench.resources import Plan, plan
 from bench.spec import SpecError
 
 RAY_SETTINGS = {
@@ -73,9 +72,3 @@ def _importable(folder: Path) -> Iterator[None]:
 def stop_ray() -> None:
     """End what was started, or leave the cluster."""
     ray.shutdown()
-
-
-def plan_of_cluster(*, workers: int, slots: int | None) -> Plan:
-    """The plan for the cluster that Ray has joined, on what it has now."""
-    here = ray.cluster_resources()
-    return plan(cores=int(here.get("CPU", 0)), gpus=int(here.get("GPU", 0)), workers=workers, slots=slots)

@@ -50,7 +50,7 @@ def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, stora
     submit = functools.partial(_submit, board=pool.board, study=study, benchmark=benchmark, launch=launch)
     watchers = min(pool.plan.slots, study.trials)
     tuner = tune.Tuner(
-        # The worker groups hold the cores and GPUs; what Tune starts only waits for them (pool.CPUS_PER_WORKER).
+        # The worker groups hold the cores and GPUs; what Tune starts only waits for them (resources.CPUS_PER_WORKER).
         tune.with_resources(
             tune.with_parameters(PooledTrial, board=pool.board, study=study, meeting=(uuid.uuid4().hex, watchers)),
             {"CPU": CPUS_PER_WATCHER},

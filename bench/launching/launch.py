@@ -39,3 +39,8 @@ class Launch:
     def trials(self) -> int:
         """Trials of all searches and confirmations."""
         return sum(study.trials + study.confirmations for study in self.suite.studies)
+
+
+def at_once(suite: Suite) -> int:
+    """The most trials that are queued at the same time: a search, or the confirmations of a study."""
+    return max(max(study.trials, study.confirmations) for study in suite.studies)

@@ -9,11 +9,10 @@ from typing import get_args
 from bench import data, resources
 from bench.launching import benchmarks, studies
 from bench.launching.changes import Change
-from bench.launching.launch import Launch
+from bench.launching.launch import Launch, at_once
 from bench.launching.request import Request
 from bench.reporting import mlflow_store
-from bench.resources import Plan
-from bench.spec import Backbone, Benchmark, LaunchOptions, Phase, SourceData, SpecError, Suite, printable
+from bench.spec import Backbone, Benchmark, Phase, SourceData, SpecError, Suite, printable
 from bench.spec.characters import UNDECODED
 
 
@@ -36,7 +35,7 @@ def prepare(request: Request) -> Launch:
         studies.check(study, benchmark, depth=depth, workers=options.workers)
     if ":" in benchmark.source.name + benchmark.target.name:  # they lie in folders
         _read_data(benchmark, files_only=True)
-    plan = _plan(options)
+    plan = resources.plan_of_machine(options, at_once(suite)) if options.address is None else None
     results = _writable(Path(options.results))
     uri = options.tracking_uri or mlflow_store.default_uri(results)
     _trackable(uri)
@@ -65,13 +64,6 @@ def _benchmark(request: Request) -> Benchmark:
     data.check(adapted.source.name, "source")
     data.check(adapted.target.name, "target")
     return adapted
-
-
-def _plan(options: LaunchOptions) -> Plan | None:
-    """Who gets what of this machine; on a cluster that is known when it is joined."""
-    if options.address is not None:
-        return None
-    return resources.plan(cores=resources.cores(), gpus=resources.gpus(), workers=options.workers, slots=options.slots)
 
 
 def make_ready(launch: Launch) -> None:

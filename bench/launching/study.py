@@ -15,10 +15,11 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.cluster.nodes import plan_of_cluster
 from bench.cluster.pool import Pool
-from bench.cluster.runtime import plan_of_cluster, start_ray, stop_ray
+from bench.cluster.runtime import start_ray, stop_ray
 from bench.launching import resume
-from bench.launching.launch import Launch
+from bench.launching.launch import Launch, at_once
 from bench.launching.preflight import make_ready
 from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, best_of_rows, names
@@ -65,7 +66,7 @@ def _run(launch: Launch, console: Console) -> int:
     # After Ray's processes have been started, but before the pool's threads: Ray's packages import each other in
     # circles, which two threads must not do at once.
     importlib.import_module("bench.cluster.search")
-    plan = launch.plan or plan_of_cluster(workers=launch.options.workers, slots=launch.options.slots)
+    plan = launch.plan or plan_of_cluster(launch.options, at_once(launch.suite))
     console.print(f"Plan: {plan.describe()}{launch.idle(plan)}", highlight=False)
     with ended_by_sigterm():  # ray.init has its own way
         pool = Pool(plan, storage=launch.folder.ray)

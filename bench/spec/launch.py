@@ -17,6 +17,21 @@ class LaunchOptions(Frozen):
         int | None,
         Field(ge=1, le=10_000, description="trials at once; as many as there are GPUs, else cores, if empty"),
     ] = None
+    gpus: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=100_000,
+            description="GPUs to plan on; 0 trains on cores; if empty all of this machine, or all that the cluster's "
+            "autoscaler may bring",
+        ),
+    ] = None
+    cpus: Annotated[
+        int | None, Field(ge=1, le=1_000_000, description="CPU cores to plan on; if empty all, as with gpus")
+    ] = None
+    wait_minutes: Annotated[
+        float, Field(gt=0, le=100_000, description="on a cluster, how long to wait for the first node with room")
+    ] = 30.0
     address: Annotated[
         str | None, Field(min_length=1, description="Ray cluster to run on: auto, or host:port; this machine if empty")
     ] = None

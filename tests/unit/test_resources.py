@@ -22,7 +22,7 @@ SLOTS = (None, 1, 2, 3, 8)
 @pytest.mark.parametrize("gpus", GPUS)
 def test_a_plan_fits_or_is_refused(gpus: int, workers: int, slots: int | None) -> None:
     for cores in CORES:
-        units = gpus or cores
+        units = min(gpus, int(cores / resources.CPUS_PER_WORKER)) or cores  # a GPU without a core would wait for ever
         if workers * (slots or 1) > units:
             with pytest.raises(SpecError):
                 plan(cores=cores, gpus=gpus, workers=workers, slots=slots)
@@ -48,6 +48,7 @@ def test_by_default_there_is_no_room_for_another_slot() -> None:
         (2, 0, 3, None, "--num-workers 3 asks for more than the 2 CPU cores that there are"),
         (1, 0, 2, None, "--num-workers 2 asks for more than the 1 CPU core that there are"),
         (64, 1, 2, None, "--num-workers 2 asks for more than the 1 GPU that there are"),
+        (2, 8, 4, None, "--num-workers 4 asks for more than the 2 GPUs that there are cores for"),
         (64, 4, 8, 1, "--num-workers 8 asks for more than the 4 GPUs that there are"),
         (2, 0, 1, 3, "--slots 3 with --num-workers 1 needs 3 CPU cores, and there are 2: use at most --slots 2"),
         (4, 0, 2, 3, "--slots 3 with --num-workers 2 needs 6 CPU cores, and there are 4: use at most --slots 2"),
@@ -57,6 +58,12 @@ def test_by_default_there_is_no_room_for_another_slot() -> None:
 def test_too_much_is_refused_in_a_sentence(cores: int, gpus: int, workers: int, slots: int | None, said: str) -> None:
     with pytest.raises(SpecError, match=f"^{re.escape(said)}$"):
         plan(cores=cores, gpus=gpus, workers=workers, slots=slots)
+
+
+def test_no_slot_is_planned_that_no_trial_would_use() -> None:
+    assert plan(cores=64, gpus=0, workers=2, slots=None, most=12).slots == 12
+    assert plan(cores=64, gpus=0, workers=2, slots=20, most=12).slots == 20
+    assert plan(cores=8, gpus=0, workers=2, slots=None, most=12).slots == 4
 
 
 def test_the_advice_of_a_refusal_is_accepted() -> None:
