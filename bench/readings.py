@@ -39,7 +39,7 @@ class Reading(BaseModel):
     probe: str
     variant: Name | None = None
     """Which of the models that a method makes of the trained one (:meth:`bench.methods.Method.after`); None: itself."""
-    n: int | None
+    n: Annotated[int, Field(ge=1)] | None
     """Images that were measured; None where that was not written down (records of schema 1)."""
     settings: dict[str, int] = Field(default_factory=dict)
     """What else the numbers depend on: ``k`` of the headline and the size of the ``bank``, for k-NN."""
@@ -48,7 +48,11 @@ class Reading(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        """The headline is the number at its k."""
+        """What comes first is among the first five, and the headline is the number at its k."""
+        for name, value in self.numbers.items():
+            top5 = self.numbers.get(name.removesuffix("top1") + "top5", 100.0) if name.endswith("top1") else 100.0
+            if value > top5 + EQUAL:
+                raise ValueError(f"{name} = {value} is more than {top5} among the first five")
         k = self.settings.get("k")
         for top in ("top1", "top5"):
             at_k, headline = self.numbers.get(f"k={k} {top}"), self.numbers.get(top)

@@ -45,11 +45,18 @@ MOST = 32_000_000
 
 INSIDE: Mapping[tuple[str, ...], type] = {
     ("config", "benchmark"): dict,
+    ("config", "fields"): dict,
+    ("config", "train"): dict,
     ("details", "kept_step"): int,
     ("provenance", "hardware"): dict,
     ("provenance", "hardware", "devices"): list,
 }
 """What is looked up in a record's free parts, and what it has to be if it is there."""
+
+ASKED: Mapping[str, str] = {"trial": "id"} | {
+    name: name for name in ("study", "method", "hyperparameters", "row", "seed", "phase", "protocol", "search")
+}
+"""What a record repeats of its ``config``, and what it is called there."""
 
 DETAILS_OF_SCHEMA_1 = ("target_top5", "knn", "knn_before")
 """The details held these, which readings hold now."""
@@ -139,16 +146,13 @@ class Record(BaseModel):
     def _agree(self) -> Self:
         if self.status == "failed" and not self.error:
             raise ValueError("a failed record says why in error")
-        for name, asked in (("trial", "id"), ("method", "method"), ("seed", "seed"), ("phase", "phase")):
-            own, said = getattr(self, name), self.config.get(asked)
-            if said is not None and said != own:
-                raise ValueError(f"{name} = {shown(own)} contradicts config, which says {shown(said)}")
         for (part, *names), kind in INSIDE.items():
             found = getattr(self, part)
             for name in names:
                 found = None if found is None else found.get(name)
             if found is not None and not isinstance(found, kind):
                 raise ValueError(f"{'.'.join([part, *names])} = {shown(found)}: it must be a {kind.__name__}")
+        self._agree_with_config()
         keys = [reading.key for reading in self.readings]
         if len(set(keys)) < len(keys):
             raise ValueError("two readings have the same step, split, domain, probe and variant")
@@ -157,6 +161,26 @@ class Record(BaseModel):
             (name,) = flat({missing[0]: None}, self.phase)
             raise ValueError(f"a successful {self.phase} record needs {name}")
         return self
+
+    def _agree_with_config(self) -> None:
+        """What tables say of a trial is what was asked for."""
+        for name, asked in ASKED.items():
+            own, said = _plain(getattr(self, name)), self.config.get(asked)
+            if said is not None and said != own:
+                raise ValueError(f"{name} = {shown(own)} contradicts config, which says {shown(said)}")
+        benchmark = self.config.get("benchmark", {}).get("name")
+        if benchmark not in (None, self.benchmark):
+            raise ValueError(f"benchmark = {self.benchmark} contradicts config, which says {shown(benchmark)}")
+        for name, value in _plain(self.hyperparameters).items():
+            for part in ("fields", "train"):
+                said = self.config.get(part, {}).get(name, value)
+                if said != value:
+                    raise ValueError(
+                        f"hyperparameters.{name} = {shown(value)} contradicts config.{part}: {shown(said)}"
+                    )
+        for name, value in self.row.items():
+            if self.hyperparameters.get(name, value) != value:
+                raise ValueError(f"row.{name} = {shown(value)} contradicts the hyperparameters")
 
     @model_serializer(mode="wrap")
     def _with_views(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -170,6 +194,11 @@ class Record(BaseModel):
         path = folder / f"{self.trial}.json"
         write_atomically(path, self.model_dump_json(indent=2) + "\n")
         return path
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    return json.loads(json.dumps(value.model_dump(mode="json") if isinstance(value, BaseModel) else value))
 
 
 def _check_integers(values: Mapping[str, Any]) -> None:

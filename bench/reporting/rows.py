@@ -179,6 +179,10 @@ def _rows(group: Sequence[Record]) -> Iterator[Row]:
         if one.seed == other.seed:
             raise ValueError(f"{one.trial} and {other.trial} are the same configuration and seed: a trial counts once")
     good = [record for record in group if record.status == "ok"]
+    counts = {record.trainable_parameters: record.trial for record in good}
+    if len(counts) > 1:
+        said = " and ".join(f"{trial} {count}" for count, trial in counts.items())
+        raise ValueError(f"seeds of one configuration train the same number of parameters, and these differ: {said}")
     first = (good or group)[0]
     variants = dict.fromkeys(variant for record in good for variant in record.variants)
     for variant in (None, *variants):

@@ -371,3 +371,12 @@ def test_splits_and_steps_of_schema_1() -> None:
 def test_a_record_of_schema_1_is_checked_too(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Record.model_validate({**CONFIRMED_BEFORE, **changes})
+
+
+@pytest.mark.parametrize("numbers", [{"top1": 90.0, "top5": 64.0}, {"k=10 top1": 90.0, "k=10 top5": 80.0}])
+def test_what_comes_first_is_among_the_first_five(numbers: dict[str, float]) -> None:
+    values = {"step": 3, "split": "test", "domain": "target", "probe": "head", "n": 10, "numbers": numbers}
+    with pytest.raises(ValidationError, match=r"top1 = 90\.0 is more than .* among the first five"):
+        Reading.model_validate(values)
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Reading.model_validate({**values, "n": 0, "numbers": {"top1": 90.0}})

@@ -224,13 +224,49 @@ def test_a_record_of_a_failure_says_why(tmp_path: Path, trial: Trial) -> None:
     assert records.read(made.write(tmp_path)) == made
 
 
-@pytest.mark.parametrize("name", ["trial", "method", "seed", "phase"])
-def test_a_record_that_contradicts_what_was_asked_for_is_named(tmp_path: Path, record: Make, name: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trial": "full-confirm-seed7"}, "trial"),
+        ({"study": "other"}, "study"),
+        ({"benchmark": "other"}, "benchmark"),
+        ({"method": "linear"}, "method"),
+        ({"seed": 7}, "seed"),
+        ({"phase": "confirm"}, "phase"),
+        ({"protocol": "paper"}, "protocol"),
+        ({"hyperparameters": {"p": 3, "lr": 0.5}}, "hyperparameters"),
+        ({"row": {"rank": 4}}, "row"),
+        ({"row": {}}, "row"),
+    ],
+)
+def test_a_record_that_contradicts_what_was_asked_for_is_named(
+    tmp_path: Path, trial: Trial, changes: dict[str, Any], said: str
+) -> None:
+    path = records.of(trial, status="stopped").write(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=rf"{path.name} is not a record: .*{said} = .* contradicts config"):
+        records.read(path)
+
+
+@pytest.mark.parametrize(("part", "name"), [("train", "lr"), ("fields", "p")])
+def test_hyperparameters_are_what_was_trained_with(tmp_path: Path, trial: Trial, part: str, name: str) -> None:
+    """Even if somebody has changed them everywhere but there."""
+    path = records.of(trial, status="stopped").write(tmp_path)
+    values = json.loads(path.read_text())
+    for place in (values, values["config"]):
+        place["hyperparameters"][name] = 2
+        place["row"] = {"p": place["hyperparameters"]["p"]}
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"hyperparameters.{name} = 2 contradicts config.{part}"):
+        records.read(path)
+
+
+def test_a_record_whose_config_is_another_trials_is_named(tmp_path: Path, record: Make) -> None:
     path = record().write(tmp_path)
     values = json.loads(path.read_text())
-    values["config"][{"trial": "id"}.get(name, name)] = 7 if name == "seed" else "other"
+    values["config"]["id"] = "other"
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=rf"{path.name} is not a record: .*{name} = .* contradicts config"):
+    with pytest.raises(ValueError, match=rf"{path.name} is not a record: .*trial = .* contradicts config"):
         records.read(path)
 
 

@@ -393,3 +393,9 @@ def test_a_board_of_one_seed_and_a_board_of_failures_have_tables(paper_records: 
     lost = lines(build([failed(made) for made in paper_records(methods=["full", "lora"])]))
     assert [line["label"] for line in lost] == ORDER[:1] + ORDER[3:6]
     assert {line["mean_mean"] for line in lost} == {line["trainable_parameters"] for line in lost} == {None}
+
+
+def test_seeds_of_a_row_train_the_same_number_of_parameters(paper_records: Any) -> None:
+    one, *rest = paper_records(methods=["linear"])
+    with pytest.raises(ValueError, match="linear-confirm-seed0 1 and linear-confirm-seed2 650"):
+        build([one.model_copy(update={"trainable_parameters": 1}), *rest])
