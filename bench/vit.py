@@ -13,7 +13,8 @@ class Vit(Protocol):
     """A timm vision transformer with a class token, as a method finds it and as it leaves it.
 
     ``blocks`` are its transformer blocks in order; ``norm`` and ``fc_norm`` stand before and after the pooling;
-    ``head`` is the linear classifier. The rest is what every ``torch.nn.Module`` has.
+    ``head`` is the linear classifier; a token has ``num_features`` numbers. The rest is what every ``torch.nn.Module``
+    has.
     """
 
     blocks: Any
@@ -21,6 +22,7 @@ class Vit(Protocol):
     norm: Any
     fc_norm: Any
     head: Any
+    num_features: int
     training: bool
 
     def __call__(self, images: Tensor, /) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import yaml
 
-from bench.spec import LARGEST, SpecError, shown
+from bench.spec import LARGEST, SpecError, printable, readable, shown
+from bench.spec.parsing import SHOWN
 
 ALIASES = {"data.views": "train.views"}
 """Fields may be called by these names on the command line, too."""
@@ -37,9 +40,10 @@ DEPTH = 30
 
 
 class YAML(yaml.SafeLoader):
-    """YAML 1.2's floats, each key once, no tags, and no more values or depth than a study can have.
+    """YAML 1.2's numbers, each key once, no tags, and no more values or depth than a study can have.
 
-    PyYAML follows YAML 1.1, reads ``1e-3`` as text, and lets the last of equal keys win. A few lines of aliases of
+    PyYAML follows YAML 1.1, reads ``1e-3`` as text, ``010`` as 8 and ``1:30`` as 90, and lets the last of equal keys
+    win. A few lines of aliases of
     aliases stand for billions of values.
     """
 
@@ -91,20 +95,26 @@ class YAML(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """An integer, of as many digits as tables and tensors hold."""
-        number = int(super().construct_yaml_int(node)) if len(node.value) < LONGEST_NUMBER else LARGEST + 1
+        base = {"0x": 16, "0o": 8}.get(node.value[:2], 10)
+        number = int(node.value, base) if len(node.value) < LONGEST_NUMBER else LARGEST + 1
         if abs(number) > LARGEST:
             raise yaml.constructor.ConstructorError(None, None, "an integer does not fit into 64 bits", node.start_mark)
         return number
 
 
+INTEGER = "tag:yaml.org,2002:int"
+
 LONGEST_NUMBER = 100
 """Characters of an integer: 64 bits have 64 as zeros and ones."""
 
 YAML.yaml_implicit_resolvers = {  # a copy: the class shares its table with SafeLoader
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:float", INTEGER)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-YAML.add_constructor("tag:yaml.org,2002:int", YAML.construct_yaml_int)
+YAML.add_constructor(INTEGER, YAML.construct_yaml_int)
+YAML.add_implicit_resolver(
+    INTEGER, re.compile(r"^[-+]?[0-9]+(_[0-9]+)*$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"), list("-+0123456789")
+)
 YAML.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
@@ -151,3 +161,29 @@ def assignment(text: str) -> Change:
     if len(parts) > DEPTH:
         raise SpecError(f"{said}: no field lies so deep")
     return Change(parts, read, f"--set {full}")
+
+
+def refuse_contradictions(changes: Sequence[Change]) -> None:
+    """Refuse changes of which one would be lost: a field with two values, or a group laid over one of its fields.
+
+    Raises:
+        SpecError: naming the field and both changes.
+    """
+    for earlier, later in itertools.combinations(changes, 2):
+        if _is_lost(earlier, later):
+            name = max(earlier.name, later.name, key=len)
+            values = " and ".join(f"{printable(readable(one.value))[:SHOWN]} ({one.said})" for one in (earlier, later))
+            raise SpecError(f"{name} cannot be both {values}: give one of them")
+
+
+def _is_lost(earlier: Change, later: Change) -> bool:
+    """Whether a change takes something away from an earlier one."""
+    group, field = sorted((earlier, later), key=lambda change: len(change.path))
+    depth, inside = len(group.path), group.value
+    if field.path[:depth] != group.path:
+        return False
+    for part in field.path[depth:]:
+        if not isinstance(inside, dict) or part not in inside:
+            return group is later
+        inside = inside[part]
+    return bool(inside != field.value)

@@ -14,9 +14,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from bench.launching.changes import Change, assignment
-from bench.spec import Backbone, LaunchOptions, SourceData, SpecError, Study, TargetData, parse, printable, readable
-from bench.spec.parsing import SHOWN
+from bench.launching.changes import Change, assignment, refuse_contradictions
+from bench.spec import Backbone, LaunchOptions, SourceData, SpecError, Study, TargetData, parse
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,8 @@ class Request:
         Raises:
             SpecError: one of them has the wrong type or range, or two set a field to different values.
         """
-        all_of_them = list(changes)
-        _refuse_contradictions(all_of_them)
+        all_of_them = [_whole(change) for change in changes]
+        refuse_contradictions(all_of_them)
         own = [change for change in all_of_them if change.path[0] in LaunchOptions.model_fields]
         if deep := next((change for change in own if len(change.path) > 1), None):
             raise SpecError(f"{deep.said}: {deep.path[0]} is a value, not a group of fields")
@@ -136,13 +135,10 @@ class Request:
         return cls.of(arguments.study, arguments.benchmark, changes)
 
 
-def _refuse_contradictions(changes: Iterable[Change]) -> None:
-    known: dict[str, Change] = {}
-    for change in changes:
-        other = known.setdefault(change.name, change)
-        if other.value != change.value:
-            said = " and ".join(f"{printable(readable(one.value))[:SHOWN]} ({one.said})" for one in (other, change))
-            raise SpecError(f"{change.name} cannot be both {said}: give one of them")
+def _whole(change: Change) -> Change:
+    """The change by its field's full name: ``--set target=digits`` is ``--set target.name=digits``."""
+    short = change.path[0] in PARTS and len(change.path) == 1
+    return change._replace(path=(*change.path, "name")) if short else change
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

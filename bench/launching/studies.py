@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from bench import data, methods
 from bench.folder import trained
-from bench.launching.changes import LARGEST_FILE, Change, NotYAML, assignment, parsed
+from bench.launching.changes import LARGEST_FILE, Change, NotYAML, assignment, parsed, refuse_contradictions
 from bench.spec import (
     Benchmark,
     SpecError,
@@ -85,8 +85,10 @@ def _suite(title: str, values: Mapping[str, Any], changes: Sequence[Change], fol
     documents = {}
     for member, own in _members(title, values["suite"]).items():
         documents[member] = {**_read(member, folder), **common}
-        for name, value in own.items():
-            _assign(documents[member], Change(tuple(name.split(".")), value, name))
+        inside = [Change(tuple(name.split(".")), value, f"suite {title!r}") for name, value in own.items()]
+        refuse_contradictions(inside)
+        for change in inside:
+            _assign(documents[member], change)
     for change in changes:
         fitting = [document for document in documents.values() if _fits(document, change.path)]
         if not fitting:
@@ -291,7 +293,8 @@ def corners(study: Study, benchmark: Benchmark) -> list[Trial]:
     """Trials that stand for the whole space.
 
     One for every combination of the fields' corners (see :attr:`bench.spec.Space.corners`), if there are at most
-    POINTS; otherwise so many of them that every value of every field and every row is among them.
+    POINTS; otherwise the combinations of both ends of every field, if these are not too many, and so many others that
+    every value of every field and every row is among them.
 
     Raises:
         SpecError: a trial cannot be made, or the leaderboard would have more than POINTS rows.
@@ -313,7 +316,12 @@ def _combinations(study: Study) -> Iterator[dict[str, Value]]:
         raise SpecError(
             f"study {study.name!r}: {study.row_count:,} rows are too many: at most {POINTS:,} can be compared"
         )
+    ends = {name: tuple(dict.fromkeys((values[0], values[-1]))) for name, values in spaces.items()}
+    extremes = math.prod(map(len, ends.values()))
+    if extremes <= POINTS // 2:
+        yield from (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
     rows, draw = study.row_values, random.Random(0)
-    for index in range(POINTS):
+    left = POINTS - extremes if extremes <= POINTS // 2 else POINTS
+    for index in range(max(left, len(rows), *map(len, spaces.values()))):
         drawn = {name: values[index] if index < len(values) else draw.choice(values) for name, values in spaces.items()}
         yield {**drawn, **rows[index % len(rows)]}

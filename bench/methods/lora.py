@@ -23,7 +23,7 @@ class Lora(Method):
     low-rank input map. By default the layer is therefore split, and ``merge`` fuses it again.
     """
 
-    rank: Annotated[int, Field(ge=1, le=65_536, description="rank of every update")] = 8
+    rank: Annotated[int, Field(ge=1, le=8192, description="rank of every update")] = 8
     alpha: Annotated[
         float | None, Field(gt=0, description="an update is scaled by alpha / rank; the rank if empty")
     ] = None

@@ -58,8 +58,8 @@ def plain(backbone: Backbone, *, num_classes: int, depth: int | None = None) -> 
         vit = cast("Vit", timm.create_model(name, num_classes=num_classes, **given))
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         how = f" with {_arguments(given)}" if given else ""
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpecError(f"backbone {name!r} cannot be built{how}: {first}") from None
+        silent = f"timm says no more than {type(error).__name__}; another --image-size may do"
+        raise SpecError(f"backbone {name!r} cannot be built{how}: {_first_line(error) or silent}") from None
     if not all(isinstance(getattr(vit, part, None), kind) for part, kind in PARTS.items()) or not _prefixed(vit):
         raise SpecError(f"backbone {name!r} is no vision transformer with a class token: choose one with such a token")
     if getattr(vit, "cls_token", None) is None:
@@ -67,6 +67,10 @@ def plain(backbone: Backbone, *, num_classes: int, depth: int | None = None) -> 
     if isinstance(vit.norm, nn.Identity) and isinstance(getattr(vit, "fc_norm", vit.norm), nn.Identity):
         raise SpecError(f"backbone {name!r} has no norm after its blocks, so its features are not defined here")
     return vit
+
+
+def _first_line(error: BaseException) -> str:
+    return next(filter(None, map(str.strip, str(error).splitlines())), "")
 
 
 def _prefixed(vit: Vit) -> bool:

@@ -15,7 +15,14 @@ NETWORKS = ("teacher", "student")
 """Self-distillation trains two networks; a file may hold either or both, and the first of these is the default."""
 
 WRAPPERS = ("state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "backbone.", "base_encoder.")
+MOCO = "base_encoder."
+"""A checkpoint of MoCo v3 has its backbone below this."""
+
+MOCO_HEADS: Mapping[int, int] = {384: 12, 768: 12}
+"""MoCo v3's own vision transformers have, by width, so many heads (``vits.py`` of facebookresearch/moco-v3). Tensors do
+not tell: timm's ViT-S has 6, and takes them."""
+
+PREFIXES = ("module.", "_orig_mod.", "backbone.", MOCO)
 """Of DDP, of ``torch.compile``, of DINO and iBOT, and of MoCo v3, whose momentum encoder and predictor are left out."""
 
 MODELS = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.")
@@ -62,6 +69,12 @@ def backbone_part(content: Mapping[str, Any], network: str | None) -> dict[str, 
         if any(key.startswith(f"{model}embeddings.") for key in state):
             state = _below(state, model)
     return _of_hugging_face(state) if "embeddings.cls_token" in state else state
+
+
+def heads_of(content: Mapping[str, Any], width: int) -> int | None:
+    """Attention heads of the network in a file, where its layout tells what its tensors do not."""
+    keys = (key for key in _unwrapped(content) if isinstance(key, str))
+    return MOCO_HEADS.get(width) if any(key.removeprefix("module.").startswith(MOCO) for key in keys) else None
 
 
 def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,8 @@ def patch_size(backbone: Backbone) -> int:
     """Pixels of an image, in either direction, that become one token."""
     with torch.device("meta"):
         embed: Any = plain(backbone, num_classes=0).patch_embed
-    return int(embed.feat_ratio())
+    sides = embed.feat_ratio() if hasattr(embed, "feat_ratio") else embed.patch_size
+    return int(max(sides) if isinstance(sides, tuple | list) else sides)
 
 
 def unseen_border(backbone: Backbone) -> str | None:

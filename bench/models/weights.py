@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from bench.models.architectures import options, plain, timm_name
-from bench.models.layouts import backbone_part
-from bench.spec import Backbone, SpecError
+from bench.models.layouts import backbone_part, heads_of
+from bench.spec import Backbone, SpecError, read_text
 
 if TYPE_CHECKING:
     from bench.vit import Vit
@@ -87,6 +88,8 @@ def _load(vit: Vit, path: Path, network: str | None = None) -> Vit:
         state = backbone_part(content, network)
     except SpecError as error:
         raise SpecError(f"the weights in {path} do not fit: {error}") from None
+    if fault := _other_heads(vit, content, path):
+        raise SpecError(f"the weights in {path} do not fit: {fault}")
     if strange := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise SpecError(f"the weights in {path} do not fit: its {strange[0]!r} is no tensor, and no layout known here")
     if fault := _unusable(state, vit):
@@ -97,6 +100,31 @@ def _load(vit: Vit, path: Path, network: str | None = None) -> Vit:
         reason = _faults(state, vit) or f"timm cannot read them as those of a {type(vit).__name__}: {error}"
         raise SpecError(f"the weights in {path} do not fit: {reason}") from None
     return _fill(vit, state, f"in {path}")
+
+
+def _other_heads(vit: Vit, content: Mapping[str, Any], path: Path) -> str:
+    """What to say if the weights are those of another number of attention heads, which their shapes do not show.
+
+    A checkpoint of Hugging Face's lies beside its ``config.json``, which names the number.
+    """
+    own = getattr(getattr(vit.blocks[0], "attn", None), "num_heads", None)
+    told, where = heads_of(content, vit.num_features), "MoCo v3's vision transformers have"
+    config = path.parent / "config.json"
+    if told is None and path.suffix == ".safetensors" and config.is_file():
+        told, where = _heads_by(config), f"{config} says that they have"
+    if None in (told, own) or told == own:
+        return ""
+    return f"{where} {told} attention heads, and this backbone {own}: take one of the same width with {told} heads"
+
+
+def _heads_by(config: Path) -> int | None:
+    """What a configuration of Hugging Face's says; None if it is none."""
+    try:
+        read = json.loads(read_text(config, most=1_000_000))
+    except ValueError:
+        return None  # it is somebody else's file
+    heads = read.get("num_attention_heads") if isinstance(read, dict) and "model_type" in read else None
+    return heads if isinstance(heads, int) else None
 
 
 def _fill(vit: Vit, state: Mapping[str, Tensor], where: str) -> Vit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from typing import Annotated, Literal, Self
 
@@ -148,9 +149,10 @@ class Study(Frozen):
         """A training field has one place in a study: what is searched or fixed would hide what ``train`` says."""
         for name, value in self.train.items():
             if name in self.search:
+                written = json.dumps(value) if isinstance(value, str) else readable(value)
                 raise ValueError(
                     f"train.{name} = {readable(value)} has no effect, as {name} is searched: set "
-                    f"search.{name}={{choices: [{readable(value)}]}}, or search.{name}.low and search.{name}.high"
+                    f"search.{name}={{choices: [{written}]}}, or search.{name}.low and search.{name}.high"
                 )
             if name in self.fixed:
                 raise ValueError(

@@ -20,7 +20,7 @@ class TrainConfig(Frozen):
     epochs: Annotated[
         float | None, Field(gt=0, le=MOST, description="passes over the training images, instead of steps")
     ] = None
-    batch_size: Annotated[int, Field(ge=1, le=MOST, description="images a step, over all workers together")] = 64
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000, description="images a step, over all workers together")] = 64
     accumulate: Annotated[
         int, Field(ge=1, le=MOST, description="parts in which each worker computes a step, to save memory")
     ] = 1
@@ -29,16 +29,18 @@ class TrainConfig(Frozen):
     momentum: Annotated[float, Field(ge=0, lt=1, description="of sgd")] = 0.9
     beta1: Annotated[float, Field(ge=0, lt=1, description="of adam and adamw, for the mean of the gradients")] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1, description="of adam and adamw, for their squares")] = 0.999
-    weight_decay: Annotated[float, Field(ge=0, description="decay of every trainable tensor")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1000, description="decay of every trainable tensor")] = 0.0
     schedule: Annotated[
         Literal["cosine", "none"], Field(description="learning rate after warm-up: cosine to zero, or none: constant")
     ] = "cosine"
     warmup_steps: Annotated[int, Field(ge=0, le=MOST, description="steps of linear warm-up")] = 0
     clip_norm: Annotated[float | None, Field(gt=0, description="gradient norm limit, none if empty")] = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="of the cross-entropy")] = 0.0
-    mixup_alpha: Annotated[float, Field(ge=0, description="Mixup: its weights are Beta(alpha, alpha); 0: off")] = 0.0
+    mixup_alpha: Annotated[
+        float, Field(ge=0, le=1000, description="Mixup: its weights are Beta(alpha, alpha); 0: off")
+    ] = 0.0
     cutmix_alpha: Annotated[
-        float, Field(ge=0, description="CutMix, likewise; with both on, a coin decides for each batch")
+        float, Field(ge=0, le=1000, description="CutMix, likewise; with both on, a coin decides for each batch")
     ] = 0.0
     mix_prob: Annotated[float, Field(gt=0, le=1, description="share of the batches that are mixed")] = 1.0
     crop_min: Annotated[

@@ -574,3 +574,33 @@ def test_views_of_a_subclass_of_the_vision_transformer_are_refused() -> None:
     """It may read more than one token, as with a distillation token."""
     with pytest.raises(SpecError, match="needs a plain timm VisionTransformer, not a VisionTransformerDistilled"):
         Tail(methods.load("linear").apply(small("deit_tiny_distilled_patch16_224")))
+
+
+def test_weights_of_another_number_of_heads_are_refused(tmp_path: Path) -> None:
+    """Their shapes are the same: MoCo v3's ViT-S has 12 heads, timm's 6; Hugging Face says it in a file beside."""
+    state = models.plain(Backbone(name="vit_small_patch16_224", image_size=32), num_classes=0).state_dict()
+    torch.save(
+        {"state_dict": {f"module.base_encoder.{key}": value for key, value in state.items()}}, tmp_path / "m.pth"
+    )
+    save_file(state, tmp_path / "hf.safetensors")
+    for name, told in (("m.pth", "MoCo v3's"), ("hf.safetensors", "config.json says")):
+        (tmp_path / "config.json").write_text('{"model_type": "vit", "num_attention_heads": 12}')
+        backbone = Backbone(name="vit_small_patch16_224", image_size=32, weights=str(tmp_path / name))
+        with pytest.raises(SpecError, match=f"{told}.* 12 attention heads, and this backbone 6"):
+            models.create(backbone, num_classes=0)
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "num_attention_heads": 6}')
+    models.create(backbone, num_classes=0)
+    (tmp_path / "config.json").write_text("not of this file")
+    models.create(backbone, num_classes=0)
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "vit_tiny_patch16_224", "vit_small_resnet26d_224"])
+def test_patches_have_a_size_whatever_makes_them(name: str) -> None:
+    backbone = Backbone(name=name, weights="random", image_size=64)
+    assert models.unseen_border(backbone) is None
+    assert models.preprocess(backbone).size == 64
+
+
+def test_a_refusal_of_timm_that_says_nothing_is_named() -> None:
+    with pytest.raises(SpecError, match="no more than AssertionError; another --image-size may do"):
+        models.plain(Backbone(name="vit_tiny_r_s16_p8_224", weights="random", image_size=8), num_classes=0)

@@ -6,6 +6,7 @@ some values of are accepted; then :data:`VALUES` needs one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_origin
@@ -15,7 +16,7 @@ import pytest
 import launch
 from bench import models, resources
 from bench.launching import preflight
-from bench.launching.changes import Change
+from bench.launching.changes import Change, assignment
 from bench.launching.launch import Launch
 from bench.launching.request import FLAGS, PARTS, Flag, Request
 from bench.spec import Backbone, LaunchOptions, SpecError, Study
@@ -226,3 +227,34 @@ def test_a_launch_is_plain_data(tmp_path: Path) -> None:
     assert made.plan is not None
     assert (made.plan.slots, made.plan.workers, made.plan.gpu) == (4, 1, False)
     assert prepared("--address", "auto").plan is None  # known when the cluster is joined
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["target=digits", "target.name=shapes"], "target.name cannot be both digits"),
+        (["source.name=shapes", "source=digits"], "source.name cannot be both shapes"),
+        (["backbone=tiny", "backbone.name=vit_small_patch16_224"], "backbone.name cannot be both tiny"),
+        (["search.lr.low=0.1", "search.lr={low: 0.01, high: 1}"], "search.lr.low cannot be both 0.1"),
+        (["search.lr={low: 0.01, high: 1}", "search.lr.low=0.1"], "search.lr.low cannot be both"),
+        (["train.steps=10", "train={steps: 5}"], "train.steps cannot be both 10"),
+        (["train.steps=10", "train={batch_size: 5}"], "train.steps cannot be both 10"),
+        (["data.views=2", "train.views=3"], "train.views cannot be both 2"),
+    ],
+)
+def test_no_change_is_lost_to_another(changes: list[str], said: str) -> None:
+    with pytest.raises(SpecError, match=f"^{re.escape(said)}"):
+        Request.of("linear", changes=[assignment(change) for change in changes])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["target=digits", "target.name=digits"],
+        ["search.lr={low: 0.01, high: 1}", "search.lr.log=true"],
+        ["search.lr.low=0.01", "search.lr={low: 0.01, high: 1}"],
+        ["train={steps: 5}", "train.batch_size=8"],
+    ],
+)
+def test_changes_that_go_together_are_laid_over_each_other(changes: list[str]) -> None:
+    assert len(Request.of("linear", changes=[assignment(change) for change in changes]).changes) == 2

@@ -563,3 +563,41 @@ def test_a_start_on_other_classes_is_refused_before_anything_starts(tmp_path: Pa
 
 def on(target: str) -> Benchmark:
     return TINY.model_copy(update={"target": TargetData(name=target)})
+
+
+def test_both_ends_of_every_range_meet_however_large_the_space(tmp_path: Path) -> None:
+    """Ten steps of which ten warm up cannot be trained, and random points would hardly meet them."""
+    ranges = {"steps": (10, 1000), "warmup_steps": (0, 10), "k": (1, 12)}
+    wide = [f"search.{name}={{low: {low}, high: {high}}}" for name, (low, high) in ranges.items()]
+    study = one(tmp_path, "method: top_k\nsearch: {lr: {low: 0.001, high: 0.1}}\n", *wide)
+    with pytest.raises(SpecError, match="warmup_steps = 10 leaves nothing of steps = 10"):
+        studies.check(study, TINY, depth=12)
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        ("{train.steps: 10, train: {steps: 20}}", "train.steps cannot be both 10"),
+        ("{search.lr.low: 0.1, search: {lr: {low: 0.2, high: 0.5}}}", "search.lr.low cannot be both 0.1"),
+        ("{search.lr: {low: 0.1, high: 1}, search: {momentum: {choices: [0.5]}}}", "search.lr cannot be both"),
+    ],
+)
+def test_a_suite_may_not_contradict_itself(tmp_path: Path, inside: str, said: str) -> None:
+    (tmp_path / "both.yaml").write_text(f"suite:\n  - linear: {inside}\n")
+    with pytest.raises(SpecError, match=re.escape(said)):
+        studies.load(str(tmp_path / "both.yaml"))
+
+
+@pytest.mark.parametrize(("text", "number"), [("010", 10), ("0x10", 16), ("0o10", 8), ("1_000", 1000), ("+5", 5)])
+def test_integers_are_read_as_people_write_them(text: str, number: int) -> None:
+    assert studies.load("linear", overrides=[f"trials={text}"]).studies[0].trials == number
+
+
+def test_sixty_to_the_power_is_no_integer() -> None:
+    with pytest.raises(SpecError, match="1:30"):
+        studies.load("linear", overrides=["trials=1:30"])
+
+
+def test_advice_can_be_followed_as_it_stands() -> None:
+    with pytest.raises(SpecError, match=re.escape('search.lr={choices: ["0,01"]}')):
+        studies.load("linear", overrides=["train.lr=0,01"])
