@@ -25,6 +25,8 @@ examples:
   python -m bench export RECORD --out model.safetensors        a confirmed trial's model for plain timm
   python -m bench export RECORD --mlflow-model birds           the same into MLflow's model registry
   python -m bench predict model.safetensors picture.png        classify pictures of your own, or folders of them
+  python -m bench sync results/paper/tiny                      bring what MLflow lacks, from the records
+  python -m bench sync results --tracking-uri http://host:5000 the same for all launches, to another store
   python -m bench pretrain tiny                                remake the embedded backbone (minutes on one core)
 """
 
@@ -54,6 +56,11 @@ def arguments() -> argparse.ArgumentParser:
     look = commands.add_parser("predict", help="classify pictures with an exported model")
     look.add_argument("model", type=Path, help="what export wrote")
     look.add_argument("images", nargs="+", help="picture files, folders of them, or patterns")
+    bring = commands.add_parser("sync", help="bring an MLflow store up to date from records")
+    bring.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="results/<study>/<benchmark>, or results"
+    )
+    bring.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite in the results folder)")
     train = commands.add_parser("pretrain", help="remake an embedded backbone")
     train.add_argument("backbone", choices=["tiny"])
     train.add_argument("--out", type=Path, default=Path(__file__).parent / "assets", help="folder to write to")
@@ -83,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _export(args)
         if args.command == "predict":
             return _predict(args.model, args.images)
+        if args.command == "sync":
+            return _sync(args.folders, args.tracking_uri)
         return _pretrain(args.out, args.steps)
     except BrokenPipeError:
         raise
@@ -195,6 +204,20 @@ def _register(merged: checkpoints.Merged, store: str, name: str) -> Sequence[str
     )
     run_name = f"export of {merged.record.trial}"
     return register(store, name, wanted, experiment=merged.record.study, run_name=run_name)
+
+
+def _sync(folders: Sequence[Path], uri: str | None) -> int:
+    from bench.reporting import mlflow_store, mlflow_sync
+
+    places = [place for folder in folders for place in mlflow_sync.launch_folders(folder)]
+    stores = [uri or mlflow_sync.store_of(place) for place in places]
+    for store in dict.fromkeys(stores):
+        mlflow_store.check(store)
+    for place, store in zip(places, stores, strict=True):
+        done = mlflow_sync.sync(place, store)
+        what = f"{done.brought} of {done.trials} trials were brought" if done.changed else "nothing was missing"
+        _say(f"{place.path}: {what} ({mlflow_store.without_password(store)})")
+    return 0
 
 
 def _predict(model: Path, images: Sequence[str]) -> int:

@@ -99,7 +99,7 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
     finally:
         tracker.close()
         if tracker.problem:
-            say(console, plain("MLflow is incomplete:", "yellow"), f" {tracker.problem}; the records are not.")
+            say(console, plain("MLflow is incomplete:", "yellow"), f" {tracker.problem}")
 
 
 @contextmanager
@@ -143,6 +143,7 @@ def _open_tracker(launch: Launch, begun: resume.Begun) -> Tracker:
         run_name=f"{suite.name} on {benchmark.name}, {datetime.now():%Y-%m-%d %H:%M}",
         parameters=parameters,
         tags={"benchmark": benchmark.name, "study": suite.name, "launch": begun.id},
+        folder=launch.folder,
     )
 
 

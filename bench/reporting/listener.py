@@ -173,7 +173,7 @@ def parameters(trial: Trial) -> dict[str, Any]:
     return {
         "method": trial.method,
         **trial.hyperparameters,
-        "train": trial.train.model_dump(),
+        "train": trial.train.model_dump(mode="json"),
         "seed": trial.seed,
         "phase": trial.phase,
     }

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records
 from bench.folder import LaunchFolder
-from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store, without_password
+from bench.reporting.mlflow_address import database_file, without_password
+from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store
 from bench.spec import shown
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def fetch(uri: str, run_id: str, folder: LaunchFolder) -> Path:
         ValueError: there is no such store or run, it is no trial's, or it holds something else.
     """
     check(uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    file = database_file(uri)
+    if file is not None and not file.is_file():
         raise ValueError(f"there is no MLflow store {without_password(uri)}; name the run's store with --tracking-uri")
     client = open_store(uri)
     from mlflow.exceptions import MlflowException
@@ -93,7 +95,7 @@ def register(uri: str, name: str, wanted: Registration, *, experiment: str, run_
     client = open_store(uri)
     import mlflow
 
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(client.tracking_uri)  # a login in it stands apart
     place = experiment_id(client, uri, experiment)
     with mlflow.start_run(experiment_id=place, run_name=run_name):
         info = mlflow.pytorch.log_model(

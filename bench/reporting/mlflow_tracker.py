@@ -1,57 +1,51 @@
-"""MLflow's runs: one parent a launch, one child a trial.
+"""MLflow follows a launch: one parent run, one child a trial.
 
 Everything is handed to one thread that writes in batches, so that neither the search nor a worker ever waits for a
-database. What cannot be written is kept as :attr:`Tracker.problem`: a study is never lost to its bookkeeping.
+database. While the store is busy or away it tries again, and nothing is dropped. What has not arrived when the launch
+ends is said in :attr:`Tracker.problem`, and :mod:`bench.reporting.mlflow_sync` brings it: a study is never lost to its
+bookkeeping.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import queue
+import shlex
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.folder import LaunchFolder
-from bench.readings import flat
 from bench.records import Record
-from bench.reporting.leaderboard import for_mlflow
-from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, experiment_id, open_store
-from bench.reporting.rows import Leaderboard, Spread
+from bench.reporting.mlflow_address import reason, without_password
+from bench.reporting.mlflow_runs import LAUNCH, About, Launch, Point, Runs, flatten
+from bench.reporting.mlflow_store import passing
+from bench.reporting.rows import Leaderboard
 
 log = logging.getLogger(__name__)
 
 BATCH_SECONDS = 1.0
 """A metric waits at most so long before it is written."""
 
-BATCH_METRICS = 1000
-"""MLflow takes no more in one request."""
+PATIENCE_SECONDS = 30.0
+"""The end of a launch waits at most so long for the store."""
 
-COSTS = ("trainable_parameters", "train_seconds", "eval_seconds", "images_per_second")
-"""A record says these of a trial beside its scores."""
-
-PARENT = "mlflow.parentRunId"
-"""MLflow's tag of a child run."""
-
-RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as MLflow takes them: ``{"train": {"lr": 0.1}}`` becomes ``{"train.lr": "0.1"}``."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = str(value)
-    return flat
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between tries while a store is busy or away; the last one again and again."""
 
 
 def open_tracker(
-    uri: str, *, experiment: str, run_name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
+    uri: str,
+    *,
+    experiment: str,
+    run_name: str,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, str],
+    folder: LaunchFolder | None = None,
 ) -> Tracker:
     """Open the parent run of a launch, or take it up again if there is one with the same tag ``launch``.
 
@@ -63,224 +57,199 @@ def open_tracker(
         uri: of the store, checked by :func:`bench.reporting.mlflow_store.check`.
         experiment: the study's name.
         parameters: of the launch, nested.
+        folder: where the launch writes, and nobody else: runs that an earlier launch has left open there are ended.
     """
-    return Tracker(_Launch(uri, experiment, run_name, flatten(parameters), dict(tags)))
-
-
-@dataclass(frozen=True)
-class _Launch:
-    uri: str
-    experiment: str
-    run_name: str
-    parameters: dict[str, str]
-    tags: dict[str, str]
-
-
-@dataclass
-class _Child:
-    """A child run while it is written: its id, and metrics that wait for the next batch."""
-
-    run_id: str
-    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    tags = {LAUNCH: uuid.uuid4().hex, **tags}
+    return Tracker(Launch(uri, experiment, run_name, flatten(parameters), tags, folder))
 
 
 class Tracker:
     """Writes one launch to MLflow, in a thread of its own."""
 
-    def __init__(self, launch: _Launch) -> None:
+    def __init__(self, launch: Launch) -> None:
         self.problem: str | None = None
         self._launch = launch
+        self._due: dict[str, bool] = {}
         self._jobs: queue.Queue[Callable[[_Writer], None] | None] = queue.Queue()
+        self._keeper = Keeper()
+        self._writer: _Writer | None = None
+        self._over = False
         self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
         self._thread.start()
 
     def trial_started(self, trial: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open a child run."""
-        flat, begun = flatten(parameters), _now()
-        self._jobs.put(lambda writer: writer.start(trial, flat, dict(tags), begun))
+        about = About(flatten(parameters), dict(tags), _now())
+        self._due[trial] = True
+        self._jobs.put(lambda writer: writer.start(trial, about))
 
     def trial_reported(self, trial: str, metrics: Mapping[str, float], step: int) -> None:
         """Add points to a child run's curves."""
-        points, now = dict(metrics), _now()
-        self._jobs.put(lambda writer: writer.report(trial, points, step, now))
+        now = _now()
+        points = [(name, float(value), now, step) for name, value in metrics.items()]
+        self._jobs.put(lambda writer: writer.report(trial, points))
 
     def trial_finished(self, record: Record, checkpoint: Path | None = None) -> None:
         """Write the final scores, the record and the file of trained tensors if there is one; end the child run."""
-        now = _now()
-        self._jobs.put(lambda writer: writer.end(record, checkpoint, now))
+        self._ended(record, checkpoint, known=False)
 
     def trial_known(self, record: Record, checkpoint: Path | None = None) -> None:
         """Make sure that a trial of an earlier try of the launch has its child run."""
+        self._ended(record, checkpoint, known=True)
+
+    def _ended(self, record: Record, checkpoint: Path | None, *, known: bool) -> None:
         now = _now()
-        self._jobs.put(lambda writer: writer.make_up_for(record, checkpoint, now))
+
+        def end(writer: _Writer) -> None:
+            writer.end(record, checkpoint, now, known=known)
+            self._due[record.trial] = False
+
+        self._due[record.trial] = True
+        self._jobs.put(end)
 
     def finish(self, folder: LaunchFolder, board: Leaderboard | None, status: str) -> None:
         """Attach the leaderboard of ``folder`` to the parent run and end it with an MLflow run status."""
         self._jobs.put(lambda writer: writer.finish(folder, board, status))
 
     def close(self) -> None:
-        """Write what is left; :attr:`problem` says afterwards whether all of it arrived."""
+        """Write what is left, for half a minute at most; :attr:`problem` says afterwards whether all of it arrived."""
+        if not self._thread.is_alive():
+            return
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(PATIENCE_SECONDS)
+        self._keeper.give_up()
+        if not self._over:
+            self.problem = self._missing()
+
+    def _missing(self) -> str:
+        """One line that says what has not arrived, why, and what brings it."""
+        missing, uri = sum(self._due.values()), self._launch.uri
+        runs = f"{missing} of {len(self._due)} trials" if missing else "the end of the launch"
+        said = f"{runs} did not arrive at {without_password(uri)} ({self._keeper.reason or 'it is slow'})"
+        if self._launch.folder is None:
+            return said
+        folder, store = (shlex.quote(str(one)) for one in (self._launch.folder.path, without_password(uri)))
+        return f"{said}; once it is there again: python -m bench sync {folder} --tracking-uri {store}"
 
     def _write(self) -> None:
         try:
-            first = self._jobs.get()  # MLflow is not imported while the workers start: they need the cores
-            writer = _Writer(self._launch)
-            going = self._do(writer, first)
-            while going:
-                going = self._next(writer)
-        except Exception as error:
-            log.exception("MLflow")
-            self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            job = self._jobs.get()  # MLflow is not imported while the workers start: they need the cores
+            missed = []
+            while job is not None:
+                if not self._do(job):
+                    missed.append(job)
+                job = self._next()
+            missed = [job for job in missed if not self._do(job)]
+            self._over = self._do(lambda writer: writer.close()) and not missed
+        except BaseException as error:
+            log.error("MLflow: %s", reason(error, self._launch.uri))
+            self._keeper.reason = reason(error, self._launch.uri)
 
-    def _next(self, writer: _Writer) -> bool:
-        """Do one job, or write what is due if there is none; False at the end."""
-        try:
-            job = self._jobs.get(timeout=BATCH_SECONDS)
-        except queue.Empty:
-            writer.flush()
-            return True
-        return self._do(writer, job)
+    def _next(self) -> Callable[[_Writer], None] | None:
+        """The next job; while there is none, what is due is written."""
+        while True:
+            try:
+                return self._jobs.get(timeout=BATCH_SECONDS)
+            except queue.Empty:
+                self._do(lambda writer: writer.flush())
 
-    def _do(self, writer: _Writer, job: Callable[[_Writer], None] | None) -> bool:
-        if job is None:
-            writer.close()
-            return False
-        job(writer)
-        return True
+    def _do(self, job: Callable[[_Writer], None]) -> bool:
+        """Do a job, as often as it takes; False if it cannot be done."""
+
+        def attempt(again: bool) -> None:
+            if self._writer is None:
+                self._writer = _Writer(self._launch)
+            elif again:
+                self._writer.runs.recall()
+            job(self._writer)
+
+        return self._keeper.keep(attempt, self._launch.uri)
+
+
+class Keeper:
+    """Tries again what a store does not take at once, until somebody gives up."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """Try nothing again from now on."""
+        self._given_up.set()
+
+    def keep(self, attempt: Callable[[bool], None], uri: str) -> bool:
+        """Call until it succeeds, or fails in a way that another try does not mend; :attr:`reason` is the last failure.
+
+        Args:
+            attempt: is told whether it was tried before.
+
+        Returns:
+            Whether it has succeeded.
+        """
+        tries = 0
+        while not self._given_up.is_set():
+            try:
+                attempt(tries > 0)
+                return True
+            except Exception as error:
+                said = reason(error, uri)
+                if said != self.reason:
+                    log.warning("MLflow: %s", said)
+                self.reason = said
+                if not passing(error):
+                    return False
+            self._given_up.wait(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1
+        return False
 
 
 class _Writer:
-    """The MLflow side; lives in the tracker's thread."""
+    """The MLflow side; lives in the tracker's thread. Whatever fails is kept, and can be done again."""
 
-    def __init__(self, launch: _Launch) -> None:
-        self._client = open_store(launch.uri)
-        self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
-        self._children: dict[str, _Child] = {}
-        self._written: dict[str, str] = {}
+    def __init__(self, launch: Launch) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # or MLflow would sleep for minutes between tries
+        self.runs = Runs(launch)
+        self.runs.go_on()
+        self._about: dict[str, About] = {}
+        self._points: dict[str, list[Point]] = {}
         self._flushed = time.monotonic()
         self._ended = False
-        earlier = self._runs(f"tags.launch = '{launch.tags['launch']}'") if "launch" in launch.tags else []
-        parent = next((run for run in earlier if PARENT not in run.data.tags), None)
-        if parent is None:
-            run = self._client.create_run(self._experiment, run_name=launch.run_name, tags=launch.tags)
-            self._parent: str = run.info.run_id
-            self._log_parameters(self._parent, launch.parameters)
-        else:
-            self._take_up(parent.info.run_id)
 
-    def _runs(self, filter_string: str) -> list[Any]:
-        runs, token = [], None
-        while token != "":
-            page = self._client.search_runs([self._experiment], filter_string, page_token=token, max_results=1000)
-            runs += list(page)
-            token = page.token or ""
-        return runs
+    def start(self, trial: str, about: About) -> None:
+        self.runs.start(trial, self._about.setdefault(trial, about))
+        self._points.setdefault(trial, [])
 
-    def _take_up(self, parent: str) -> None:
-        """Go on with a launch that ended before its time; child runs of trials that had not ended go."""
-        self._parent = parent
-        self._client.update_run(parent, status="RUNNING")
-        self._client.set_tag(parent, "status", "running")
-        for run in self._runs(f"tags.`{PARENT}` = '{parent}'"):
-            if run.data.tags.get("status") in RUN_STATUS:
-                self._written[run.info.run_name] = run.info.run_id
-            else:
-                self._client.delete_run(run.info.run_id)
-
-    def _log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(run_id, params=[Param(name, value) for name, value in parameters.items()])
-
-    def start(self, trial: str, parameters: Mapping[str, str], tags: Mapping[str, str], begun: int) -> None:
-        if trial in self._children:
-            return  # started again after its workers died: the run goes on
-        if trial in self._written:  # it failed in an earlier try of the launch
-            self._client.delete_run(self._written.pop(trial))
-        run = self._client.create_run(
-            self._experiment,
-            run_name=trial,
-            start_time=begun,
-            tags={**tags, "status": "running", PARENT: self._parent},
-        )
-        self._children[trial] = _Child(run.info.run_id)
-        self._log_parameters(run.info.run_id, parameters)
-
-    def report(self, trial: str, metrics: Mapping[str, float], step: int, now: int) -> None:
-        child = self._children[trial]
-        child.metrics += [(name, float(value), now, step) for name, value in metrics.items()]
+    def report(self, trial: str, points: list[Point]) -> None:
+        self._points.setdefault(trial, []).extend(points)
         if time.monotonic() - self._flushed > BATCH_SECONDS:
             self.flush()
 
-    def end(self, record: Record, checkpoint: Path | None, now: int) -> None:
-        child = self._children.get(record.trial)
-        if child is None:  # it failed before it started
-            tags = {"method": record.method, "benchmark": record.benchmark, "phase": record.phase}
-            self.start(record.trial, flatten(record.hyperparameters), tags, now)
-            child = self._children[record.trial]
-        values = {**flat(record.scores, record.phase), **{name: getattr(record, name) for name in COSTS}}
-        child.metrics += [
-            (name, float(value), now, record.steps) for name, value in values.items() if value is not None
-        ]
-        self._flush(child)
-        self._client.log_text(child.run_id, record.model_dump_json(indent=2), RECORD)
-        if checkpoint is not None:
-            self._client.log_artifact(child.run_id, str(checkpoint), CHECKPOINTS)
-        self._client.set_tag(child.run_id, "status", record.status)
-        if record.error:
-            self._client.set_tag(child.run_id, "error", record.error[:500])
-        self._client.set_terminated(child.run_id, RUN_STATUS[record.status], end_time=now)
-        del self._children[record.trial]
-
-    def make_up_for(self, record: Record, checkpoint: Path | None, now: int) -> None:
-        if record.trial not in self._written:
-            self.end(record, checkpoint, now)
-
     def flush(self) -> None:
         self._flushed = time.monotonic()
-        for child in self._children.values():
-            self._flush(child)
+        for trial in list(self._points):
+            self._flush(trial)
 
-    def _flush(self, child: _Child) -> None:
-        from mlflow.entities import Metric
+    def _flush(self, trial: str) -> None:
+        points = self._points.get(trial)
+        if points and trial in self._about:
+            self.runs.log(trial, self._about[trial], points)
+            self._points[trial] = []
 
-        points = [Metric(*point) for point in child.metrics]
-        child.metrics.clear()
-        for start in range(0, len(points), BATCH_METRICS):
-            self._client.log_batch(child.run_id, metrics=points[start : start + BATCH_METRICS])
+    def end(self, record: Record, checkpoint: Path | None, now: int, *, known: bool) -> None:
+        if known and self.runs.is_written(record.trial):
+            return
+        self._flush(record.trial)
+        about = self._about.get(record.trial) or About.of(record)  # it may have failed before it started
+        self.runs.end(record, about, checkpoint, now)
+        self._points.pop(record.trial, None)
 
     def finish(self, folder: LaunchFolder, board: Leaderboard | None, status: str) -> None:
-        if board is not None:
-            self._client.log_table(self._parent, for_mlflow(board), "leaderboard.json")
-            for path in (folder.table, folder.table_csv, folder.picture):
-                self._client.log_artifact(self._parent, str(path))
-            self._client.set_tag(self._parent, "mlflow.note.content", folder.table.read_text(encoding="utf-8"))
-            self._log_headline(board)
-        self._client.set_tag(self._parent, "status", "ok" if status == "FINISHED" else status.lower())
-        self._client.set_terminated(self._parent, status)
+        self.runs.finish(folder, board, status)
         self._ended = True
 
-    def _log_headline(self, board: Leaderboard) -> None:
-        """The best row's numbers on the parent, so that launches can be compared in MLflow's run table."""
-        best = next((row for row in board.rows if row.best), None)
-        if best is None:
-            return
-        for name in ("target_accuracy", "source_accuracy", "forgetting", "mean"):
-            spread: Spread = getattr(best, name)
-            self._client.log_metric(self._parent, f"best_{name}", spread.mean)
-        self._client.set_tag(self._parent, "best", best.label)
-
     def close(self) -> None:
-        """End whatever is still open: the launch was interrupted."""
         self.flush()
-        for child in self._children.values():
-            self._client.set_tag(child.run_id, "status", "interrupted")
-            self._client.set_terminated(child.run_id, "KILLED")
-        if not self._ended:
-            self._client.set_tag(self._parent, "status", "interrupted")
-            self._client.set_terminated(self._parent, "KILLED")
+        self.runs.interrupt(parent=not self._ended)
 
 
 def _now() -> int:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from bench.readings import HEAD, KNN, Reading, knn_numbers
 from bench.records import Record
+from bench.reporting.mlflow_store import default_uri
+from bench.reporting.mlflow_tracker import open_tracker
 from bench.reporting.rows import Leaderboard, build
 from bench.spec import SearchContext
 
@@ -221,3 +225,23 @@ def mixed(paper_records: Callable[..., list[Record]], failed: Callable[..., Reco
         return record.row == {"p": 4} or (record.row == {"rank": 8} and record.seed == 1)
 
     return build([failed(record) if lost(record) else record for record in paper_records()])
+
+
+@dataclass(frozen=True)
+class First:
+    """A results folder whose launch made its own store, under the experiment ``first``, and what its tracker said."""
+
+    results: Path
+    opened_after: float
+    problem: str | None
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory) -> First:
+    """The only store that MLflow makes itself, which takes it several seconds: every test gets a copy of it."""
+    results = tmp_path_factory.mktemp("first")
+    began = time.monotonic()
+    tracker = open_tracker(default_uri(results), experiment="first", run_name="first", parameters={}, tags={})
+    opened_after = time.monotonic() - began
+    tracker.close()
+    return First(results, opened_after, tracker.problem)

@@ -8,7 +8,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
@@ -21,9 +20,11 @@ from bench.readings import SCORES
 from bench.records import Record
 from bench.reporting import leaderboard
 from bench.reporting.mlflow_models import fetch
+from bench.reporting.mlflow_runs import flatten
 from bench.reporting.mlflow_store import default_uri
-from bench.reporting.mlflow_tracker import Tracker, flatten, open_tracker
+from bench.reporting.mlflow_tracker import Tracker, open_tracker
 from bench.reporting.rows import Leaderboard, build
+from tests.unit.conftest import First
 
 Make = Callable[..., Record]
 MakeAll = Callable[..., list[Record]]
@@ -31,26 +32,6 @@ MakeAll = Callable[..., list[Record]]
 PARAMETERS = {"benchmark": {"name": "tiny", "train": {"steps": 150, "lr": 0.05}}, "trials": 12, "seeds": [0, 1, 2]}
 TRIAL = {"method": {"name": "lora", "rank": 8}, "train": {"lr": 0.079, "clip_norm": None}, "seed": 1}
 TAGS = {"method": "lora", "benchmark": "tiny", "phase": "confirm"}
-
-
-@dataclass(frozen=True)
-class First:
-    """A launch that made its own store, and what became of its tracker."""
-
-    results: Path
-    opened_after: float
-    problem: str | None
-
-
-@pytest.fixture(scope="session")
-def first(tmp_path_factory: pytest.TempPathFactory) -> First:
-    """The only store that MLflow makes itself, which takes it several seconds: every test gets a copy of it."""
-    results = tmp_path_factory.mktemp("first")
-    began = time.monotonic()
-    tracker = opened(results, experiment="first")
-    opened_after = time.monotonic() - began
-    tracker.close()
-    return First(results, opened_after, tracker.problem)
 
 
 @pytest.fixture
@@ -397,7 +378,8 @@ def test_a_database_lost_in_mid_study_is_a_problem_not_an_error(
     (store / "mlflow.db").write_text("no database")
     use(tracker, record, *shown)
     assert tracker.problem is not None
-    assert tracker.problem.startswith("MlflowException: ")
+    assert tracker.problem.startswith("1 of 2 trials did not arrive at sqlite:///")
+    assert "(MlflowException: " in tracker.problem
     assert "\n" not in tracker.problem
 
 

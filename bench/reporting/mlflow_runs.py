@@ -1,0 +1,334 @@
+"""The MLflow runs of one launch: a parent, and a child for every trial.
+
+Every method may be called again after it has failed, and then writes what is missing. Runs that were made though the
+answer got lost are found by :meth:`Runs.recall`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.folder import LaunchFolder
+from bench.readings import flat, scores
+from bench.records import Record
+from bench.reporting.leaderboard import for_mlflow
+from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, experiment_id, open_store
+from bench.reporting.rows import Leaderboard, Spread
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+BATCH_METRICS = 1000
+BATCH_PARAMETERS = 100
+"""MLflow takes no more in one request."""
+
+COSTS = ("trainable_parameters", "train_seconds", "eval_seconds", "images_per_second")
+"""A record says these of a trial beside its scores."""
+
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag of a child run."""
+
+LAUNCH, FOLDER, STATUS = "launch", "folder", "status"
+"""Our tags: a launch's id and where it writes, on the parent; how it ended, on every run."""
+
+TABLES = "mlflow.loggedArtifacts"
+"""MLflow's tag of a run that holds tables."""
+
+TABLE = "leaderboard.json"
+
+RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+INTERRUPTED = "interrupted"
+
+Point = tuple[str, float, int, int]
+"""Of a curve: name, value, time in milliseconds since 1970, step."""
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as MLflow takes them: ``{"train": {"lr": 0.1}}`` becomes ``{"train.lr": "0.1"}``."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = str(value)
+    return flat
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a parent run says of its launch. ``tags`` hold the launch's id under :data:`LAUNCH`."""
+
+    uri: str
+    experiment: str
+    run_name: str
+    parameters: Mapping[str, str]
+    tags: Mapping[str, str]
+    folder: LaunchFolder | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What a child run says of its trial before it has a result; ``begun`` in milliseconds since 1970."""
+
+    parameters: Mapping[str, str]
+    tags: Mapping[str, str]
+    begun: int
+
+    @classmethod
+    def of(cls, record: Record) -> About:
+        """What it said of the trial of a record."""
+        train = record.config.get("train", {})
+        fixed = {"train": train, "seed": record.seed, "phase": record.phase}
+        parameters = flatten({"method": record.method, **record.hyperparameters, **fixed})
+        tags = {name: getattr(record, name) for name in ("method", "benchmark", "study", "phase")}
+        took = (record.train_seconds or 0.0) + (record.eval_seconds or 0.0)
+        return cls(parameters, tags, ended(record) - int(1000 * took))
+
+
+def ended(record: Record) -> int:
+    """When a trial ended, in milliseconds since 1970: now, if its record does not say."""
+    try:
+        return int(1000 * datetime.fromisoformat(record.provenance["time"]).timestamp())
+    except (KeyError, TypeError, ValueError):  # a record from elsewhere
+        return int(1000 * time.time())
+
+
+def final(record: Record) -> dict[str, float]:
+    """The metrics of a trial that has ended."""
+    values = {**flat(record.scores, record.phase), **{name: getattr(record, name) for name in COSTS}}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def on_the_way(record: Record, now: int) -> list[Point]:
+    """The points of a trial's curves that its record holds: what was read before the last step."""
+    own = [reading for reading in record.readings if reading.variant is None]
+    before = [reading for reading in own if reading.step == 0]
+    points: list[Point] = []
+    for step in sorted({reading.step for reading in own if 0 < reading.step < record.measured_step}):
+        read = flat(scores([*before, *(reading for reading in own if reading.step == step)]), "search")
+        points += [(name, value, now, step) for name, value in read.items()]
+    return points
+
+
+@dataclass
+class _Children:
+    """Ids of child runs by trial: of those that are being written, and of those that are complete."""
+
+    open: dict[str, str] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+
+
+class Runs:
+    """The runs of one launch. A launch that has a parent run in the store already is gone on with.
+
+    Args of the constructor:
+        launch: whose they are.
+        keep: whether child runs of trials that have not ended stay; else they are made again.
+    """
+
+    def __init__(self, launch: Launch, *, keep: bool = False) -> None:
+        self._client = open_store(launch.uri)
+        self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
+        self._children = _Children()
+        place = launch.folder and f"{platform.node()}:{os.path.realpath(launch.folder.path)}"
+        tags = {**launch.tags, **({FOLDER: place} if place else {})}
+        self.parent = self._parent(launch, tags)
+        self.recall(keep=keep)
+        if place:
+            self._end_dead(place)
+
+    def _parent(self, launch: Launch, tags: Mapping[str, str]) -> str:
+        found = [run for run in self._search(f"tags.{LAUNCH} = '{launch.tags[LAUNCH]}'") if PARENT not in run.data.tags]
+        if found:
+            run = min(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        else:
+            run = self._client.create_run(self._experiment, run_name=launch.run_name, tags={**tags, STATUS: "running"})
+        run_id: str = run.info.run_id
+        for further in found:  # made twice, since an answer got lost
+            if further.info.run_id != run_id:
+                self._client.delete_run(further.info.run_id)
+        self._log_parameters(run_id, launch.parameters, there=run.data.params)
+        return run_id
+
+    def _search(self, wanted: str) -> list[Run]:
+        runs, token = [], None
+        while token != "":
+            page = self._client.search_runs([self._experiment], wanted, page_token=token, max_results=1000)
+            runs += list(page)
+            token = page.token or ""
+        return runs
+
+    def go_on(self) -> None:
+        """Say that the launch runs."""
+        self._client.update_run(self.parent, status="RUNNING")
+        self._client.set_tag(self.parent, STATUS, "running")
+
+    def read(self, run_id: str) -> Run:
+        """A run as it stands in the store."""
+        return self._client.get_run(run_id)
+
+    def children(self) -> list[Run]:
+        """The child runs as they stand in the store."""
+        return self._search(f"tags.`{PARENT}` = '{self.parent}'")
+
+    def recall(self, *, keep: bool = True) -> None:
+        """Look up which child runs there are; of two of one trial one is deleted.
+
+        Args:
+            keep: whether those of trials that have not ended stay, too.
+        """
+        known, self._children = self._children, _Children()
+        ours = set(known.open.values())
+
+        def order(run: Run) -> tuple[bool, bool, int]:
+            return (run.info.run_id not in ours, not _has_ended(run), run.info.start_time)
+
+        for run in sorted(self.children(), key=order):
+            trial, run_id = str(run.info.run_name), run.info.run_id
+            twice = trial in self._children.written or trial in self._children.open
+            if twice or not (keep or _has_ended(run)):
+                self._client.delete_run(run_id)
+            elif _has_ended(run):
+                self._children.written[trial] = run_id
+            else:
+                self._children.open[trial] = run_id
+
+    def _end_dead(self, place: str) -> None:
+        """End what an earlier launch in the same folder has left running: it is dead, since the folder is ours."""
+        for run in self._search("attributes.status = 'RUNNING'"):
+            if run.data.tags.get(FOLDER) == place and run.info.run_id != self.parent:
+                for child in self._search(f"tags.`{PARENT}` = '{run.info.run_id}' and attributes.status = 'RUNNING'"):
+                    self._end(child.info.run_id, INTERRUPTED, "KILLED")
+                self._end(run.info.run_id, INTERRUPTED, "KILLED")
+
+    def is_written(self, trial: str) -> bool:
+        """Whether a trial's run is complete."""
+        return trial in self._children.written
+
+    def start(self, trial: str, about: About) -> None:
+        """Make a trial's run, in place of one that has ended; one that is being written goes on."""
+        if trial in self._children.open:
+            return  # started again after its workers died
+        if trial in self._children.written:  # it failed in an earlier try of the launch
+            self._client.delete_run(self._children.written[trial])
+            del self._children.written[trial]
+        self._make(trial, about)
+
+    def _make(self, trial: str, about: About) -> str:
+        """The id of a trial's run, which is made if need be."""
+        known = self._children.open.get(trial) or self._children.written.get(trial)
+        if known is not None:
+            return known
+        tags = {**about.tags, STATUS: "running", PARENT: self.parent}
+        run = self._client.create_run(self._experiment, start_time=about.begun, tags=tags, run_name=trial)
+        run_id = self._children.open[trial] = str(run.info.run_id)
+        self._log_parameters(run_id, about.parameters)
+        return run_id
+
+    def _log_parameters(self, run_id: str, values: Mapping[str, str], there: Mapping[str, str] | None = None) -> None:
+        from mlflow.entities import Param
+
+        missing = [Param(name, value) for name, value in values.items() if name not in (there or {})]
+        for start in range(0, len(missing), BATCH_PARAMETERS):
+            self._client.log_batch(run_id, params=missing[start : start + BATCH_PARAMETERS])
+
+    def log(self, trial: str, about: About, points: Sequence[Point]) -> None:
+        """Add points to a trial's curves."""
+        from mlflow.entities import Metric
+
+        run_id = self._make(trial, about)
+        for start in range(0, len(points), BATCH_METRICS):
+            metrics = [Metric(*point) for point in points[start : start + BATCH_METRICS]]
+            self._client.log_batch(run_id, metrics=metrics)
+
+    def end(self, record: Record, about: About, checkpoint: Path | None, now: int) -> None:
+        """Write the final scores, the record and the file of trained tensors if there is one; end the run."""
+        run_id = self._make(record.trial, about)
+        there = self._client.get_run(run_id).data
+        self._log_parameters(run_id, about.parameters, there.params)
+        values = {name: value for name, value in final(record).items() if there.metrics.get(name) != value}
+        self.log(record.trial, about, [(name, value, now, record.steps) for name, value in values.items()])
+        self._client.log_text(run_id, record.model_dump_json(indent=2), RECORD)
+        if checkpoint is not None:
+            self._client.log_artifact(run_id, str(checkpoint), CHECKPOINTS)
+        if record.error:
+            self._client.set_tag(run_id, "error", record.error[:500])
+        self._end(run_id, record.status, RUN_STATUS[record.status], now)
+        self._children.open.pop(record.trial, None)
+        self._children.written[record.trial] = run_id
+
+    def _end(self, run_id: str, said: str, status: str, now: int | None = None) -> None:
+        self._client.set_tag(run_id, STATUS, said)
+        self._client.set_terminated(run_id, status, end_time=now)
+
+    def is_complete(self, run: Run, record: Record, checkpoint: Path | None) -> bool:
+        """Whether a child run holds all that :meth:`end` writes."""
+        metrics, tags, parameters = run.data.metrics, run.data.tags, About.of(record).parameters
+        held = {artifact.path for artifact in self._client.list_artifacts(run.info.run_id)}
+        tensors = f"{CHECKPOINTS}/{checkpoint.name}" if checkpoint is not None else None
+        return (
+            tags.get(STATUS) == record.status
+            and run.info.status == RUN_STATUS[record.status]
+            and set(parameters) <= set(run.data.params)
+            and all(metrics.get(name) == value for name, value in final(record).items())
+            and RECORD in held
+            and (tensors is None or tensors in self.artifacts(run.info.run_id, CHECKPOINTS))
+        )
+
+    def artifacts(self, run_id: str, place: str | None = None) -> set[str]:
+        """The paths of what a run holds in a folder."""
+        return {artifact.path for artifact in self._client.list_artifacts(run_id, place)}
+
+    def finish(self, folder: LaunchFolder, board: Leaderboard | None, status: str) -> None:
+        """Attach the leaderboard of ``folder`` to the parent run and end it with an MLflow run status."""
+        if board is not None:
+            self._attach(folder, board)
+        self._end(self.parent, "ok" if status == "FINISHED" else status.lower(), status)
+
+    def _attach(self, folder: LaunchFolder, board: Leaderboard) -> None:
+        text = for_mlflow(board).to_json(orient="split", index=False, date_format="iso")
+        self._client.log_text(self.parent, text, TABLE)  # log_table would add the rows to those of an earlier try
+        self._client.set_tag(self.parent, TABLES, json.dumps([{"path": TABLE, "type": "table"}]))
+        for path in attached(folder):
+            self._client.log_artifact(self.parent, str(path))
+        self._client.set_tag(self.parent, "mlflow.note.content", folder.table.read_text(encoding="utf-8"))
+        self._log_headline(board)
+
+    def _log_headline(self, board: Leaderboard) -> None:
+        """The best row's numbers on the parent, so that launches can be compared in MLflow's run table."""
+        best = next((row for row in board.rows if row.best), None)
+        if best is None:
+            return
+        there = self.read(self.parent).data.metrics
+        for name in ("target_accuracy", "source_accuracy", "forgetting", "mean"):
+            spread: Spread = getattr(best, name)
+            if there.get(f"best_{name}") != spread.mean:
+                self._client.log_metric(self.parent, f"best_{name}", spread.mean)
+        self._client.set_tag(self.parent, "best", best.label)
+
+    def interrupt(self, *, parent: bool = True) -> None:
+        """End whatever is still open: the launch was interrupted."""
+        for trial, run_id in list(self._children.open.items()):
+            self._end(run_id, INTERRUPTED, "KILLED")
+            del self._children.open[trial]
+        if parent:
+            self._end(self.parent, INTERRUPTED, "KILLED")
+
+
+def attached(folder: LaunchFolder) -> tuple[Path, Path, Path]:
+    """The files of a leaderboard that a parent run holds."""
+    return (folder.table, folder.table_csv, folder.picture)
+
+
+def _has_ended(run: Run) -> bool:
+    said = run.data.tags.get(STATUS)
+    return said in RUN_STATUS and run.info.status == RUN_STATUS[said]

@@ -1,0 +1,189 @@
+"""An MLflow store is brought up to date from records: after an outage, or because it is another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bench import cache
+from bench.folder import LaunchFolder
+from bench.records import MOST, Record
+from bench.reporting.mlflow_address import default_uri, without_password
+from bench.reporting.mlflow_runs import (
+    LAUNCH,
+    STATUS,
+    TABLE,
+    About,
+    Launch,
+    Runs,
+    attached,
+    ended,
+    flatten,
+    on_the_way,
+)
+from bench.reporting.mlflow_tracker import Keeper
+from bench.reporting.rows import build
+from bench.spec import read_text
+
+PATIENCE_SECONDS = 120.0
+"""A store that is busy or away is waited for so long."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What became of a launch: its trials, and how many of their runs were made or completed."""
+
+    folder: LaunchFolder
+    trials: int
+    brought: int
+    changed: bool
+
+
+def launch_folders(folder: Path) -> list[LaunchFolder]:
+    """The launch folder that a path names, or all that a results folder or a study's folder in it holds.
+
+    Raises:
+        ValueError: it holds no records.
+    """
+    own = LaunchFolder(folder)
+    if _has_records(own):
+        return [own]
+    below = [LaunchFolder(place) for pattern in ("*", "*/*") for place in sorted(folder.glob(pattern))]
+    left_by_launches = [place for place in below if place.manifest.is_file() or place.table.is_file()]
+    if found := [place for place in left_by_launches if _has_records(place)]:
+        return found
+    raise ValueError(f"there are no records in {folder}: name a launch folder, results/<study>/<benchmark>")
+
+
+def _has_records(folder: LaunchFolder) -> bool:
+    return any(folder.records.glob("*.json"))
+
+
+def store_of(folder: LaunchFolder) -> str:
+    """The store that a launch writes to if it is told of no other: that of its results folder."""
+    place = folder.path.absolute()
+    if place.parent.name == "previous":
+        place = place.parent.parent
+    return default_uri(place.parent.parent)
+
+
+def sync(folder: LaunchFolder, uri: str) -> Synced:
+    """Bring the runs of a launch, as its records tell them, to a store. What is there already is left as it is.
+
+    Args:
+        uri: of the store, checked by :func:`bench.reporting.mlflow_store.check`.
+
+    Raises:
+        ValueError: there are no records, one is none, a launch is writing to the folder, or the store takes nothing.
+    """
+    with _kept(folder):
+        records = folder.read_records()
+        keeper, done, brought = Keeper(), [], set[str]()
+        timer = threading.Timer(PATIENCE_SECONDS, keeper.give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            arrived = keeper.keep(lambda again: done.append(_bring(folder, records, uri, brought)), uri)
+        finally:
+            timer.cancel()
+    if not arrived:
+        raise ValueError(f"{folder.path} did not arrive at {without_password(uri)} ({keeper.reason}); try again later")
+    return done[-1]
+
+
+def _kept(folder: LaunchFolder) -> AbstractContextManager[None]:
+    """Nobody else writes to a folder meanwhile; one that nobody can write to needs no lock."""
+    return folder.locked() if os.access(folder.path, os.W_OK) else nullcontext()
+
+
+def _bring(folder: LaunchFolder, records: Sequence[Record], uri: str, brought: set[str]) -> Synced:
+    runs = Runs(_launch(folder, records, uri), keep=True)
+    there = {str(run.info.run_name): run for run in runs.children()}
+    for record in records:
+        file = folder.checkpoint(record.trial)
+        checkpoint = file if file.is_file() else None
+        run = there.get(record.trial)
+        if run is not None and runs.is_complete(run, record, checkpoint):
+            continue
+        brought.add(record.trial)
+        if run is not None:
+            runs.end(record, About.of(record), checkpoint, ended(record))
+        if run is None or not runs.is_complete(
+            runs.read(run.info.run_id), record, checkpoint
+        ):  # it says what the record does not
+            _make(runs, record, checkpoint)
+    changed = _conclude(runs, folder, records)
+    return Synced(folder, len(records), len(brought), changed or bool(brought))
+
+
+def _make(runs: Runs, record: Record, checkpoint: Path | None) -> None:
+    about, now = About.of(record), ended(record)
+    runs.start(record.trial, about)
+    runs.log(record.trial, about, on_the_way(record, now))
+    runs.end(record, about, checkpoint, now)
+
+
+def _conclude(runs: Runs, folder: LaunchFolder, records: Sequence[Record]) -> bool:
+    """End the parent as the launch has ended, and what nobody writes to any more; whether anything was to be done."""
+    tables = all(path.is_file() for path in attached(folder))
+    status = "FINISHED" if tables else "FAILED" if _manifest(folder).get("ended") is True else "KILLED"
+    said = {"FINISHED": "ok", "FAILED": "failed", "KILLED": "interrupted"}[status]
+    open_before = [run for run in runs.children() if run.info.status == "RUNNING"]
+    runs.interrupt(parent=status == "KILLED")
+    parent = runs.read(runs.parent)
+    held = {TABLE, *(path.name for path in attached(folder))} if tables else set()
+    if parent.data.tags.get(STATUS) == said and parent.info.status == status and held <= runs.artifacts(runs.parent):
+        return bool(open_before)
+    runs.finish(folder, build(records) if tables else None, status)
+    return True
+
+
+def _launch(folder: LaunchFolder, records: Sequence[Record], uri: str) -> Launch:
+    """What the launch told MLflow of itself, read off its folder."""
+    manifest, first = _manifest(folder), min(records, key=lambda one: (str(one.provenance.get("time")), one.trial))
+    asked = manifest.get("asked", {})
+    parameters = {"benchmark": asked.get("benchmark", {}), **_without_names(asked.get("study", {}))}
+    begun = datetime.fromtimestamp(ended(first) / 1000)
+    return Launch(
+        uri,
+        experiment=first.study,
+        run_name=f"{first.study} on {first.benchmark}, {begun:%Y-%m-%d %H:%M}",
+        parameters=flatten(parameters),
+        tags={"benchmark": first.benchmark, "study": first.study, LAUNCH: manifest.get("id") or _id_of(first)},
+    )
+
+
+def _without_names(studies: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: {key: value for key, value in study.items() if key != "name"} for name, study in studies.items()}
+
+
+def _id_of(first: Record) -> str:
+    """The id of a launch that has left none: always the same for its records."""
+    return cache.digest([first.study, first.benchmark, first.trial, json.dumps(first.provenance, sort_keys=True)])
+
+
+def _manifest(folder: LaunchFolder) -> dict[str, Any]:
+    """What a launch has written of itself; empty if it wrote nothing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not folder.manifest.exists():
+        return {}
+    try:
+        values = json.loads(read_text(folder.manifest, most=MOST))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{folder.manifest} is not what a launch writes: {error}") from None
+    asked = values.get("asked") if isinstance(values, dict) else None
+    parts = [asked.get(name, {}) for name in ("study", "benchmark")] if isinstance(asked, dict) else [None]
+    studies = parts[0].values() if isinstance(parts[0], dict) else [None]
+    if not all(isinstance(part, dict) for part in (*parts, *studies)) or not str(values.get("id", "")).isalnum():
+        raise ValueError(f"{folder.manifest} is not what a launch writes: remove it, or name another folder")
+    return dict(values)
