@@ -238,7 +238,7 @@ def _make(file: Path) -> None:
             return
         prefix, suffix = f".{file.name}.", ".new"
         for left in file.parent.iterdir():  # by one that was killed
-            if left.name.startswith(prefix) and left.name.endswith(suffix):
+            if left.name.startswith(prefix) and suffix in left.name:  # with its journal
                 left.unlink()
         new = file.with_name(f"{prefix}{secrets.token_hex(4)}{suffix}")
         _client(new)

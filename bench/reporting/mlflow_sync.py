@@ -115,10 +115,9 @@ def _bring(folder: LaunchFolder, records: Sequence[Record], uri: str, brought: s
         brought.add(record.trial)
         if run is not None:
             runs.end(record, About.of(record), checkpoint, ended(record))
-        if run is None or not runs.is_complete(
-            runs.read(run.info.run_id), record, checkpoint
-        ):  # it says what the record does not
-            _make(runs, record, checkpoint)
+            if runs.is_complete(runs.read(run.info.run_id), record, checkpoint):
+                continue
+        _make(runs, record, checkpoint)  # in place of a run that says something else
     changed = _conclude(runs, folder, records)
     return Synced(folder, len(records), len(brought), changed or bool(brought))
 
