@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import os
 import re
@@ -170,6 +171,7 @@ def _ask(uri: str) -> None:
 
 def _within(seconds: float, uri: str, ask: Callable[[str], None]) -> None:
     """Ask a store, and wait no longer than that."""
+    importlib.import_module("mlflow.store.db.utils")  # on a busy machine that alone may take so long
     shown, problems = without_password(uri), [f"no answer within {seconds:g} s"]
 
     def asked() -> None:
