@@ -139,6 +139,7 @@ class Runs:
         self._client = open_store(launch.uri)
         self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
         self._children = _Children()
+        self._described: set[str] = set()  # ids of child runs that have all parameters
         place = launch.folder and f"{platform.node()}:{os.path.realpath(launch.folder.path)}"
         tags = {**launch.tags, **({FOLDER: place} if place else {})}
         self.parent = self._parent(launch, tags)
@@ -216,8 +217,6 @@ class Runs:
 
     def start(self, trial: str, about: About) -> None:
         """Make a trial's run, in place of one that has ended; one that is being written goes on."""
-        if trial in self._children.open:
-            return  # started again after its workers died
         if trial in self._children.written:  # it failed in an earlier try of the launch
             self._client.delete_run(self._children.written[trial])
             del self._children.written[trial]
@@ -225,13 +224,15 @@ class Runs:
 
     def _make(self, trial: str, about: About) -> str:
         """The id of a trial's run, which is made if need be."""
-        known = self._children.open.get(trial) or self._children.written.get(trial)
-        if known is not None:
-            return known
-        tags = {**about.tags, STATUS: "running", PARENT: self.parent}
-        run = self._client.create_run(self._experiment, start_time=about.begun, tags=tags, run_name=trial)
-        run_id = self._children.open[trial] = str(run.info.run_id)
-        self._log_parameters(run_id, about.parameters)
+        run_id = self._children.open.get(trial) or self._children.written.get(trial)
+        if run_id is None:
+            tags = {**about.tags, STATUS: "running", PARENT: self.parent}
+            run = self._client.create_run(self._experiment, start_time=about.begun, tags=tags, run_name=trial)
+            run_id = self._children.open[trial] = str(run.info.run_id)
+            self._log_parameters(run_id, about.parameters)
+        elif run_id not in self._described:
+            self._log_parameters(run_id, about.parameters, there=self.read(run_id).data.params)
+        self._described.add(run_id)
         return run_id
 
     def _log_parameters(self, run_id: str, values: Mapping[str, str], there: Mapping[str, str] | None = None) -> None:
@@ -253,9 +254,8 @@ class Runs:
     def end(self, record: Record, about: About, checkpoint: Path | None, now: int) -> None:
         """Write the final scores, the record and the file of trained tensors if there is one; end the run."""
         run_id = self._make(record.trial, about)
-        there = self._client.get_run(run_id).data
-        self._log_parameters(run_id, about.parameters, there.params)
-        values = {name: value for name, value in final(record).items() if there.metrics.get(name) != value}
+        there = self.read(run_id).data.metrics
+        values = {name: value for name, value in final(record).items() if there.get(name) != value}
         self.log(record.trial, about, [(name, value, now, record.steps) for name, value in values.items()])
         self._client.log_text(run_id, record.model_dump_json(indent=2), RECORD)
         if checkpoint is not None:

@@ -171,7 +171,8 @@ def _ask(uri: str) -> None:
 
 def _within(seconds: float, uri: str, ask: Callable[[str], None]) -> None:
     """Ask a store, and wait no longer than that."""
-    importlib.import_module("mlflow.store.db.utils")  # on a busy machine that alone may take so long
+    needed = "mlflow.store.db.utils" if ask is _ask_database else "mlflow"
+    importlib.import_module(needed)  # on a busy machine that alone may take so long
     shown, problems = without_password(uri), [f"no answer within {seconds:g} s"]
 
     def asked() -> None:
@@ -225,6 +226,7 @@ def open_store(uri: str) -> MlflowClient:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     file = database_file(uri)
     if file is None:
         from mlflow import MlflowClient

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import random
+import shlex
 import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
+from bench.__main__ import main as bench
 from bench.folder import LaunchFolder
 from bench.readings import SCORES
 from bench.records import Record
-from bench.reporting import leaderboard
+from bench.reporting import leaderboard, mlflow_tracker
 from bench.reporting.mlflow_models import fetch
 from bench.reporting.mlflow_runs import flatten
 from bench.reporting.mlflow_store import default_uri
@@ -236,6 +242,158 @@ def test_a_launch_that_is_gone_on_with_has_one_run_and_each_trial_once(store: Pa
         ("ended", "failed", "ran", "lost"), "ok"
     )
     assert children["ended"].info.run_id == old["ended"].info.run_id
+
+
+def test_a_launch_in_the_folder_of_one_that_was_killed_ends_its_runs(store: Path) -> None:
+    """It started anew; a launch that runs in another folder stays as it is."""
+
+    def of(folder: str) -> Tracker:
+        place = LaunchFolder(store / folder)
+        return open_tracker(
+            default_uri(store), experiment="paper", run_name=folder, parameters={}, tags={}, folder=place
+        )
+
+    killed, other = of("a"), of("b")
+    for tracker in (killed, other):
+        tracker.trial_started("t", TRIAL, TAGS)
+        drain(tracker)
+    new = of("a")
+    new.trial_started("t", TRIAL, TAGS)
+    drain(new)
+    client = MlflowClient(default_uri(store))
+    experiment = client.get_experiment_by_name("paper")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    parents = {run.info.run_id: run for run in found if "mlflow.parentRunId" not in run.data.tags}
+    ended = [
+        parents[run.data.tags["mlflow.parentRunId"]]
+        for run in found
+        if run.data.tags["status"] == "interrupted" and "mlflow.parentRunId" in run.data.tags
+    ]
+    assert [(run.info.run_name, run.info.status) for run in ended] == [("a", "KILLED")]
+    assert sorted(run.info.run_name for run in parents.values() if run.info.status == "RUNNING") == ["a", "b"]
+    for tracker in (other, new):
+        tracker.close()
+
+
+BUSY = MlflowException("the database is locked", error_code=TEMPORARILY_UNAVAILABLE)
+
+CALLS = (
+    "create_run", "delete_run", "log_batch", "log_artifact", "log_text", "search_runs", "set_tag", "set_terminated",
+    "update_run",
+)  # fmt: skip
+
+
+def test_whatever_a_store_refuses_for_a_while_arrives_once(
+    store: Path,
+    record: Make,
+    failed: Make,
+    shown: tuple[LaunchFolder, Leaderboard],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A third of all calls fails, half of these after they have done what they should: the answer got lost."""
+    chance = random.Random(0)
+
+    def shaky(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any, **named: Any) -> Any:
+            lot = chance.random()
+            if lot < 1 / 6:
+                raise BUSY
+            answer = call(*given, **named)
+            if lot < 1 / 3:
+                raise BUSY
+            return answer
+
+        return called
+
+    for name in CALLS:
+        monkeypatch.setattr(MlflowClient, name, shaky(getattr(MlflowClient, name)))
+    monkeypatch.setattr(mlflow_tracker, "PAUSES", (0.0,))
+    monkeypatch.setattr(mlflow_tracker, "PATIENCE_SECONDS", 120.0)
+    (store / "a.safetensors").write_bytes(b"tensors")
+    tracker = opened(store)
+    for name in "abc":
+        tracker.trial_started(name, TRIAL, TAGS)
+        tracker.trial_reported(name, {"train_loss": 0.5, "lr": 0.1}, 10)
+    tracker.trial_finished(record(trial="a"), store / "a.safetensors")
+    tracker.trial_finished(failed(record(trial="b")))
+    tracker.trial_finished(record(trial="early", status="stopped"))
+    tracker.finish(*shown, "FINISHED")
+    tracker.close()
+    assert tracker.problem is None
+    monkeypatch.undo()
+    parent, children = runs(store)
+    assert parent.info.status == "FINISHED"
+    assert {name: run.info.status for name, run in children.items()} == {
+        "a": "FINISHED",
+        "b": "FAILED",
+        "c": "KILLED",
+        "early": "KILLED",
+    }
+    client = MlflowClient(default_uri(store))
+    for name in "abc":
+        curve = client.get_metric_history(children[name].info.run_id, "train_loss")
+        assert [(point.step, point.value) for point in curve] == [(10, 0.5)]
+        assert children[name].data.params["method.rank"] == "8"
+    assert artifact(children["a"], "checkpoints/a.safetensors").read_bytes() == b"tensors"
+    table = json.loads(artifact(parent, "leaderboard.json").read_text())
+    assert len(table["data"]) == len(shown[1].rows)
+
+
+def test_a_store_that_stays_away_holds_up_nothing_and_gets_the_rest_later(
+    store: Path, paper_records: MakeAll, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line that is said at the end names the command that brings what is missing."""
+    folder = LaunchFolder(store / "a study" / "tiny")
+    for made in paper_records(methods=["full"]):
+        made.write(folder.records)
+    folder.manifest.write_text(json.dumps({"id": "1f", "ended": True, "asked": {"study": {}, "benchmark": {}}}))
+    records = folder.read_records()
+    tracker = open_tracker(
+        default_uri(store), experiment="paper", run_name="x", parameters={}, tags={"launch": "1f"}, folder=folder
+    )
+    tracker.trial_finished(records[0])
+    drain(tracker)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise BUSY
+
+    with monkeypatch.context() as outage:
+        outage.setattr(mlflow_tracker, "PATIENCE_SECONDS", 1.0)
+        for name in CALLS:
+            outage.setattr(MlflowClient, name, away)
+        for made in records[1:]:
+            tracker.trial_finished(made)
+        tracker.finish(folder, None, "FAILED")
+        began = time.monotonic()
+        tracker.close()
+        assert time.monotonic() - began < 5
+        assert tracker.problem is not None
+        tracker._thread.join(20)
+        assert not tracker._thread.is_alive()
+    missing = len(records) - 1
+    assert tracker.problem.startswith(f"{missing} of {len(records)} trials did not arrive at sqlite:///")
+    assert "(MlflowException: the database is locked)" in tracker.problem
+    command = shlex.split(tracker.problem.partition("python -m bench ")[2])
+    assert bench(command) == 0
+    assert f"{missing} of {len(records)} trials were brought" in capsys.readouterr().out
+    parent, children = runs(store)
+    assert parent.info.status == "FAILED"
+    assert {run.info.status for run in children.values()} == {"FINISHED"}
+    assert len(children) == len(records)
+
+
+def test_what_cannot_be_written_holds_up_nothing_else(store: Path, record: Make, tmp_path: Path) -> None:
+    """A file that is missing is no outage; it is tried again at the end, when the file may be there."""
+    tracker = opened(store)
+    tracker.trial_finished(record(trial="a"), tmp_path / "a.safetensors")
+    tracker.trial_finished(record(trial="b"))
+    drain(tracker)
+    (tmp_path / "a.safetensors").write_bytes(b"late")
+    tracker.close()
+    assert tracker.problem is None
+    _, children = runs(store)
+    assert {run.data.tags["status"] for run in children.values()} == {"ok"}
 
 
 def test_a_trial_that_starts_again_goes_on_in_its_run(store: Path, record: Make) -> None:
