@@ -45,7 +45,12 @@ def prepare(request: Request) -> Launch:
 def _check_text(request: Request) -> None:
     """Refuse names that Ray, MLflow and records cannot hold."""
     options = request.options
-    names = [request.study, request.benchmark, options.results, options.tracking_uri]
+    names = [
+        request.study,
+        request.benchmark,
+        options.results,
+        mlflow_store.without_password(options.tracking_uri or ""),
+    ]
     for name in [*names, *(change.value for change in request.changes)]:
         if isinstance(name, str) and UNDECODED.search(name):
             raise SpecError(

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 BATCH_SECONDS = 1.0
 """A metric waits at most so long before it is written."""
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 25.0
 """The end of a launch waits at most so long for the store."""
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)
@@ -73,7 +73,7 @@ class Tracker:
         self._jobs: queue.Queue[Callable[[_Writer], None] | None] = queue.Queue()
         self._keeper = Keeper()
         self._writer: _Writer | None = None
-        self._over = False
+        self._closed, self._over = False, False
         self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -113,8 +113,9 @@ class Tracker:
 
     def close(self) -> None:
         """Write what is left, for half a minute at most; :attr:`problem` says afterwards whether all of it arrived."""
-        if not self._thread.is_alive():
+        if self._closed:
             return
+        self._closed = True
         self._jobs.put(None)
         self._thread.join(PATIENCE_SECONDS)
         self._keeper.give_up()

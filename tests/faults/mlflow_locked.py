@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sqlite3
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def to_the_end() -> bool:
     waited = time.monotonic() - ending
     database.rollback()
     time.sleep(25)  # what was under way ends
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(io.StringIO()):
         code = bench(["sync", str(folder.path)])
     wrong = [
         f"the end waited for {waited:.0f} s" if waited > 31 else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -87,7 +88,7 @@ def gone(server: Server) -> bool:
     waited = time.monotonic() - ending
     time.sleep(5)
     server.start()
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(io.StringIO()):
         codes = [bench(["sync", str(folder.path), "--tracking-uri", server.uri]) for _ in range(2)]
     wrong = [
         f"the end waited for {waited:.0f} s" if waited > 31 else "",

@@ -12,6 +12,7 @@ import pytest
 
 from bench.readings import HEAD, KNN, Reading, knn_numbers
 from bench.records import Record
+from bench.reporting import mlflow_tracker
 from bench.reporting.mlflow_store import default_uri
 from bench.reporting.mlflow_tracker import open_tracker
 from bench.reporting.rows import Leaderboard, build
@@ -243,5 +244,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> First:
     began = time.monotonic()
     tracker = open_tracker(default_uri(results), experiment="first", run_name="first", parameters={}, tags={})
     opened_after = time.monotonic() - began
-    tracker.close()
+    with pytest.MonkeyPatch.context() as busy:
+        busy.setattr(mlflow_tracker, "PATIENCE_SECONDS", 120.0)
+        tracker.close()
     return First(results, opened_after, tracker.problem)
