@@ -251,11 +251,22 @@ class Runs:
             metrics = [Metric(*point) for point in points[start : start + BATCH_METRICS]]
             self._client.log_batch(run_id, metrics=metrics)
 
-    def end(self, record: Record, about: About, checkpoint: Path | None, now: int) -> None:
-        """Write the final scores, the record and the file of trained tensors if there is one; end the run."""
+    def end(
+        self,
+        record: Record,
+        about: About,
+        checkpoint: Path | None,
+        now: int,
+        *,
+        there: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write the final scores, the record and the file of trained tensors if there is one; end the run.
+
+        Args:
+            there: scores that need not be written, since the run has them.
+        """
         run_id = self._make(record.trial, about)
-        there = self.read(run_id).data.metrics
-        values = {name: value for name, value in final(record).items() if there.get(name) != value}
+        values = {name: value for name, value in final(record).items() if (there or {}).get(name) != value}
         self.log(record.trial, about, [(name, value, now, record.steps) for name, value in values.items()])
         self._client.log_text(run_id, record.model_dump_json(indent=2), RECORD)
         if checkpoint is not None:

@@ -114,7 +114,7 @@ def _bring(folder: LaunchFolder, records: Sequence[Record], uri: str, brought: s
             continue
         brought.add(record.trial)
         if run is not None:
-            runs.end(record, About.of(record), checkpoint, ended(record))
+            runs.end(record, About.of(record), checkpoint, ended(record), there=run.data.metrics)
             if runs.is_complete(runs.read(run.info.run_id), record, checkpoint):
                 continue
         _make(runs, record, checkpoint)  # in place of a run that says something else
