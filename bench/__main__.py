@@ -212,7 +212,7 @@ def _sync(folders: Sequence[Path], uri: str | None) -> int:
     places = [place for folder in folders for place in mlflow_sync.launch_folders(folder)]
     stores = [uri or mlflow_sync.store_of(place) for place in places]
     for store in dict.fromkeys(stores):
-        mlflow_store.check(store)
+        mlflow_store.check(store, timeout=30.0)  # it may just have been started
     for place, store in zip(places, stores, strict=True):
         done = mlflow_sync.sync(place, store)
         what = f"{done.brought} of {done.trials} trials were brought" if done.changed else "nothing was missing"

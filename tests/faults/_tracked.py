@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,13 @@ def opened(uri: str, folder: LaunchFolder) -> Tracker:
     write_atomically(folder.manifest, json.dumps({"id": ID, "ended": True, "asked": asked}))
     tags = {"launch": ID}
     return open_tracker(uri, experiment="faults", run_name="launch", parameters={"a": 1}, tags=tags, folder=folder)
+
+
+def written(tracker: Tracker) -> None:
+    """Wait until a tracker has written what it was given."""
+    done = threading.Event()
+    tracker._jobs.put(lambda _: done.set())
+    done.wait(120)
 
 
 def trial(tracker: Tracker, folder: LaunchFolder, name: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.__main__ import main as bench
 from bench.folder import LaunchFolder
 from bench.reporting.mlflow_store import default_uri, open_store
-from tests.faults._tracked import faults_of, opened, said, trial
+from tests.faults._tracked import faults_of, opened, said, trial, written
 
 
 def locked(results: Path) -> sqlite3.Connection:
@@ -29,7 +29,7 @@ def for_a_while(seconds: float) -> bool:
     open_store(default_uri(results))
     tracker = opened(default_uri(results), folder)
     trial(tracker, folder, "t0")
-    time.sleep(5)
+    written(tracker)
     release = threading.Timer(seconds, locked(results).rollback)
     release.start()
     for number in (1, 2):
@@ -51,7 +51,7 @@ def to_the_end() -> bool:
     open_store(default_uri(results))
     tracker = opened(default_uri(results), folder)
     trial(tracker, folder, "t0")
-    time.sleep(5)
+    written(tracker)
     database = locked(results)
     trial(tracker, folder, "t1")
     tracker.finish(folder, None, "FINISHED")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.__main__ import main as bench
 from bench.folder import LaunchFolder
-from tests.faults._tracked import faults_of, opened, said, trial
+from tests.faults._tracked import faults_of, opened, said, trial, written
 
 
 class Server:
@@ -59,7 +59,7 @@ def away(server: Server, number: signal.Signals, seconds: float, name: str) -> b
     tracker = opened(server.uri, folder)
     trial(tracker, folder, "t0")
     trial(tracker, folder, "t1")
-    time.sleep(1)
+    written(tracker)
     server.signal(number)
     trial(tracker, folder, "t2")
     time.sleep(seconds)
@@ -79,7 +79,7 @@ def gone(server: Server) -> bool:
     began, folder = time.monotonic(), LaunchFolder.of(Path(tempfile.mkdtemp()), "faults", "tiny")
     tracker = opened(server.uri, folder)
     trial(tracker, folder, "t0")
-    time.sleep(5)
+    written(tracker)
     server.signal(signal.SIGKILL)
     trial(tracker, folder, "t1")
     tracker.finish(folder, None, "FINISHED")
