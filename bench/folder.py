@@ -18,6 +18,9 @@ from bench.spec import SpecError
 
 WEIGHTS = ".safetensors"
 
+SNAPSHOT = ".pt"
+"""Of a trial that has not ended."""
+
 
 @dataclass(frozen=True)
 class LaunchFolder:
@@ -44,6 +47,11 @@ class LaunchFolder:
     def checkpoints(self) -> Path:
         """The trained tensors of confirmed trials."""
         return self.path / "checkpoints"
+
+    @property
+    def unfinished(self) -> Path:
+        """What trials that have not ended need to go on."""
+        return self.path / "unfinished"
 
     @property
     def evaluation(self) -> Path:
@@ -142,7 +150,7 @@ class LaunchFolder:
             Where it is now; None if there was none.
         """
         tables = (self.table, self.table_csv, self.table_json, self.picture)
-        own = (self.records, self.checkpoints, self.evaluation, self.manifest, *tables)
+        own = (self.records, self.checkpoints, self.unfinished, self.evaluation, self.manifest, *tables)
         return self._move([path for path in own if path.exists()])
 
     def keep_only(self, trials: Collection[str]) -> None:

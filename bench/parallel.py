@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -15,6 +17,24 @@ def world() -> int:
 def rank() -> int:
     """This process's place among them, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def of_first(value: Any) -> Any:
+    """Rank 0's value, which must pickle, on every rank."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def of_all(value: Any) -> list[Any]:
+    """The values of all ranks by rank, which must pickle, on every rank."""
+    if world() == 1:
+        return [value]
+    box: list[Any] = [None] * world()
+    dist.all_gather_object(box, value)
+    return box
 
 
 def mine(count: int) -> Tensor:

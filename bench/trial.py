@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import methods, models, parallel, records, training
+from bench.folder import SNAPSHOT
 from bench.measuring import Meter
+from bench.methods import Method
 from bench.models import CPU, Setting
 from bench.readings import Point, Reading
 from bench.records import Record, Status
 from bench.spec import TrainConfig, Trial
-from bench.training import DivergedError, Report, Trained
+from bench.training import DivergedError, Report, Snapshots, Trained
 from bench.vit import Vit, as_module
 
 
@@ -35,7 +39,14 @@ def ignore(point: Point) -> None:
     """The report of a trial that nobody watches."""
 
 
-def run(trial: Trial, report: Report = ignore, *, device: torch.device = CPU, keep: Keep | None = None) -> Record:
+def run(
+    trial: Trial,
+    report: Report = ignore,
+    *,
+    device: torch.device = CPU,
+    keep: Keep | None = None,
+    unfinished: Path | None = None,
+) -> Record:
     """Train and measure one trial.
 
     A trial that diverges or is stopped ends in a record that says so. Every other exception is raised: whether the
@@ -46,20 +57,40 @@ def run(trial: Trial, report: Report = ignore, *, device: torch.device = CPU, ke
         report: receives the curves, see :func:`bench.training.train`.
         device: where to train.
         keep: receives what was trained, if the trial succeeds.
+        unfinished: folder for the trial's snapshot while it trains. If there is one from a run that was cut, the trial
+            goes on from there, after reporting again what was reported before. Rank 0's counts; None: no snapshots.
 
     Returns:
         The record, with equal readings on every rank.
     """
     seed_everything(trial.seed)
     course = _Course(trial, Setting.of(trial, device), report)
+    snapshots = _snapshots(trial, unfinished, device)
     try:
-        return _run(course, keep)
+        record = _ended(course, keep, snapshots)
+    finally:
+        gc.collect()  # a method's wrappers may hold reference cycles; the next trial needs their memory
+    if snapshots is not None:
+        snapshots.remove()
+    return record
+
+
+def _ended(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> Record:
+    try:
+        return _run(course, keep, snapshots)
     except DivergedError as error:
         return course.record("failed", error=str(error), trainable_parameters=course.trainable)
     except TrialStopped:
         return course.record("stopped", steps=course.steps, trainable_parameters=course.trainable)
-    finally:
-        gc.collect()  # a method's wrappers may hold reference cycles; the next trial needs their memory
+
+
+def _snapshots(trial: Trial, unfinished: Path | None, device: torch.device) -> Snapshots | None:
+    """The trial's snapshots, on every rank or on none."""
+    if not trial.train.checkpoint_minutes or not parallel.of_first(unfinished is not None):
+        return None
+    path = None if unfinished is None else unfinished / f"{trial.id}{SNAPSHOT}"
+    key = json.dumps([trial.model_dump(mode="json"), device.type])
+    return Snapshots(path, key=key, minutes=trial.train.checkpoint_minutes, device=device)
 
 
 def seed_everything(seed: int) -> None:
@@ -80,6 +111,7 @@ class _Course:
         self.trainable: int | None = None
         self.best: _Best | None = None
         self._report = report
+        self._points: list[Point] = []
 
     def validate(self, vit: Vit, step: int) -> list[Reading]:
         """Readings on the way: all of a search trial, and what chooses the model where the best one is kept.
@@ -95,7 +127,28 @@ class _Course:
         self.steps = point.step
         if self.best and point.readings:
             self.best.offer(point.step, point.readings[0])
+        self._points.append(point)
         self._report(point)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was reported and read so far."""
+        return {
+            "points": [
+                {**vars(point), "values": dict(point.values), "readings": [r.model_dump() for r in point.readings]}
+                for point in self._points
+            ],
+            "readings": [reading.model_dump() for reading in self.meter.readings],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there: whoever follows the trial is told again, as it may be another one."""
+        self.meter.know(map(Reading.model_validate, state["readings"]))
+        for point in state["points"]:
+            readings = tuple(map(Reading.model_validate, point["readings"]))
+            self._points.append(Point(**{**point, "readings": readings}))
+        self.steps = self._points[-1].step if self._points else 0
+        for point in self._points:
+            self._report(point)
 
     def record(self, status: Status, **measured: Any) -> Record:
         """The trial's record with all readings so far."""
@@ -127,26 +180,69 @@ class _Best:
             self._step, self._accuracy = step, accuracy
             self._tensors = {name: value.clone() for name, value in models.trained_tensors(self._vit).items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far."""
+        return {"step": self._step, "accuracy": self._accuracy, "tensors": self._tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._step, self._accuracy, self._tensors = state["step"], state["accuracy"], state["tensors"]
+
     def put_back(self) -> int:
         """Give the model its best tensors again; returns their step."""
         self._vit.load_state_dict(self._tensors, strict=False)
         return self._step
 
 
-def _run(course: _Course, keep: Keep | None) -> Record:
+class _Weights:
+    """What training changes of a model."""
+
+    def __init__(self, vit: Vit) -> None:
+        self._vit = vit
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return models.trained_tensors(self._vit)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._vit.load_state_dict(state, strict=False)
+
+
+class _Notes:
+    """What a method has noted of the training beside its fields; what ships notes nothing."""
+
+    def __init__(self, method: Method, device: torch.device) -> None:
+        self._method, self._device = method, device
+
+    def state_dict(self) -> dict[str, Any]:
+        fields = methods.fields(type(self._method).__module__.rpartition(".")[2])
+        return {name: value for name, value in vars(self._method).items() if name not in fields}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            vars(self._method)[name] = value.to(self._device) if isinstance(value, Tensor) else value
+
+
+def _keep_in(snapshots: Snapshots, course: _Course, vit: Vit) -> None:
+    snapshots.keep(weights=_Weights(vit), course=course, **({"best": course.best} if course.best else {}))
+    snapshots.keep_own(method=_Notes(course.method, course.setting.device))
+
+
+def _run(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> Record:
     trial, setting = course.trial, course.setting
     config = training.resolve(trial.train, images=len(setting.target.train))
     vit = models.build(trial, setting.target.num_classes, setting.device, models.start_of(trial))
     course.trainable = methods.trainable_parameters(vit)
     course.best = _Best(vit) if config.keep == "best" else None
     tail = training.Tail(vit) if config.views else None
+    if snapshots is not None:
+        _keep_in(snapshots, course, vit)
     trained = training.train(
         _distributed(_compiled(tail or as_module(vit), config), setting.device),
         _feed(course, config, tail),
         config,
         seed=trial.seed,
         device=setting.device,
-        watch=training.Watch(course.watch, lambda step: course.validate(vit, step)),
+        watch=training.Watch(course.watch, lambda step: course.validate(vit, step), snapshots),
         terms=training.terms_of(course.method, vit, course.meter.untouched),
     )
     start = time.perf_counter()

@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from bench import records
 from bench.readings import Point
@@ -15,13 +15,19 @@ from bench.records import Record
 from bench.spec import Trial
 
 MAX_ATTEMPTS = 3
-"""A trial is started at most so often before its record says that its workers keep dying."""
+"""A trial has failed when its workers have died so often without its having come further than before."""
 
-START_ATTEMPTS = 2
-"""A slot is given up after so many failures of its worker group in a row, without a trial taken in between."""
+START_ATTEMPTS = 3
+"""A slot is given up when its worker group has failed so often for the same reason, and none has ever come to life."""
+
+LAST_ATTEMPT = 15
+"""Once one has: when the groups of all slots have failed so often in a row, in some ten minutes or more."""
+
+LONGEST_WAIT = 60.0
+"""A slot waits for 1, 2, 4, ... and at most so many seconds before it starts its next worker group."""
 
 START_SECONDS = 600.0
-"""A worker group may take so long to ask for its first trial, before the slot is given up."""
+"""A worker group may take so long to ask for its first trial, before the slot is not counted on."""
 
 POLL_SECONDS = 10.0
 """A call to the board waits at most so long for news before it is asked again."""
@@ -47,11 +53,43 @@ class Event:
     seconds: float | None = None
 
 
+class NoSlotsError(Exception):
+    """No slot is left that could train a trial; the message says why. What has not ended has no record."""
+
+
+class Snapshots(NamedTuple):
+    """Where unfinished trials keep what they need to go on.
+
+    ``mark`` is what the file :data:`MARK` in the folder says on a machine that sees it.
+    """
+
+    folder: str
+    mark: str
+
+
+MARK = ".launch"
+"""A file of this name tells the launch's folder from one of the same path on another machine."""
+
+
+class Task(NamedTuple):
+    """A trial that is given out, the minutes that it may take (None: any), and where its snapshots are kept, if so."""
+
+    ticket: int
+    trial: Trial
+    minutes: float | None = None
+    snapshots: Snapshots | None = None
+
+
 @dataclass
 class _Ticket:
     trial: Trial
     watched: bool = False
-    attempts: int = 0
+    minutes: float | None = None
+    started: float = 0.0
+    step: int = 0
+    furthest: int = -1
+    deaths: int = 0
+    stacks: dict[int, str] = field(default_factory=dict)
     stop: bool = False
     readings: list[Point] = field(default_factory=list)
     record: Record | None = None
@@ -79,11 +117,15 @@ class Board:
         self._away: set[int] = set()
         self._known: set[int] = set()
         self._failures: Counter[int] = Counter()
+        self._reasons: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self._late: set[int] = set()
+        self._asked = False
         self._start_seconds = start_seconds
         self._due: dict[int, float] = {}
         for slot in range(slots):
             self._join(slot)
         self._last_error: str | None = None
+        self._snapshots: Snapshots | None = None
         self._known_records: dict[str, Record] = {}
         self._events: deque[Event] = deque()
         self._met: defaultdict[str, set[str]] = defaultdict(set)
@@ -103,23 +145,26 @@ class Board:
         """
         if slot in self._alive:
             self._away.add(slot)
-        if slot in self._running:
-            self._tickets[self._running[slot]].attempts -= 1
         self._leave(slot)
         await self._notify()
+
+    async def keep_snapshots(self, snapshots: Snapshots) -> None:
+        """Trials that are given out from now on keep what they need to go on there."""
+        self._snapshots = snapshots
 
     async def know(self, records: Mapping[str, Record]) -> None:
         """Trials of these names are answered by these records, if they were asked for the very same."""
         self._known_records.update(records)
 
-    async def submit(self, trial: Trial, watched: bool = False) -> int:
+    async def submit(self, trial: Trial, watched: bool = False, minutes: float | None = None) -> int:
         """Queue a trial, or answer it at once if its record is known; returns its ticket.
 
         Args:
             watched: its readings are kept for :meth:`reading`, until :meth:`release`.
+            minutes: it may take from when it is taken; any time if None.
         """
         ticket, self._submitted = self._submitted, self._submitted + 1
-        self._tickets[ticket] = _Ticket(trial, watched)
+        self._tickets[ticket] = _Ticket(trial, watched, minutes)
         if watched:
             self._watched[trial.id] = ticket
         record = self._known_records.pop(trial.id, None)
@@ -127,22 +172,20 @@ class Board:
             self._answer(ticket, record)
         else:
             self._waiting.append(ticket)
-            self._fail_what_waits_in_vain()
         await self._notify()
         return ticket
 
-    async def take(self, slot: int) -> tuple[int, Trial] | Literal["wait", "close"]:
+    async def take(self, slot: int) -> Task | Literal["wait", "close"]:
         """The next trial of a slot; the same one again if its workers died in the middle of it."""
         if slot not in self._alive:  # it came to life after it had been given up
             return "close"
         self._due.pop(slot, None)
+        self._late.discard(slot)
         self._failures[slot] = 0
+        self._reasons.pop(slot, None)
+        self._asked = True
         if slot in self._running:
-            ticket = self._running[slot]
-            if self._tickets[ticket].attempts < MAX_ATTEMPTS:
-                return self._start(slot, ticket)
-            self._fail(ticket, RuntimeError(f"its workers died {MAX_ATTEMPTS} times"))
-            await self._notify()
+            return self._start(slot, self._running[slot])
         await self._wait(lambda: bool(self._waiting) or self._closed)
         if slot not in self._alive:  # it has left meanwhile
             return "close"
@@ -155,6 +198,7 @@ class Board:
         if self._running.get(slot) != ticket:
             return True  # it has ended for us, or was given to another slot meanwhile
         state = self._tickets[ticket]
+        state.step = point.step
         if state.watched and point.readings:
             state.readings.append(point)
         self._events.append(Event("report", ticket, state.trial, slot=slot, point=point))
@@ -173,6 +217,20 @@ class Board:
         if self._running.get(slot) == ticket:
             self._finish(ticket, record, weights, seconds)
             await self._notify()
+
+    async def hung(self, slot: int, ticket: int, stacks: Mapping[int, str], ranks: int) -> bool:
+        """Post where ranks of a slot stand in a trial that has taken too long; it ends when all have said so.
+
+        Returns:
+            Whether it has ended: whoever has posted may go.
+        """
+        if self._running.get(slot) == ticket:
+            state = self._tickets[ticket]
+            state.stacks |= stacks
+            if len(state.stacks) >= ranks:
+                self._fail(ticket, _overdue(state))
+                await self._notify()
+        return self._running.get(slot) != ticket
 
     async def stop(self, ticket: int) -> None:
         """Ask a trial to end at its next report; one that has not started yet is dropped from the queue."""
@@ -209,14 +267,19 @@ class Board:
         return len(self._met[place]) >= count
 
     async def events(self) -> list[Event]:
-        """What has happened since the last call; waits for something to happen."""
-        now = time.monotonic()
-        for slot in [slot for slot, due in self._due.items() if due < now]:
-            self._give_up(slot, f"the worker group of slot {slot} did not start within {self._start_seconds:.0f} s")
-        await self._wait(lambda: bool(self._events) or self._closed or self._woken)
+        """What has happened since the last call; waits for something to happen.
+
+        Raises:
+            NoSlotsError: all slots are given up, or do not come; nothing more will happen.
+        """
+        if self._look_for_who_is_late():
+            await self._notify()
+        await self._wait(lambda: bool(self._events) or self._closed or self._woken or self._lost)
         self._woken = False
         events = list(self._events)
         self._events.clear()
+        if not events and self._lost and not self._closed:
+            raise NoSlotsError(self._last_error)
         return events
 
     async def wake(self) -> None:
@@ -224,17 +287,31 @@ class Board:
         self._woken = True
         await self._notify()
 
-    async def slot_failed(self, slot: int, error: str) -> bool:
-        """A slot's worker group has ended with an error; returns whether it is worth another one."""
+    async def slot_failed(self, slot: int, error: str, words: str = "") -> float | None:
+        """A slot's worker group has ended with an error.
+
+        Args:
+            error: why, in one line.
+            words: what its processes left to be read, such as a stack.
+
+        Returns:
+            After how many seconds it is to be started again; None: it is given up.
+        """
         if slot not in self._alive:
-            return False
+            return None
+        ticket = self._running.get(slot)
+        if ticket is not None:
+            self._note_death(ticket, error, words)
         self._failures[slot] += 1
-        if self._failures[slot] < START_ATTEMPTS:
-            self._due[slot] = time.monotonic() + self._start_seconds
-            return True
-        self._give_up(slot, f"the worker group of slot {slot} could not be kept alive: {error}")
+        self._reasons[slot][_kind(error)] += 1
+        if self._hopeless(slot):
+            self._give_up(slot, f"the worker group of slot {slot} could not be kept alive: {error}")
+            wait = None
+        else:
+            wait = min(LONGEST_WAIT, 2.0 ** (self._failures[slot] - 1))
+            self._due[slot] = time.monotonic() + wait + self._start_seconds
         await self._notify()
-        return False
+        return wait
 
     async def remembers(self) -> int:
         """How many trials are kept: those that have not ended, and those that are watched."""
@@ -248,13 +325,51 @@ class Board:
     def _join(self, slot: int) -> None:
         self._alive.add(slot)
         self._away.discard(slot)
+        self._late.discard(slot)
         self._known.add(slot)
         self._failures[slot] = 0
+        self._reasons.pop(slot, None)
         self._due[slot] = time.monotonic() + self._start_seconds
+
+    def _note_death(self, ticket: int, reason: str, words: str) -> None:
+        """A trial's workers have died: it is repeated, unless it took too long, or they die of it."""
+        state = self._tickets[ticket]
+        state.deaths = 1 if state.step > state.furthest else state.deaths + 1
+        state.furthest = max(state.furthest, state.step)
+        if state.stacks or (state.minutes is not None and time.monotonic() - state.started > 60 * state.minutes):
+            self._fail(ticket, _overdue(state, words))
+        elif state.deaths >= MAX_ATTEMPTS:
+            self._fail(ticket, _died(reason, words))
+
+    def _hopeless(self, slot: int) -> bool:
+        """Whether another worker group would fail like those before."""
+        if not self._asked:
+            return max(self._reasons[slot].values()) >= START_ATTEMPTS
+        return all(self._failures[other] >= LAST_ATTEMPT for other in self._alive)
+
+    def _look_for_who_is_late(self) -> bool:
+        """A slot that does not ask for a trial in time is not counted on; it may come all the same."""
+        now = time.monotonic()
+        late = [slot for slot, due in self._due.items() if due < now]
+        for slot in late:
+            del self._due[slot]
+            self._late.add(slot)
+            self._give_back(slot)
+            self._last_error = f"the worker group of slot {slot} did not start within {self._start_seconds:.0f} s"
+        return bool(late)
+
+    @property
+    def _lost(self) -> bool:
+        """Whether there is no slot, nor one that may come back, and a reason for that."""
+        return self._last_error is not None and not self._away and self._alive <= self._late
 
     def _leave(self, slot: int) -> None:
         self._alive.discard(slot)
+        self._late.discard(slot)
         self._due.pop(slot, None)
+        self._give_back(slot)
+
+    def _give_back(self, slot: int) -> None:
         ticket = self._running.pop(slot, None)
         if ticket is None:
             return
@@ -262,25 +377,19 @@ class Board:
         if self._tickets[ticket].stop:
             self._stop(ticket)
 
-    def _start(self, slot: int, ticket: int) -> tuple[int, Trial]:
+    def _start(self, slot: int, ticket: int) -> Task:
         state = self._tickets[ticket]
-        state.attempts += 1
+        state.started, state.step = time.monotonic(), 0
         state.readings.clear()
+        state.stacks.clear()
         self._running[slot] = ticket
         self._events.append(Event("started", ticket, state.trial, slot=slot))
-        return ticket, state.trial
+        return Task(ticket, state.trial, state.minutes, self._snapshots)
 
     def _give_up(self, slot: int, error: str) -> None:
-        """Do without a slot: another one gets its trial; with the last slot all trials fail."""
+        """Do without a slot: another one gets its trial."""
         self._leave(slot)
         self._last_error = error
-        self._fail_what_waits_in_vain()
-
-    def _fail_what_waits_in_vain(self) -> None:
-        """Without any slot, or one that may come back, every trial fails with the reason of the last one's end."""
-        if self._last_error is not None and not self._alive and not self._away:
-            for ticket in list(self._waiting):
-                self._fail(ticket, RuntimeError(self._last_error))
 
     def _stop(self, ticket: int) -> None:
         state = self._tickets.get(ticket)
@@ -337,3 +446,35 @@ class Board:
                 await self._changed.wait_for(ready)
         except TimeoutError:
             return  # the caller asks again: no call may hang on a connection that was lost without a word
+
+
+def _kind(error: str) -> str:
+    """What errors of the same kind have in common: they name other processes, addresses and times."""
+    return error.split(":", 1)[0]
+
+
+def _died(reason: str, words: str) -> RuntimeError:
+    """Why a trial is not tried again, with what its workers left."""
+    error = RuntimeError(f"its workers died {MAX_ATTEMPTS} times, the last time: {reason}")
+    if words:
+        error.add_note(words)
+    return error
+
+
+def _overdue(state: _Ticket, words: str = "") -> TimeoutError:
+    """Why a trial that has not come to its end has ended, with a stack of each rank."""
+    stood = "; ".join(f"rank {rank} stood in {_innermost(stack)}" for rank, stack in sorted(state.stacks.items()))
+    error = TimeoutError(
+        f"the trial did not end within trial_minutes = {state.minutes:g}: {stood or 'its stacks are in the traceback'}"
+    )
+    for rank, stack in sorted(state.stacks.items()):
+        error.add_note(f"Rank {rank}:\n{stack}")
+    if words:
+        error.add_note(words)
+    return error
+
+
+def _innermost(stack: str) -> str:
+    """The last frame of a stack in words, as `traceback` writes it: file, line, function."""
+    frames = [line.strip() for line in stack.splitlines() if line.lstrip().startswith("File ")]
+    return frames[-1].removeprefix("File ") if frames else "no Python code"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 import time
 import uuid
 from collections import defaultdict
@@ -22,6 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 from bench.cluster.board import START_SECONDS
 from bench.cluster.pool import Pool
 from bench.readings import scores
+from bench.records import Record
 from bench.spec import Benchmark, Objective, Scalar, Space, Study, Value, make_trial
 
 INDEX = "trial_index"
@@ -33,8 +35,8 @@ FAILED = "failed"
 STOPPED = "stopped"
 """Under this key it says whether it was stopped in an earlier try of the launch."""
 
-CPUS_PER_WATCHER = 0.01
-"""Tune's actor of a slot is given so many cores; it needs none, and Ray does not take 0."""
+SHARE_OF_NODE = 0.001
+"""Tune's actor of a slot is given so much of what stands for the driver's node; it needs nothing, but not 0."""
 
 METRIC = "objective"
 """Under this key Tune and Optuna get what is maximised, see :meth:`bench.spec.Objective.value`."""
@@ -48,15 +50,16 @@ def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, stora
         storage: folder for Ray Tune's own files.
     """
     submit = functools.partial(_submit, board=pool.board, study=study, benchmark=benchmark, launch=launch)
+    outcome = functools.partial(_outcome, board=pool.board, study=study)
     watchers = min(pool.plan.slots, study.trials)
     tuner = tune.Tuner(
-        # The worker groups hold the cores and GPUs; what Tune starts only waits for them (resources.CPUS_PER_WORKER).
+        # The worker groups hold the cores and GPUs; what Tune starts only waits for them.
         tune.with_resources(
             tune.with_parameters(PooledTrial, board=pool.board, study=study, meeting=(uuid.uuid4().hex, watchers)),
-            {"CPU": CPUS_PER_WATCHER},
+            _on_own_node(),
         ),
         tune_config=tune.TuneConfig(
-            search_alg=InOrder(proposals(study), submit, lag=study.lag),
+            search_alg=InOrder(proposals(study), submit, outcome, lag=study.lag),
             scheduler=scheduler(study, benchmark),
             num_samples=study.trials,
             max_concurrent_trials=pool.plan.slots,
@@ -68,9 +71,18 @@ def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, stora
             verbose=0,
             callbacks=[JsonLoggerCallback()],  # what Tune reads back at the end; all other loggers are off
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the pool's actor has no state to keep
+            failure_config=tune.FailureConfig(max_failures=-1),  # an actor only watches: another one takes its place
         ),
     )
     tuner.fit()
+
+
+def _on_own_node() -> tune.PlacementGroupFactory:
+    """What an actor of Tune is given: a place beside the driver, whatever other nodes come and go."""
+    own = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == own)
+    name = next(name for name in node["Resources"] if name.startswith("node:") and "__" not in name)
+    return tune.PlacementGroupFactory([{name: SHARE_OF_NODE}], bundle_label_selector=[{"ray.io/node-id": own}])
 
 
 def proposals(study: Study) -> OptunaSearch:
@@ -211,15 +223,28 @@ class InOrder(Searcher):
     start another one seconds later. The proposal itself goes straight to the pool when it is its turn.
     """
 
-    def __init__(self, inner: Searcher, submit: Callable[[int, dict[str, Any]], None], *, lag: int) -> None:
+    def __init__(
+        self,
+        inner: Searcher,
+        submit: Callable[[int, dict[str, Any]], None],
+        outcome: Callable[[int], dict[str, Any]],
+        *,
+        lag: int,
+    ) -> None:
+        """Search as ``inner`` does.
+
+        Args:
+            submit: queues a proposal.
+            outcome: waits for a submitted trial's last result; asked only where Tune has lost the actor that watched.
+        """
         super().__init__(metric=METRIC, mode="max")
         self._inner = inner
-        self._submit = submit
+        self._submit, self._outcome = submit, outcome
         self._lag = lag
         self._order: list[str] = []
         self._told = 0
         self._dealt = 0
-        self._ended: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+        self._ended: dict[str, dict[str, Any] | None] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next trial's index."""
@@ -228,9 +253,8 @@ class InOrder(Searcher):
         return {INDEX: len(self._order) - 1}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Keep a result until its turn comes."""
-        failed = error or (result is not None and result.get(FAILED, False))
-        self._ended[trial_id] = (None, True) if failed else (result, False)
+        """Keep a result until its turn comes; an error is Tune's, not the trial's, and says nothing of its result."""
+        self._ended[trial_id] = None if error else result
         self._deal()
 
     def _deal(self) -> None:
@@ -238,8 +262,9 @@ class InOrder(Searcher):
         while self._dealt < len(self._order):
             due = max(0, self._dealt - self._lag + 1)
             while self._told < due and (name := self._order[self._told]) in self._ended:
-                result, error = self._ended.pop(name)
-                self._inner.on_trial_complete(name, result=result, error=error)
+                result = self._ended.pop(name) or self._outcome(self._told)
+                failed = result.get(FAILED, False)
+                self._inner.on_trial_complete(name, result=None if failed else result, error=failed)
                 self._told += 1
             if self._told < due:
                 return
@@ -285,13 +310,7 @@ class PooledTrial(tune.Trainable):
             self._seen += 1
             return {"step": point.step, **_metric(self._objective, scores(point.readings))}
         assert record is not None
-        ended = {
-            "step": record.steps,
-            "done": True,
-            FAILED: record.status == "failed",
-            STOPPED: record.status == "stopped",
-        }
-        return {**ended, **_metric(self._objective, record.scores)}
+        return _last_result(self._objective, record)
 
     def cleanup(self) -> None:
         """Stop the trial at its next report, if a scheduler ended it before its time.
@@ -309,7 +328,8 @@ class PooledTrial(tune.Trainable):
         """
         if self._meeting is None:
             return
-        (place, count), who, end = self._meeting, uuid.uuid4().hex, time.monotonic() + START_SECONDS
+        # By the trial: an actor that takes a dead one's place is no further one.
+        (place, count), who, end = self._meeting, self._trial, time.monotonic() + START_SECONDS
         while not ray.get(self._board.meet.remote(place, who, count)) and time.monotonic() < end:
             pass
         self._meeting = None
@@ -329,7 +349,26 @@ def _submit(
     """Queue a proposal as a trial that is watched."""
     chosen, seed = decoded(values, study.search), study.seeds[0]
     trial = make_trial(study, benchmark, chosen, launch=launch, label=label(index), seed=seed, phase="search")
-    ray.get(board.submit.remote(trial, watched=True))
+    ray.get(board.submit.remote(trial, watched=True, minutes=study.trial_minutes))
+
+
+def _outcome(index: int, *, board: Any, study: Study) -> dict[str, Any]:
+    """The last result of a trial that no actor watches any more."""
+    trial, record = f"{study.method}-{label(index)}", None
+    while record is None:
+        _, record = ray.get(board.reading.remote(trial, sys.maxsize))
+    ray.get(board.release.remote(trial))
+    return _last_result(study.objective, record)
+
+
+def _last_result(objective: Objective, record: Record) -> dict[str, Any]:
+    ended = {
+        "step": record.steps,
+        "done": True,
+        FAILED: record.status == "failed",
+        STOPPED: record.status == "stopped",
+    }
+    return {**ended, **_metric(objective, record.scores)}
 
 
 def _metric(objective: Objective, named: Mapping[str, float | None]) -> dict[str, float]:

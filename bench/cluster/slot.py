@@ -4,66 +4,99 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 
 from bench import records
+from bench.cluster import watchdog
+from bench.cluster.board import Task
 from bench.readings import Point
+from bench.records import Record
+
+ALIVE_SECONDS = 20.0
+"""A rank that lives answers within so many seconds, whatever its training does."""
 
 
 def serve(config: Mapping[str, Any]) -> None:
     """What every worker of a slot runs: take a trial, train it, post the result, until the board closes."""
     import torch
     from ray.train import get_context
-    from ray.train.torch import get_device
-    from safetensors.torch import save
 
-    from bench import trial as trials
+    from bench import parallel
 
     torch.set_num_threads(1)  # a slot a core beats threads, and results do not depend on the machine's size
     board, slot = config["board"], config["slot"]
-    first, world = get_context().get_world_rank() == 0, get_context().get_world_size()
-    device = get_device()
-
-    def take() -> Any:
-        return ray.get(board.take.remote(slot)) if first else None
-
-    while (task := _share(take())) != "close":
+    first = get_context().get_world_rank() == 0
+    ranks = _ranks()
+    while (task := parallel.of_first(ray.get(board.take.remote(slot)) if first else None)) != "close":
         if task == "wait":
             continue
         # What is here now, modules and caches, stays: a trial's own garbage is then found in no time.
         gc.freeze()
-        ticket, trial = task
-        start = time.perf_counter()
-
-        def report(point: Point, ticket: int = ticket) -> None:
-            if _share(ray.get(board.report.remote(slot, ticket, point)) if first else None):
-                raise trials.TrialStopped
-
         weights: list[Any] = []
-
-        def keep(tensors: Mapping[str, Any], weights: list[Any] = weights) -> None:
-            weights.append(ray.put(save(dict(tensors))))
-
+        start = time.perf_counter()
         try:
-            record = trials.run(trial, report, device=device, keep=keep if trial.phase == "confirm" else None)
-        except Exception as error:
-            ray.get(board.finish.remote(slot, ticket, records.failed(trial, error)))
-            if world > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
+            record = _run(board, slot, task, weights)
+        except (Exception, SystemExit) as error:
+            if not _all_alive(ranks):  # what the death of another rank does to this one is not the trial's doing
+                raise
+            ray.get(board.finish.remote(slot, task.ticket, records.failed(task.trial, error)))
+            if len(ranks) > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
                 raise
             continue
         if first:
-            ray.get(board.finish.remote(slot, ticket, record, weights, time.perf_counter() - start))
+            ray.get(board.finish.remote(slot, task.ticket, record, weights, time.perf_counter() - start))
 
 
-def _share(value: Any) -> Any:
-    """Rank 0's value on every rank."""
-    import torch.distributed as dist
+def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
+    """A trial's record; a reference to its trained tensors is added to ``weights`` on rank 0."""
+    from ray.train import get_context
+    from ray.train.torch import get_device
+    from safetensors.torch import save
 
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    from bench import parallel
+    from bench import trial as trials
+
+    rank, ranks = get_context().get_world_rank(), get_context().get_world_size()
+    ticket, trial, minutes, snapshots = task
+
+    def report(point: Point) -> None:
+        if parallel.of_first(ray.get(board.report.remote(slot, ticket, point)) if rank == 0 else None):
+            raise trials.TrialStopped
+
+    def keep(tensors: Mapping[str, Any]) -> None:
+        weights.append(ray.put(save(dict(tensors))))
+
+    def stand(stack: str) -> bool:
+        ended: bool = ray.get(board.hung.remote(slot, ticket, {rank: stack}, ranks))
+        return ended
+
+    folder = None if snapshots is None else watchdog.here(snapshots)
+    words = None if folder is None else folder / f"slot-{slot}-rank-{rank}.txt"
+    with watchdog.noting(words, stand, None if minutes is None else 60 * minutes):
+        return trials.run(
+            trial, report, device=get_device(), keep=keep if trial.phase == "confirm" else None, unfinished=folder
+        )
+
+
+def _ranks() -> Sequence[Any]:
+    """The actors of all ranks, this one included."""
+    from ray import cloudpickle
+
+    from bench import parallel
+
+    own = cloudpickle.dumps(ray.get_runtime_context().current_actor)
+    return [cloudpickle.loads(actor) for actor in parallel.of_all(own)]
+
+
+def _all_alive(ranks: Sequence[Any]) -> bool:
+    """Whether no process of the group has died."""
+    if len(ranks) == 1:
+        return True
+    try:
+        ray.get([actor.__ray_ready__.remote() for actor in ranks], timeout=ALIVE_SECONDS)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        return False
+    return True

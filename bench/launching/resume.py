@@ -91,7 +91,7 @@ def _earlier(folder: LaunchFolder) -> dict[str, Any] | None:
 
 def _asked(launch: Launch, plan: Plan) -> dict[str, Any]:
     """Everything that the launch's records depend on."""
-    studies = {study.name: study.model_dump(mode="json") for study in launch.suite.studies}
+    studies = {study.name: study.model_dump(mode="json", exclude={"trial_minutes"}) for study in launch.suite.studies}
     benchmark = launch.benchmark
     files = {"source": _listed(benchmark.source.name), "target": _listed(benchmark.target.name)}
     values = {

@@ -88,6 +88,7 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
     if begun.said:
         say(console, begun.said)
     pool.know(begun.known)
+    pool.keep_snapshots(launch.folder.unfinished)
     tracker = _open_tracker(launch, begun)
     try:
         records = _trials(launch, console, tracker, pool)
@@ -185,7 +186,8 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
         for seed in study.seeds:
             label = "-".join(filter(None, ["confirm", name, f"seed{seed}"]))
             suite, benchmark = launch.suite.name, launch.benchmark
-            pool.submit(make_trial(study, benchmark, values, launch=suite, label=label, seed=seed, phase="confirm"))
+            trial = make_trial(study, benchmark, values, launch=suite, label=label, seed=seed, phase="confirm")
+            pool.submit(trial, minutes=study.trial_minutes)
             queued += 1
     return queued
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,10 @@ class Meter:
     def readings(self) -> tuple[Reading, ...]:
         """All that was read so far, by step."""
         return tuple(sorted(self._readings.values(), key=lambda reading: reading.step))
+
+    def know(self, readings: Iterable[Reading]) -> None:
+        """Take readings of the same trial as read."""
+        self._readings |= {reading.key: reading for reading in readings}
 
     def measure(self, vit: Vit, step: int, variant: str | None = None) -> list[Reading]:
         """All readings of a model; what was read of it already is not read again.

@@ -18,6 +18,9 @@ MANY = 100
 
 Bound = Annotated[int | float | None, Field(ge=-1e15, le=1e15)]
 
+MINUTES = 525_600.0
+"""A year: nobody waits longer for a trial."""
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """NumPy, and with it Optuna's samplers, take no larger seed."""
 
@@ -127,6 +130,10 @@ class Study(Frozen):
         ),
     ] = 8
     search_seed: Annotated[Seed, Field(description="seed of the search's proposals")] = 0
+    trial_minutes: Annotated[
+        float,
+        Field(gt=0, le=MINUTES, description="after so long a trial has failed, with where it stood; 1440 is a day"),
+    ] = 1440.0
     scheduler: Annotated[Literal["none", "asha"], Field(description="what stops unpromising trials early")] = "none"
     protocol: Annotated[Protocol, Field(description="clean, or paper: chosen on test data, and marked so")] = "clean"
     train: Annotated[dict[str, Value], Field(description="fields of the recipe, see below")] = Field(

@@ -80,6 +80,10 @@ class TrainConfig(Frozen):
     keep: Annotated[
         Literal["last", "best"], Field(description="model that is measured: the last, or the best on the target's val")
     ] = "last"
+    checkpoint_minutes: Annotated[
+        float,
+        Field(ge=0, le=525_600, description="minutes between checkpoints that a cut trial goes on from; 0: none"),
+    ] = 10.0
     start_from: Annotated[
         str | None, Field(min_length=1, description="record or checkpoint of a confirmed trial to start from")
     ] = None

@@ -5,12 +5,14 @@ from bench.training.losses import Report, Watch
 from bench.training.modes import evaluation_mode, training_mode
 from bench.training.precision import precision_on
 from bench.training.prefix import Tail, activations, make_room
+from bench.training.snapshot import Snapshots
 from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, terms_of
 
 __all__ = [
     "DivergedError",
     "Feed",
     "Report",
+    "Snapshots",
     "Tail",
     "Terms",
     "Trained",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from bench.spec import TrainConfig, parse
 from bench.training.augment import augment, erase, mix, take
 from bench.training.losses import Losses, Watch, due, report
 from bench.training.modes import average, running_statistics, training_mode
+from bench.training.snapshot import Snapshots
 from bench.training.steps import Stepper, Terms, learning_rate
 
 
@@ -122,25 +125,88 @@ def train(
     """
     assert config.epochs is None
     config.check_shares(parallel.world())
-    stepper = Stepper(model, config, device, terms)
-    losses = Losses(config)
-    loaded = _loaded(feed, config, seed=seed, device=device)
+    stepper, losses, clock = Stepper(model, config, device, terms), Losses(config, device), _Clock(device)
     training_mode(model)
     statistics = running_statistics(model)
-    paused = 0.0
-    wait(device)
-    start = time.perf_counter()
+    loaded = _continued(_Run(stepper, losses, clock), feed, config, watch.snapshots, seed=seed, device=device)
+    clock.start()
     for step, pieces in loaded:
         lr = stepper.set_lr(learning_rate(step - 1, config))
         losses.add(stepper.step(step, pieces))
         average(statistics)
         if due(step, losses, config, watch):
-            wait(device)  # for the steps that are on their way: that is training, not reporting
-            pause = time.perf_counter()
-            report(step, lr, losses, config, watch)
-            paused += time.perf_counter() - pause
-    seconds = time.perf_counter() - start - paused
-    return Trained(config.steps, seconds, config.steps * config.batch_size, stepper.skipped)
+            with clock.pause():
+                report(step, lr, losses, config, watch)
+        if watch.snapshots is not None and watch.snapshots.due(step):
+            with clock.pause():
+                watch.snapshots.save(step)
+    return Trained(config.steps, clock.stop(), config.steps * config.batch_size, stepper.skipped)
+
+
+class _Clock:
+    """Seconds that a training takes: what it reports and keeps is not a part of it, what it took before a cut is."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds = 0.0
+        self._since = time.perf_counter()
+
+    def start(self) -> None:
+        """Go on."""
+        wait(self._device)
+        self._since = time.perf_counter()
+
+    def stop(self) -> float:
+        """Stop, when the steps that are on their way have been done; returns the seconds so far."""
+        wait(self._device)
+        self._seconds += time.perf_counter() - self._since
+        return self._seconds
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Stop for a while."""
+        self.stop()
+        yield
+        self.start()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds until it was stopped."""
+        return {"seconds": self._seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Count on from there."""
+        self._seconds = state["seconds"]
+
+
+class _Run(NamedTuple):
+    stepper: Stepper
+    losses: Losses
+    clock: _Clock
+
+
+def _continued(
+    run: _Run, feed: Feed, config: TrainConfig, snapshots: Snapshots | None, *, seed: int, device: torch.device
+) -> Loaded:
+    """The steps that are left to do; all parts are in the state that they had before the first of them."""
+    if snapshots is None:
+        return _loaded(feed, config, seed=seed, device=device)
+    snapshots.keep(stepper=run.stepper, clock=run.clock)
+    snapshots.keep_own(losses=run.losses)
+    found = snapshots.read()
+    loaded = _loaded(feed, config, seed=seed, device=device, done=found.step if found else 0)
+    if found is not None and parallel.world() > 1:
+        loaded = _rehearsed(run.stepper, loaded)
+    snapshots.begin(found)
+    return loaded
+
+
+def _rehearsed(stepper: Stepper, loaded: Loaded) -> Loaded:
+    """The same steps, the first of which has been rehearsed."""
+    for step, pieces in loaded:
+        first = step, list(pieces)
+        stepper.rehearse(*first)
+        return itertools.chain([first], loaded)
+    return iter(())
 
 
 Order = Iterable[tuple[int, Tensor]]
@@ -156,9 +222,10 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _loaded(feed: Feed, config: TrainConfig, *, seed: int, device: torch.device) -> Loaded:
+def _loaded(feed: Feed, config: TrainConfig, *, seed: int, device: torch.device, done: int = 0) -> Loaded:
+    """Every step after the first ``done``."""
     count = len(feed.images) if feed.activations is None else len(feed.activations)
-    order = enumerate(batches(count, config, seed=seed), start=1)
+    order = itertools.islice(enumerate(batches(count, config, seed=seed), start=1), done, None)
     if feed.activations is not None:
         return _load_activations(order, shares(config), feed.activations, feed.images.labels.to(device))
     return _load(order, feed, config, seed=seed, device=device)

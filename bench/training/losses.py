@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench import parallel
+from bench.models import CPU
 from bench.readings import Point, Reading
 from bench.spec import TrainConfig
+from bench.training.snapshot import Snapshots
 from bench.training.steps import DivergedError
 
 Report = Callable[[Point], None]
@@ -29,21 +32,34 @@ REPORT_STEPS = 50
 
 @dataclass(frozen=True)
 class Watch:
-    """Who follows a training: ``report`` gets its curves, ``validate`` measures every ``config.val_every`` steps."""
+    """Who follows a training.
+
+    ``report`` gets its curves, ``validate`` measures every ``config.val_every`` steps, ``snapshots`` keep what it needs
+    to go on.
+    """
 
     report: Report
     validate: Validate | None = None
+    snapshots: Snapshots | None = None
 
 
 class Losses:
     """Losses since the last report, kept on the device so that a step never waits for it."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device = CPU) -> None:
+        self._device = device
         self.every = max(1, min(config.steps // REPORTS, REPORT_STEPS))
         self.pending: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
         self.pending.append(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's pending losses."""
+        return {"pending": [loss.cpu() for loss in self.pending]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.pending = [loss.to(self._device) for loss in state["pending"]]
 
     def take(self, step: int) -> float:
         """Mean over the pending steps and all ranks."""
@@ -67,5 +83,5 @@ def due(step: int, losses: Losses, config: TrainConfig, watch: Watch) -> bool:
 def report(step: int, lr: float, losses: Losses, config: TrainConfig, watch: Watch) -> None:
     """Report a step that is due, with validation readings if they are."""
     values = {"train_loss": losses.take(step), "lr": lr}
-    readings = watch.validate(step) if watch.validate is not None and validating(step, config, watch) else ()
+    readings = tuple(watch.validate(step)) if watch.validate is not None and validating(step, config, watch) else ()
     watch.report(Point(step, config.steps, values, readings))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,8 +97,36 @@ class Stepper:
             group["lr"] = lr * group[LR_SCALE]
         return lr
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state of optimizer and scaler, and how many steps were skipped."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "skipped": self.skipped,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.skipped = state["skipped"]
+
     def step(self, number: int, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         """One step on this rank's share of a batch; returns its mean loss, on the device."""
+        loss = self._backward(number, parts)
+        self._update(number)
+        return loss
+
+    def rehearse(self, number: int, parts: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """A step that changes no weight.
+
+        After its first step DDP lays out anew which gradients are summed together, and with it the order in which more
+        than two ranks add them: a training that goes on must have had such a step.
+        """
+        self._backward(number, parts)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, number: int, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         count, losses = self._config.accumulate, []
         with _tensor_cores(self._device, allowed=self._precision == "tf32"):
@@ -106,7 +135,6 @@ class Stepper:
                     loss = self._loss(number, inputs, labels) / count
                     self._scaler.scale(loss).backward()
                 losses.append(loss.detach())
-        self._update(number)
         return torch.stack(losses).sum()
 
     def _loss(self, number: int, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from bench.cluster.pool import Pool, _first_reason
 from bench.cluster.search import search
 from bench.launching import benchmarks, studies
 from bench.records import Record
+from bench.reporting.listener import ListenerError
 from bench.spec import Benchmark, SourceData, TargetData, Trial, make_trial
 from tests.contract.test_folders import classes
 
@@ -211,15 +212,24 @@ def test_workers_that_cannot_start_end_the_launch_with_a_reason(
     pool: Pool, launched: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray itself would try again for ever to find a place for three workers where there is none."""
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     third = Pool(resources.plan(cores=3, gpus=0, workers=3, slots=1), storage=tmp_path / "ray")
-    done = launched("linear", tmp_path / "results", "--trials", "2", "--set", "train.batch_size=6", on=third)
-    third.close()
-    assert done.code == 1
-    assert "2 of 2 trials failed" in done.out
-    assert "the worker group of slot 0 could not be kept alive" in done.out
-    assert "WorkerGroupStartupTimeoutError" in done.out
-    assert {record["status"] for record in done.records.values()} == {"failed"}
+    reason = "the worker group of slot 0 could not be kept alive: WorkerGroupStartupTimeoutError"
+    with pytest.raises(ListenerError, match=reason):
+        launched("linear", tmp_path / "results", "--trials", "2", "--set", "train.batch_size=6", on=third)
+    third.abandon()
+    assert list(tmp_path.glob("results/*/*/records/*")) == []  # what never ran has not failed
+
+
+def test_a_trial_that_takes_too_long_ends_and_says_where_it_stood(pool: Pool, make: Make) -> None:
+    before = pids(pool, make)
+    pool.submit(make("endless", steps=100_000), minutes=0.05)
+    record = found(until(pool, finished(1)))["linear-endless"]
+    assert record.status == "failed"
+    assert record.error is not None
+    assert "the trial did not end within trial_minutes = 0.05: rank 0 stood in" in record.error
+    assert "bench/trial.py" in record.details["traceback"]
+    assert len(set(pids(pool, make).values()) - set(before.values())) == 1  # a new worker, beside the same neighbour
 
 
 class Watch:

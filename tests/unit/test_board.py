@@ -13,7 +13,7 @@ import pytest
 
 from bench import records
 from bench.cluster import board as board_module
-from bench.cluster.board import MAX_ATTEMPTS, Board, Event
+from bench.cluster.board import LAST_ATTEMPT, MAX_ATTEMPTS, Board, Event, NoSlotsError
 from bench.launching import benchmarks, studies
 from bench.readings import Point, Reading
 from bench.records import Record
@@ -106,51 +106,169 @@ def test_releasing_stops_a_running_trial_and_drops_a_waiting_one() -> None:
     play(story)
 
 
-def test_a_slot_that_comes_back_gets_its_trial_again_but_not_for_ever() -> None:
+def test_a_trial_whose_workers_die_is_tried_again_but_not_for_ever() -> None:
+    """Its record says how they died, and holds what they left."""
+
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
         for _ in range(MAX_ATTEMPTS):
-            assert await board.take(0) == (ticket, trial("a"))
-            assert await board.slot_failed(0, "killed") is True
+            assert (await board.take(0))[:2] == (ticket, trial("a"))
+            assert await board.slot_failed(0, "rank 0 died: Segmentation fault", "a stack") == 1
         await board.submit(trial("b"))
         assert (await board.take(0))[1] == trial("b")
         (record,) = finished(await board.events())
         assert record.error is not None
-        assert "its workers died 3 times" in record.error
+        assert "its workers died 3 times, the last time: rank 0 died: Segmentation fault" in record.error
+        assert "a stack" in record.details["traceback"]
 
     play(story)
 
 
-def test_a_slot_that_cannot_start_is_given_up_and_all_fail_with_the_last_one() -> None:
+def test_a_death_counts_only_where_a_trial_came_no_further_than_before() -> None:
+    """Workers that are killed from outside die anywhere; a trial that they die of kills them at the same step."""
+
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        for step in (10, 20, 30, 40, 50, 50):
+            assert (await board.take(0))[:2] == (ticket, trial("a"))
+            await board.report(0, ticket, point(step))
+            assert await board.slot_failed(0, "killed") == 1
+        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        await board.slot_failed(0, "killed")  # before its first report
+        assert [record.status for record in finished(await board.events())] == ["failed"]
+
+    play(story)
+
+
+def test_a_slot_whose_group_cannot_start_waits_longer_each_time() -> None:
+    """Nothing is given up once groups have started: what keeps them from it may pass."""
+
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
         await board.take(0)
-        for answer in (True, False, False):  # the last call is for nothing: it was given up before
-            assert await board.slot_failed(0, "no torch") is answer
-        assert await board.take(0) == "close"
-        assert await board.take(1) == (ticket, trial("a"))  # the other slot takes over
-        for answer in (True, False):
-            assert await board.slot_failed(1, "no torch") is answer
-        await board.submit(trial("late"))
-        first, late = finished(await board.events())
-        for record in (first, late):
-            assert record.status == "failed"
-            assert record.error is not None
-            assert "the worker group of slot 1 could not be kept alive: no torch" in record.error
+        await board.finish(0, ticket, ended("a"))
+        waits = [await board.slot_failed(0, f"no room {index}") for index in range(8)]
+        assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+        assert await board.slot_failed(1, "no room") == 1
+        ticket = await board.submit(trial("b"))
+        assert (await board.take(0))[:2] == (ticket, trial("b"))
+        assert await board.slot_failed(0, "killed") == 1
 
     play(story, slots=2)
 
 
-def test_a_slot_that_does_not_come_in_time_is_given_up() -> None:
+def test_without_any_slot_the_launch_ends_and_what_never_ran_has_no_record() -> None:
     async def story(board: Board) -> None:
         await board.submit(trial("a"))
+        for slot in (0, 1):
+            answers = [await board.slot_failed(slot, f"ImportError: no torch in process {n}") for n in range(4)]
+            assert answers == [1, 2, None, None]  # the last call is for nothing: it was given up before
+            assert await board.take(slot) == "close"
+        await board.submit(trial("late"))
+        with pytest.raises(NoSlotsError, match="slot 1 could not be kept alive: ImportError: no torch in process 2"):
+            await board.events()
+        assert not board._events
+        assert await board.remembers() == 2
+
+    play(story, slots=2)
+
+
+def test_different_reasons_are_no_clear_evidence() -> None:
+    async def story(board: Board) -> None:
+        reasons = ["ImportError: x", "TimeoutError: y"] * 2
+        assert [await board.slot_failed(0, reason) for reason in reasons] == [1, 2, 4, 8]
+        assert await board.slot_failed(0, reasons[0]) is None
+
+    play(story)
+
+
+def test_slots_are_given_up_when_none_has_worked_for_long() -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        await board.take(0)
+        for _ in range(LAST_ATTEMPT + 2):
+            assert await board.slot_failed(1, "no GPU") is not None  # the other one is at work
+        await board.finish(0, ticket, ended("a"))
+        await board.submit(trial("b"))
+        answers = [await board.slot_failed(0, "no GPU") for _ in range(LAST_ATTEMPT)]
+        assert None not in answers[:-1]
+        assert answers[-1] is None
+        assert await board.slot_failed(1, "no GPU") is None
+        await board.events()
+        with pytest.raises(NoSlotsError, match="no GPU"):
+            await board.events()
+
+    play(story, slots=2)
+
+
+def test_a_slot_that_is_late_is_not_counted_on_and_welcome_all_the_same() -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
         await asyncio.sleep(0.02)
-        (record,) = finished(await board.events())
-        assert record.error is not None
-        assert "the worker group of slot 0 did not start within 0 s" in record.error
-        assert await board.take(0) == "close"
+        with pytest.raises(NoSlotsError, match="the worker group of slot 0 did not start within 0 s"):
+            await board.events()
+        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert [event.kind for event in await board.events()] == ["started"]
 
     play(story, start_seconds=0.01)
+
+
+def test_a_trial_of_a_slot_that_does_not_come_back_goes_to_another() -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        await board.take(0)
+        await board.take(0)
+        board._start_seconds = -2  # so that it is late at once
+        await board.slot_failed(0, "killed")
+        waiting = asyncio.create_task(board.take(1))
+        await asyncio.sleep(0.01)
+        await board.events()
+        assert (await asyncio.wait_for(waiting, timeout=1))[:2] == (ticket, trial("a"))
+
+    play(story, slots=2)
+
+
+def test_a_trial_that_takes_too_long_ends_with_a_stack_of_each_rank() -> None:
+    stack = '  File "loop.py", line 3, in train\n    x()\n  File "method.py", line 7, in loss\n    time.sleep(9)\n'
+
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"), minutes=0.5)
+        task = await board.take(0)
+        assert not isinstance(task, str)
+        assert task.minutes == 0.5
+        assert await board.hung(0, ticket, {1: stack}, 2) is False
+        assert finished(list(board._events)) == []
+        assert await board.hung(0, ticket, {0: "nothing"}, 2) is True
+        assert await board.hung(0, ticket, {1: stack}, 2) is True  # whoever asks again may go
+        (record,) = finished(await board.events())
+        assert record.status == "failed"
+        assert record.error is not None
+        assert record.error.startswith(
+            "TimeoutError: the trial did not end within trial_minutes = 0.5: rank 0 stood in"
+        )
+        assert 'rank 1 stood in "method.py", line 7, in loss' in record.error
+        assert "time.sleep(9)" in record.details["traceback"]
+        assert await board.slot_failed(0, "the process of rank 0 died") == 1  # and it is started again
+
+    play(story)
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["one rank could say where", "none could"])
+def test_a_trial_whose_workers_end_after_its_time_is_not_repeated(said: bool) -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"), minutes=1e-9)
+        await board.take(0)
+        if said:
+            await board.hung(0, ticket, {0: '  File "x.py", line 1, in f\n'}, 2)
+        await asyncio.sleep(0.001)
+        assert await board.slot_failed(0, "the process of rank 1 died", "Timeout (0:00:20)!\nThread 0x1") == 1
+        (record,) = finished(await board.events())
+        assert record.error is not None
+        assert "did not end within trial_minutes = 1e-09" in record.error
+        assert ("rank 0 stood in" in record.error) is said
+        assert "Timeout (0:00:20)!" in record.details["traceback"]
+
+    play(story)
 
 
 def test_whoever_meets_waits_for_all_however_long_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,12 +292,12 @@ def test_whoever_meets_waits_for_all_however_long_they_take(monkeypatch: pytest.
 def test_a_trial_of_a_slot_that_leaves_is_the_next_one_of_another() -> None:
     async def story(board: Board) -> None:
         ticket, later = [await board.submit(trial(label)) for label in ("a", "b")]
-        assert await board.take(0) == (ticket, trial("a"))
+        assert (await board.take(0))[:2] == (ticket, trial("a"))
         assert await board.report(0, ticket, point(1)) is False
         await board.leave(0)
-        assert await board.take(1) == (ticket, trial("a"))  # before what has waited all the time
+        assert (await board.take(1))[:2] == (ticket, trial("a"))  # before what has waited all the time
         await board.finish(1, ticket, ended("a"))
-        assert await board.take(1) == (later, trial("b"))
+        assert (await board.take(1))[:2] == (later, trial("b"))
         assert told(await board.events()) == [
             ("started", "a", 0),
             ("report", "a", 0),
@@ -211,14 +329,14 @@ def test_who_left_is_told_to_stop_and_its_record_does_not_count(taken: bool) -> 
         await board.take(0)
         await board.leave(0)
         if taken:
-            assert await board.take(1) == (ticket, trial("a"))
+            assert (await board.take(1))[:2] == (ticket, trial("a"))
         await board.events()
         assert await board.report(0, ticket, point(5)) is True
         await board.finish(0, ticket, ended("a"))
         assert await board.take(0) == "close"
         assert not board._events
         if not taken:
-            assert await board.take(1) == (ticket, trial("a"))
+            assert (await board.take(1))[:2] == (ticket, trial("a"))
         assert await board.report(1, ticket, point(5)) is False
         await board.finish(1, ticket, ended("a"))
         await board.finish(1, ticket, ended("a"))
@@ -248,12 +366,12 @@ def test_a_slot_may_leave_and_join_again() -> None:
         await board.leave(0)  # twice is once
         assert await board.take(0) == "close"
         await board.join(0)
-        assert await board.take(0) == (first, trial("a"))
+        assert (await board.take(0))[:2] == (first, trial("a"))
         assert await board.report(0, first, point(1)) is False
         await board.finish(0, first, ended("a"))
         await board.join(7)  # one that was not expected
         second = await board.submit(trial("b"))
-        assert await board.take(7) == (second, trial("b"))
+        assert (await board.take(7))[:2] == (second, trial("b"))
         assert [event for event in told(await board.events()) if event[0] != "report"] == [
             ("started", "a", 0),
             ("started", "a", 0),
@@ -266,12 +384,12 @@ def test_a_slot_may_leave_and_join_again() -> None:
 
 def test_a_slot_that_was_given_up_may_join_again() -> None:
     async def story(board: Board) -> None:
-        for answer in (True, False):
-            assert await board.slot_failed(0, "no torch") is answer
+        for answer in (1, 2, None):
+            assert await board.slot_failed(0, "no torch") == answer
         await board.join(0)
         ticket = await board.submit(trial("a"))
-        assert await board.take(0) == (ticket, trial("a"))
-        assert await board.slot_failed(0, "no torch") is True  # what happened before is forgiven
+        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert await board.slot_failed(0, "no torch") == 1  # what happened before is forgiven
 
     play(story)
 
@@ -284,7 +402,7 @@ def test_trials_wait_when_the_last_slot_leaves() -> None:
         assert told(await board.events()) == [("started", "a", 0)]
         await board.join(0)
         for label, ticket in zip("ab", tickets, strict=True):
-            assert await board.take(0) == (ticket, trial(label))
+            assert (await board.take(0))[:2] == (ticket, trial(label))
             await board.finish(0, ticket, ended(label))
         assert {record.status for record in finished(await board.events())} == {"stopped"}
 
@@ -297,7 +415,7 @@ def test_a_trial_that_is_submitted_while_all_slots_have_left_waits() -> None:
         ticket = await board.submit(trial("a"))
         assert finished(list(board._events)) == []
         await board.join(0)
-        assert await board.take(0) == (ticket, trial("a"))
+        assert (await board.take(0))[:2] == (ticket, trial("a"))
 
     play(story)
 
@@ -308,13 +426,13 @@ def test_to_leave_costs_a_trial_no_attempt() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
         for _ in range(MAX_ATTEMPTS):
-            assert await board.take(0) == (ticket, trial("a"))
+            assert (await board.take(0))[:2] == (ticket, trial("a"))
             await board.leave(0)
             await board.join(0)
-        assert await board.take(0) == (ticket, trial("a"))
-        assert await board.slot_failed(0, "killed") is True
+        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert await board.slot_failed(0, "killed") == 1
         await board.submit(trial("b"))
-        assert await board.take(0) == (ticket, trial("a"))
+        assert (await board.take(0))[:2] == (ticket, trial("a"))
 
     play(story)
 
@@ -367,7 +485,7 @@ def test_a_trial_whose_record_is_known_is_answered_at_once() -> None:
         ]  # it was stopped at its last reading
         assert await board.reading("linear-a", 3) == (None, known)
         await board.release("linear-a")
-        ticket, given = await board.take(0)  # type: ignore[misc]
+        ticket, given, *_ = await board.take(0)  # type: ignore[misc]
         assert given.id == "linear-b"
         await board.finish(0, ticket, ended("b"))
         await board.submit(trial("c"))

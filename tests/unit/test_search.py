@@ -91,6 +91,7 @@ class Launch:
         choose: Callable[[Sequence[int]], int] = min,
         result: Callable[[int, Values], Result] = lambda index, values: good(values),
         inner: OptunaSearch | None = None,
+        lose: Container[int] = (),
     ) -> None:
         """Play to the end.
 
@@ -99,11 +100,12 @@ class Launch:
             choose: which of the running trials ends next.
             result: of a trial, by its index and its values.
             inner: what makes the proposals; that of the study if None.
+            lose: trials whose actor Tune loses, and gives up.
         """
         self.dealt: list[Values] = []
         self.notes = Notes(inner or proposals(study))
         self.waiting: list[int] = []
-        search = InOrder(self.notes, self._submit, lag=study.lag)
+        search = InOrder(self.notes, self._submit, lambda index: result(index, self.dealt[index]), lag=study.lag)
         asked, running = 0, set[int]()
         for _ in range(study.trials):
             while asked < study.trials and len(running) < slots:
@@ -113,7 +115,8 @@ class Launch:
             self.waiting.append(asked - len(self.dealt))
             index = choose(sorted(running & set(range(len(self.dealt)))))
             running.remove(index)
-            search.on_trial_complete(str(index), result(index, self.dealt[index]))
+            lost = index in lose
+            search.on_trial_complete(str(index), None if lost else result(index, self.dealt[index]), error=lost)
 
     def _submit(self, index: int, values: Values) -> None:
         assert index == len(self.dealt)
@@ -132,6 +135,19 @@ def test_proposals_depend_on_the_lag_and_on_nothing_else(lag: int) -> None:
             several = Launch(study(lag=lag), slots=slots, choose=random.Random(seed).choice)
             assert several.dealt == alone.dealt, (slots, seed)
             assert several.notes.known == exactly, (slots, seed)
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_proposals_are_the_same_where_tune_loses_actors(lag: int) -> None:
+    """What becomes of their trials is known all the same; one of them has failed by itself."""
+
+    def result(index: int, values: Values) -> Result:
+        return {FAILED: True} if index == 4 else good(values)
+
+    quiet = Launch(study(lag=lag), slots=2, result=result)
+    lossy = Launch(study(lag=lag), slots=2, result=result, lose={0, 3, 4, 11, TRIALS - 1})
+    assert lossy.dealt == quiet.dealt
+    assert lossy.notes.known == quiet.notes.known
 
 
 def test_another_lag_gives_other_proposals_once_the_estimator_has_begun() -> None:
@@ -168,18 +184,8 @@ def test_a_failed_trial_teaches_the_sampler_nothing(failing: int) -> None:
     assert succeeded != unseen
 
 
-def test_a_trial_that_was_lost_teaches_the_sampler_nothing() -> None:
-    """Tune says so of an actor that died; there is no result then."""
-    plan, dealt = study(lag=1), list[Values]()
-    search = InOrder(proposals(plan), lambda index, values: dealt.append(values), lag=1)
-    for index in range(TRIALS):
-        search.suggest(str(index))
-        search.on_trial_complete(str(index), None if index == 4 else good(dealt[index]), error=index == 4)
-    assert dealt == Launch(plan, slots=1, inner=hiding(plan, 4)).dealt
-
-
 def test_a_search_is_not_restored() -> None:
-    search = InOrder(proposals(study()), lambda index, values: None, lag=2)
+    search = InOrder(proposals(study()), lambda index, values: None, lambda index: {}, lag=2)
     with pytest.raises(NotImplementedError, match="a search is not restored; run the study again"):
         search.restore("checkpoint")
 
