@@ -98,7 +98,7 @@ class Pool:
         """End the slots. Nothing must be queued or running: what is waited for is their shutdown only."""
         ray.get(self.board.close.remote())
         self._join()
-        if self._unfinished is not None:
+        if self._unfinished is not None and self._unfinished.is_dir():
             self._tidy()
             if not any(self._unfinished.iterdir()):  # what failed without an end of its own may go on later
                 self._unfinished.rmdir()

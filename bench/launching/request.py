@@ -86,6 +86,7 @@ FLAGS = (
     Flag("--bad-images", ("source.bad_images", "target.bad_images"), "WHAT"),
     Flag("--trials", ("trials",), "N"),
     Flag("--seeds", ("seeds",), "SEED"),
+    Flag("--trial-minutes", ("trial_minutes",), "MINUTES"),
     Flag("--num-workers", ("workers",), "N"),
     Flag("--slots", ("slots",), "M"),
     Flag("--address", ("address",), "ADDRESS"),
@@ -149,8 +150,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             extra = {"action": "store_true", "default": None}
         elif flag.several:
             extra |= {"nargs": "+", "type": _numbers}
-        elif flag.kind is int:
-            extra |= {"type": int}
+        elif flag.kind in (int, float):
+            extra |= {"type": flag.kind}
         parser.add_argument(flag.option, help=_help(flag), **extra)
 
 

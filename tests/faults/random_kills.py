@@ -30,8 +30,10 @@ KINDS = ("RayTrainWorker", "PooledTrial", "TrainController")
 VOLATILE = ("train_seconds", "eval_seconds", "images_per_second", "provenance")
 
 STUDY = ["--study", "linear", "--trials", "8", "--seeds", "0", "1", "--slots", "1", "--num-workers", "2"]
-STUDY += ["--set", "train.steps=1000", "--set", "train.batch_size=16", "--set", "train.val_every=300"]
-STUDY += ["--set", "train.checkpoint_minutes=0.02"]
+STUDY += ["--set", "train.batch_size=16", "--set", "train.checkpoint_minutes=0.02"]
+
+STEPS = 50
+"""Of a trial, for each kill: so that the study is long enough for all of them."""
 
 PAUSE = (2.0, 6.0)
 """So many seconds lie between two kills, counted from when the workers are there again."""
@@ -40,9 +42,11 @@ SECONDS = 3000
 """Within which a launch ends, on a busy machine."""
 
 
-def start(results: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(results: Path, log: Path, kills: int) -> subprocess.Popen[bytes]:
     """Start the launch."""
-    command = [sys.executable, "launch.py", *STUDY, "--results", str(results)]
+    steps = STEPS * kills
+    length = ["--set", f"train.steps={steps}", "--set", f"train.val_every={steps // 3}"]
+    command = [sys.executable, "launch.py", *STUDY, *length, "--results", str(results)]
     with log.open("wb") as out:
         return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
 
@@ -103,12 +107,12 @@ def main(kills: int = KILLS) -> int:
     """Run both launches; prints one line."""
     with tempfile.TemporaryDirectory() as folder:
         quiet, killed = Path(folder, "quiet"), Path(folder, "killed")
-        launch = start(quiet, Path(folder, "quiet.log"))
+        launch = start(quiet, Path(folder, "quiet.log"), kills)
         if launch.wait(SECONDS):
             print("random kills: the quiet launch failed, FAIL")
             return 1
         begun = time.monotonic()
-        launch = start(killed, Path(folder, "killed.log"))
+        launch = start(killed, Path(folder, "killed.log"), kills)
         counts = kill(launch, killed / "linear/tiny/records", kills)
         wrong = faults(quiet, killed, launch.wait(SECONDS))
         wrong += [f"only {counts.total()} of {kills} kills"] if counts.total() < kills else []
