@@ -28,8 +28,7 @@ def gpus_of_node() -> int:
 
 
 CPUS_PER_WORKER = 0.9
-"""A worker takes so much of the core that it is planned on: the rest is left for the search's own tiny actors
-(see :mod:`bench.cluster.search`)."""
+"""A worker takes so much of the core that it is planned on: Ray's own actors of a slot must fit beside it."""
 
 
 def room(*, cores: float, gpus: float) -> tuple[int, int]:

@@ -47,7 +47,8 @@ class Pool:
         importlib.import_module("ray.train.torch")  # once, not in every thread at the same time
         self._storage = storage
         self._unfinished: Path | None = None
-        self._abandoned = threading.Event()
+        self._abandoned = False
+        self._ending = threading.Event()
         self._threads = [
             threading.Thread(target=self._hold, args=(slot,), name=f"slot-{slot}", daemon=True)
             for slot in range(plan.slots)
@@ -97,6 +98,7 @@ class Pool:
     def close(self) -> None:
         """End the slots. Nothing must be queued or running: what is waited for is their shutdown only."""
         ray.get(self.board.close.remote())
+        self._ending.set()
         self._join()
         if self._unfinished is not None and self._unfinished.is_dir():
             self._tidy()
@@ -123,9 +125,10 @@ class Pool:
         The slots are waited for, because a thread that still waits for Ray when Ray is shut down ends the process on
         the spot, and leaves Ray's behind.
         """
-        if self._abandoned.is_set():
+        if self._abandoned:
             return
-        self._abandoned.set()
+        self._abandoned = True
+        self._ending.set()
         ray.kill(self.board)
         self._join()
 
@@ -136,13 +139,13 @@ class Pool:
                 self._trainer(slot).fit()
                 return
             except Exception as error:
-                if self._abandoned.is_set():
+                if self._abandoned:
                     return
                 log.exception("slot %d ended", slot)
                 words = self._last_words(slot)
                 reason = _first_reason(error, words)
                 wait = ray.get(self.board.slot_failed.remote(slot, reason, "\n".join(words)))
-                if wait is None or self._abandoned.wait(wait):
+                if wait is None or self._ending.wait(wait):
                     return
 
     def _last_words(self, slot: int) -> list[str]:
