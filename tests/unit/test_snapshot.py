@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,25 +155,38 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_snapshot_means_a_start_from_the_first_step(kind: str, tmp_path: Path) -> None:
-    given = make("linear", steps=3)
+@dataclass(frozen=True)
+class Cut:
+    """A trial, the snapshot that it left when it was cut, and what it gives if it is not."""
+
+    given: Trial
+    snapshot: bytes
+    quiet: Result
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Cut:
+    given, folder = make("linear", steps=3), tmp_path_factory.mktemp("cut")
     with pytest.raises(CutError):
-        run(given, tmp_path, 2)
+        run(given, folder, 2)
+    return Cut(given, (folder / f"{given.id}.pt").read_bytes(), run(given, None))
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_snapshot_means_a_start_from_the_first_step(kind: str, short: Cut, tmp_path: Path) -> None:
     do, said = DAMAGES[kind]
-    path = tmp_path / f"{given.id}.pt"
+    path = tmp_path / f"{short.given.id}.pt"
+    path.write_bytes(short.snapshot)
     do(path)
-    with pytest.warns(RuntimeWarning, match=f"{said}.*: the trial starts from its first step") as warned:
-        record, points = run(given, tmp_path)
-    assert (record, points) == run(given, None)
+    with pytest.warns(RuntimeWarning, match=f"{said}: the trial starts from its first step") as warned:
+        assert run(short.given, tmp_path) == short.quiet
     assert len([one for one in warned if said in str(one.message)]) == 1
 
 
-def test_a_snapshot_of_another_configuration_is_not_used(tmp_path: Path) -> None:
-    given = make("linear", steps=3)
-    with pytest.raises(CutError):
-        run(given, tmp_path, 2)
-    other = given.model_copy(update={"seed": 1})
+def test_a_snapshot_of_another_configuration_is_not_used(short: Cut, tmp_path: Path) -> None:
+    (tmp_path / f"{short.given.id}.pt").write_bytes(short.snapshot)
+    train = short.given.train.model_copy(update={"momentum": 0.8})
+    other = short.given.model_copy(update={"train": train})
     with pytest.warns(RuntimeWarning, match="belongs to another configuration: the trial starts from its first step"):
         assert run(other, tmp_path) == run(other, None)
 
