@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed$(if $(filter-out dev,$(EXTRAS)),-$(EXTRAS))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check format mlflow perf lock clean
+.PHONY: help setup study test test-cluster check format mlflow perf lock clean
 
 help: ## List the targets
 	@echo 'Usage: make TARGET [STUDY=$(STUDY)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -28,6 +28,11 @@ study: $(STAMP) ## Run a study and show its leaderboard (STUDY=lora, ARGS="--tri
 # One process a core, up to eight: what needs one Ray stays in one process (pytest-xdist's groups).
 test: $(STAMP) ## Run the tests on all cores, fast ones first (ARGS="-k knn")
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup $(ARGS)
+
+# Hosts are network namespaces: nothing leaves this machine. The transcript shows every command and what it printed.
+test-cluster: ## Run studies on two hosts made of namespaces, by `ray up` (root, sshd; skips itself without)
+	@$(MAKE) --no-print-directory setup EXTRAS=dev,cluster
+	$(BIN)/python -m pytest --capture=no -v tests/unit/test_cluster_yaml.py tests/cluster $(ARGS)
 
 check: $(STAMP) ## Lint, formatting and strict types, changing nothing
 	$(BIN)/ruff check .

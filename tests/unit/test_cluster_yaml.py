@@ -1,13 +1,14 @@
-"""cluster.yaml is what `ray up` would accept, and says what the project needs it to say.
+"""cluster.yaml and deploy/on-premise.yaml are what `ray up` would accept, and say what the project needs them to say.
 
-Nothing here talks to a cloud: the defaults are filled in and the result is validated by the very
-functions that `ray up` calls before its first request.
+Nothing here talks to a cloud or a host: the defaults are filled in and the result is validated by the very
+functions that `ray up` calls before its first request. `make test-cluster` runs the second one for real.
 """
 
 from __future__ import annotations
 
 import copy
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,63 +16,102 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+AWS, ON_PREMISE = "cluster.yaml", "deploy/on-premise.yaml"
 TOKEN = "~/.ray/auth_token"
+both = pytest.mark.parametrize("name", [AWS, ON_PREMISE])
+Config = dict[str, Any]
 
 
-@pytest.fixture
-def config() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(TEXT)
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def uncommented(name: str) -> str:
+    """The file with all that is ready to uncomment: indented comments that are YAML, not prose."""
+    ready = re.compile(r"^( +)# (- \S.*|  \S.*|[A-Z]\w+: \{.*)$", re.MULTILINE)
+    return ready.sub(r"\1\2", re.sub(r"^ +#   (?:aws|/aws) .*$|^ +#     /aws.*$", "", text(name), flags=re.MULTILINE))
+
+
+def load(name: str) -> Config:
+    loaded: Config = yaml.safe_load(text(name))
     return loaded
 
 
-def validated(config: dict[str, Any]) -> dict[str, Any]:
+def validated(config: Config) -> Config:
     """`config` as `ray up` completes it; raises where `ray up` would refuse."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    complete: dict[str, Any] = prepare_config(copy.deepcopy(config))
+    complete: Config = prepare_config(copy.deepcopy(config))
     validate_config(complete)
     return complete
 
 
-def all_commands(config: dict[str, Any]) -> dict[str, list[str]]:
-    return {key: value for key, value in config.items() if key.endswith("_commands")}
+def all_commands(config: Config) -> list[str]:
+    return [command for key, value in config.items() if key.endswith("_commands") for command in value]
 
 
-def test_ray_accepts_it(config: dict[str, Any]) -> None:
-    complete = validated(config)
+def starts(config: Config) -> list[str]:
+    found = [[c for c in config[f"{who}_start_ray_commands"] if "ray start" in c] for who in ("head", "worker")]
+    assert [len(one) for one in found] == [1, 1]
+    return [one[0] for one in found]
+
+
+@both
+def test_ray_accepts_it(name: str) -> None:
+    complete = validated(load(name))
     assert any("make setup" in command for command in complete["head_setup_commands"])
     assert any("make setup" in command for command in complete["worker_setup_commands"])
 
 
+@both
 @pytest.mark.parametrize(
     "change",
     [
         {"idle_minutes": 5},
         {"max_workers": "eight"},
-        {"head_node_type": "nobody"},
         {"auth": {"user": "ubuntu"}},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_ray_refuses_what_is_wrong(config: dict[str, Any], change: dict[str, Any]) -> None:
+def test_ray_refuses_what_is_wrong(name: str, change: Config) -> None:
     with pytest.raises(Exception):  # noqa: B017 - Ray raises jsonschema's errors, and ValueError
-        validated(config | change)
+        validated(load(name) | change)
 
 
-def test_the_head_drives_and_gpu_workers_scale_from_none(config: dict[str, Any]) -> None:
-    node_types = config["available_node_types"]
-    head = node_types.pop(config["head_node_type"])
-    assert "GPU" not in head["resources"]
-    assert node_types
-    for worker in node_types.values():
-        assert worker["resources"]["GPU"] >= 1
-        assert worker["min_workers"] == 0
-        assert 1 <= worker["max_workers"] <= config["max_workers"]
-        assert worker["node_config"]["ImageId"] == head["node_config"]["ImageId"]
+def test_ray_refuses_a_head_of_no_type() -> None:
+    with pytest.raises(ValueError, match="head_node_type"):
+        validated(load(AWS) | {"head_node_type": "nobody"})
 
 
-def test_what_is_mounted_exists_and_is_all_that_setup_needs(config: dict[str, Any]) -> None:
+@both
+def test_what_is_ready_to_uncomment_is_right(name: str) -> None:
+    ready = yaml.safe_load(uncommented(name))
+    before, after = all_commands(load(name)), all_commands(ready)
+    assert len(after) > len(before)
+    assert any("~/bench" in command for command in after if command not in before)
+    complete = validated(ready)
+    if name == AWS:
+        added = "\n".join(command for command in after if command not in before)
+        assert "efs." in added
+        assert "s3" in added
+        assert all(
+            "IamInstanceProfile" in node["node_config"]
+            for node in complete["available_node_types"].values()
+            if node["node_config"]["InstanceType"] != "g5.12xlarge"
+        )
+
+
+@both
+def test_every_command_is_bash(name: str) -> None:
+    for command in all_commands(yaml.safe_load(uncommented(name))):
+        assert isinstance(command, str)
+        done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@both
+def test_what_is_mounted_exists_and_is_all_that_setup_needs(name: str) -> None:
+    config = load(name)
     local = {remote: Path(source) for remote, source in config["file_mounts"].items() if remote != TOKEN}
     assert all(not source.is_absolute() and (ROOT / source).exists() for source in local.values())
     assert {str(source) for source in local.values()} >= {
@@ -86,22 +126,139 @@ def test_what_is_mounted_exists_and_is_all_that_setup_needs(config: dict[str, An
     assert all(remote.startswith("~/vit-forgetting-bench/") for remote in local)
 
 
-def test_every_node_shares_the_token(config: dict[str, Any]) -> None:
+@both
+def test_every_node_shares_the_token(name: str) -> None:
+    config = load(name)
     assert config["file_mounts"][TOKEN] == TOKEN
-    for where in ("head_start_ray_commands", "worker_start_ray_commands"):
-        starts = [command for command in config[where] if "ray start" in command]
-        assert len(starts) == 1
-        assert "RAY_AUTH_MODE=token" in starts[0]
-        assert "RAY_ENABLE_UV_RUN_RUNTIME_ENV=0" in starts[0]
+    for start in starts(config):
+        assert "RAY_AUTH_MODE=token" in start
+        assert "RAY_ENABLE_UV_RUN_RUNTIME_ENV=0" in start
+    assert any("export RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
+    assert "umask 077 && ray get-auth-token --generate" in text(name)
 
 
-def test_the_head_serves_mlflow_to_itself_only(config: dict[str, Any]) -> None:
+@both
+def test_only_the_head_names_a_cluster_and_a_store(name: str) -> None:
+    config = load(name)
+    uri = "MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
+    (exported,) = [command for command in config["head_setup_commands"] if uri in command]
+    assert "RAY_ADDRESS=auto" in exported
+    head, worker = starts(config)
+    assert uri in head  # jobs inherit it
+    for command in (worker, *config["setup_commands"], *config["worker_setup_commands"]):
+        assert "MLFLOW_TRACKING_URI" not in command
+        assert "RAY_ADDRESS" not in command
+    for start in (head, worker):  # `ray start` would look for a cluster to join, a job gets an address of its own
+        assert "RAY_ADDRESS" not in start
+
+
+@both
+def test_data_have_one_place_on_every_node(name: str) -> None:
+    config = load(name)
+    place = "BENCH_DATA=~/bench/data"
+    assert sum(place in command for command in config["setup_commands"]) == 1
+    assert all(place in start for start in starts(config))
+
+
+@both
+def test_the_head_serves_its_pages_to_itself_only(name: str) -> None:
+    config = load(name)
     (server,) = [command for command in config["head_start_ray_commands"] if "mlflow server" in command]
     assert "--host 127.0.0.1" in server
-    assert '--backend-store-uri "sqlite:///$HOME/' in server
-    assert "--serve-artifacts --artifacts-destination" in server
+    assert '--backend-store-uri "sqlite:///$HOME/bench/mlflow/' in server
+    assert '--serve-artifacts --artifacts-destination "$HOME/bench/mlflow/' in server
+    head, worker = starts(config)
+    assert "--dashboard-host=127.0.0.1" in head
+    assert "dashboard" not in worker
 
 
-def test_it_knows_no_machine(config: dict[str, Any]) -> None:
-    assert all_commands(config)
-    assert not re.search(r"/home/|/root/|/Users/|\b(?!127\.0\.0\.1)\d{1,3}(\.\d{1,3}){3}\b", TEXT)
+@both
+def test_it_knows_no_machine(name: str) -> None:
+    for_documentation = r"192\.0\.2\."  # RFC 5737
+    address = rf"\b(?!127\.0\.0\.1|{for_documentation})\d{{1,3}}(\.\d{{1,3}}){{3}}\b"
+    assert not re.search(rf"/home/|/root/|/Users/|{address}", text(name))
+
+
+def test_two_lines_are_to_be_edited() -> None:
+    assert len(re.findall(r"# EDIT\b", text(AWS))) == 2
+    for node in load(AWS)["available_node_types"].values():
+        assert node["node_config"]["ImageId"] == "ami-00000000000000000"
+        assert node["node_config"]["SecurityGroupIds"] == ["sg-00000000000000000"]
+
+
+def test_the_head_drives_and_gpu_workers_scale_from_none() -> None:
+    config = load(AWS)
+    node_types = config["available_node_types"]
+    head = node_types.pop(config["head_node_type"])
+    assert "GPU" not in head["resources"]
+    for worker in node_types.values():
+        assert worker["resources"]["GPU"] >= 1
+        assert worker["min_workers"] == 0
+        assert 1 <= worker["max_workers"] <= config["max_workers"]
+    assert max(worker["resources"]["GPU"] for worker in node_types.values()) > 1
+    spot = {name for name, worker in node_types.items() if "InstanceMarketOptions" in worker["node_config"]}
+    assert spot == {"gpu_spot"}
+    assert len({worker["priority"] for worker in node_types.values()}) == len(node_types)
+
+
+def test_ray_takes_what_fits_best_and_on_demand_before_spot() -> None:
+    one = {"CPU": 1, "GPU": 1}
+    assert started_for([one] * 3) == {"gpu": 3}
+    only_large = {"gpu": 0, "gpu_spot": 0}
+    assert started_for([one] * 8, **only_large) == {"four_gpus": 2}
+    assert started_for([one] * 2, gpu=1) == {"gpu": 1, "gpu_spot": 1}
+
+
+def started_for(bundles: list[dict[str, float]], **max_workers: int) -> dict[str, int]:
+    """What Ray's autoscaler starts for some waiting bundles on a cluster that has its head only."""
+    from ray.autoscaler.v2 import scheduler
+    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+    from ray.autoscaler.v2.utils import ResourceRequestUtil
+
+    config = validated(load(AWS))
+    for name, most in max_workers.items():
+        config["available_node_types"][name]["max_workers"] = most
+    configured = AutoscalingConfig(config)
+    reply = scheduler.ResourceDemandScheduler(event_logger=None).schedule(
+        scheduler.SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=configured.get_node_type_configs(),
+            max_num_nodes=configured.get_max_num_nodes(),
+            resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(one) for one in bundles]),
+        )
+    )
+    return {one.instance_type: one.count for one in reply.to_launch if one.instance_type != "head"}
+
+
+def test_results_and_store_outlive_the_head() -> None:
+    config = load(AWS)
+    (disk,) = config["available_node_types"]["head"]["node_config"]["BlockDeviceMappings"]
+    assert disk["Ebs"]["DeleteOnTermination"] is False
+    for name in (AWS, ON_PREMISE):
+        assert any("ln -s ~/bench/results results" in command for command in load(name)["setup_commands"])
+
+
+def test_aws_knows_every_parameter_of_its_nodes() -> None:
+    """Against botocore's own description of the request, where the extra `cluster` is installed."""
+    session = pytest.importorskip("botocore.session", reason="make setup EXTRAS=dev,cluster brings botocore")
+    from botocore.validate import ParamValidator
+
+    shape = session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for node in yaml.safe_load(uncommented(AWS))["available_node_types"].values():
+        request = node["node_config"] | {"MinCount": 1, "MaxCount": 1}
+        assert not ParamValidator().validate(request, shape).has_errors(), request
+    report = ParamValidator().validate({"MinCount": 1, "MaxCount": 1, "IamProfile": {}}, shape)
+    assert report.has_errors()
+
+
+def test_hosts_are_driven_by_the_autoscaler_that_knows_them() -> None:
+    head, worker = starts(load(ON_PREMISE))
+    assert "RAY_enable_autoscaler_v2=0" in head
+    assert "autoscaler" not in worker
+    assert "systemd" not in "".join(all_commands(load(ON_PREMISE)))
+
+
+def test_the_provider_of_hosts_takes_no_node_types() -> None:
+    complete = validated(load(ON_PREMISE))
+    (only,) = complete["available_node_types"].values()
+    assert only["min_workers"] == only["max_workers"] == len(complete["provider"]["worker_ips"])
