@@ -42,7 +42,7 @@ mount --bind {shared}/hosts /etc/hosts
 mount --bind {shared}/passwd /etc/passwd
 mkdir -p /home /run/sshd /tmp/ray && mount --bind {own}/home /home
 mount --bind {own}/ray /tmp/ray
-mount -t tmpfs -o size=2g tmpfs /dev/shm
+mount -t tmpfs -o size=8g tmpfs /dev/shm
 cd {home}
 exec env -i PATH={path} "$(command -v sshd)" -D -f {home}/.sshd/config -E {home}/.sshd/log
 """
@@ -109,11 +109,11 @@ class Hosts:
         raise RuntimeError(f"{name} does not answer: {(self.folder / name / 'console').read_text()}")
 
     def cut_off(self, name: str) -> None:
-        """Take a host from the network without a word, and then from life."""
+        """Take a host from the network without a word, and then from life. It may be off already."""
         _ip("-n", self.operator, "link", "set", _cable(name), "down")
-        process = self._processes.pop(name)
-        process.kill()
-        process.wait()
+        if process := self._processes.pop(name, None):
+            process.kill()
+            process.wait()
 
     def down(self) -> None:
         """End all hosts, and take the network away."""
