@@ -7,14 +7,14 @@
 #   sbatch deploy/slurm.sh --study block_expansion
 #   sbatch --nodes=4 --gpus-per-node=8 deploy/slurm.sh --study paper --benchmark cifar100
 #
-# A job that is cut off, by its time limit or a lost node, goes on from its records when the same line is submitted again.
-# Bookkeeping is MLflow's, in results/mlflow.db, which only the first node writes; where the shared folder has no file
-# locks (some Lustre), name a server in MLFLOW_TRACKING_URI before sbatch.
+# A job that is cut off, by its time limit or a lost node, goes on from its records when the same line is submitted
+# again. Bookkeeping is MLflow's, in results/mlflow.db, which only the first node writes; where the shared folder has
+# no file locks (some Lustre), name a server in MLFLOW_TRACKING_URI before sbatch.
 #
-# What listens where: on all interfaces of the job's nodes Ray's GCS, its object managers, its client server and ports that
-# Ray chooses, and those of a trial's processes (gloo, NCCL), which ask for no token and believe what they are told: the
-# site's network must keep strangers from its compute nodes, and --exclusive keeps other users off them. The dashboard
-# listens on the first node's loopback and asks for the token. No MLflow server is started.
+# What listens where: on all interfaces of the job's nodes Ray's GCS, its object managers, its client server and ports
+# that Ray chooses, and those of a trial's processes (gloo, NCCL), which ask for no token and believe what they are
+# told: the site's network must keep strangers from its compute nodes, and --exclusive keeps other users off them. The
+# dashboard listens on the first node's loopback and asks for the token. No MLflow server is started.
 
 #SBATCH --job-name=vit-forgetting-bench
 #SBATCH --nodes=2
@@ -22,8 +22,8 @@
 #SBATCH --cpus-per-task=16
 #SBATCH --gpus-per-node=1
 #SBATCH --time=24:00:00
-# `ray symmetric-run` refuses a node on which anybody's Ray runs already, and ends by `ray stop`, which ends every Ray of
-# this user on the node, whichever job it belongs to.
+# `ray symmetric-run` refuses a node on which anybody's Ray runs already, and ends by `ray stop`, which ends every Ray
+# of this user on the node, whichever job it belongs to.
 #SBATCH --exclusive
 #SBATCH --output=slurm-%j.log
 

@@ -231,9 +231,9 @@ def started_for(bundles: list[dict[str, float]], **max_workers: int) -> dict[str
 
 
 def test_results_and_store_outlive_the_head() -> None:
-    config = load(AWS)
-    (disk,) = config["available_node_types"]["head"]["node_config"]["BlockDeviceMappings"]
-    assert disk["Ebs"]["DeleteOnTermination"] is False
+    for name, node in load(AWS)["available_node_types"].items():
+        (disk,) = node["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["DeleteOnTermination"] is (name != "head"), name
     for name in (AWS, ON_PREMISE):
         assert any("ln -s ~/bench/results results" in command for command in load(name)["setup_commands"])
 
