@@ -50,7 +50,7 @@ address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address)
 port=$((20000 + SLURM_JOB_ID % 20000))
 
 # --num-cpus: Ray counts the cores of the machine, not those that Slurm lends. GPUs it finds by CUDA_VISIBLE_DEVICES.
-# RAY_ADDRESS: the launch joins this Ray. It stands behind the `--`, for `ray start` would take it for its own head.
+# RAY_ADDRESS: the launch joins this Ray, instead of starting one of its own.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
   ray symmetric-run --address "${address%% *}:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus "$SLURM_CPUS_PER_TASK" -- \

@@ -130,7 +130,7 @@ class Hosts:
         options += ["-o", "ConnectTimeout=2"]
         return self.operate(["ssh", *options, f"{USER}@{self.addresses[name]}", command], timeout=120)
 
-    def operate(self, command: Sequence[str], *, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def operate(self, command: Sequence[str], *, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
         """Run a command where the operator sits: in this project's folder, with a home of its own."""
         mounts = f"mount --bind {self.folder / 'operator/ray'} /tmp/ray"
         inner = f"mkdir -p /tmp/ray && {mounts} && exec {shlex.join(command)}"

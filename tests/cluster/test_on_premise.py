@@ -44,6 +44,12 @@ def test_shells_of_the_head_know_the_cluster_and_its_mlflow(cluster: Cluster) ->
     assert f"{project} auto http://127.0.0.1:5000 {HOME}/bench/data {project}/.venv/bin/python" in said
 
 
+def test_jobs_know_the_same(cluster: Cluster) -> None:
+    show = 'echo "JOB $PWD $RAY_ADDRESS $MLFLOW_TRACKING_URI $BENCH_DATA"'
+    said = cluster.on_head(f"ray job submit -- bash -c {shlex.quote(show)}")
+    assert f"JOB {HOME}/vit-forgetting-bench auto http://127.0.0.1:5000 {HOME}/bench/data" in said
+
+
 def test_pages_are_on_loopback_and_ray_asks_for_the_token(cluster: Cluster) -> None:
     said = cluster.hosts.ssh(cluster.head, "ss -Hltn").stdout
     say(said)
