@@ -144,7 +144,7 @@ class _Course:
         """Go on from there: whoever follows the trial is told again, as it may be another one."""
         self.meter.know(map(Reading.model_validate, state["readings"]))
         for point in state["points"]:
-            readings = tuple(map(Reading.model_validate, point["readings"]))
+            readings = list(map(Reading.model_validate, point["readings"])) or ()
             self._points.append(Point(**{**point, "readings": readings}))
         self.steps = self._points[-1].step if self._points else 0
         for point in self._points:

@@ -129,6 +129,7 @@ def train(
     training_mode(model)
     statistics = running_statistics(model)
     loaded = _continued(_Run(stepper, losses, clock), feed, config, watch.snapshots, seed=seed, device=device)
+    wait(device)
     clock.start()
     for step, pieces in loaded:
         lr = stepper.set_lr(learning_rate(step - 1, config))
@@ -153,18 +154,17 @@ class _Clock:
 
     def start(self) -> None:
         """Go on."""
-        wait(self._device)
         self._since = time.perf_counter()
 
     def stop(self) -> float:
-        """Stop, when the steps that are on their way have been done; returns the seconds so far."""
-        wait(self._device)
+        """Stop; returns the seconds so far."""
         self._seconds += time.perf_counter() - self._since
         return self._seconds
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Stop for a while."""
+        """Stop for a while, when the steps that are on their way have been done: they are training."""
+        wait(self._device)
         self.stop()
         yield
         self.start()

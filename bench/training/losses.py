@@ -83,5 +83,5 @@ def due(step: int, losses: Losses, config: TrainConfig, watch: Watch) -> bool:
 def report(step: int, lr: float, losses: Losses, config: TrainConfig, watch: Watch) -> None:
     """Report a step that is due, with validation readings if they are."""
     values = {"train_loss": losses.take(step), "lr": lr}
-    readings = tuple(watch.validate(step)) if watch.validate is not None and validating(step, config, watch) else ()
+    readings = watch.validate(step) if watch.validate is not None and validating(step, config, watch) else ()
     watch.report(Point(step, config.steps, values, readings))
