@@ -300,7 +300,7 @@ class Board:
         if slot not in self._alive:
             return None
         ticket = self._running.get(slot)
-        if ticket is not None:
+        if ticket is not None and not self._failures[slot]:  # a group that did not start did not die of it
             self._note_death(ticket, error, words)
         self._failures[slot] += 1
         self._reasons[slot][_kind(error)] += 1

@@ -140,6 +140,18 @@ def test_a_death_counts_only_where_a_trial_came_no_further_than_before() -> None
     play(story)
 
 
+def test_a_group_that_does_not_start_again_is_no_death_of_the_trial() -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"), minutes=60)
+        await board.take(0)
+        for _ in range(MAX_ATTEMPTS + 2):
+            await board.slot_failed(0, "WorkerGroupStartupTimeoutError: no room")
+        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert finished(await board.events()) == []
+
+    play(story)
+
+
 def test_a_slot_whose_group_cannot_start_waits_longer_each_time() -> None:
     """Nothing is given up once groups have started: what keeps them from it may pass."""
 
