@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from bench.cluster import runtime
 from bench.cluster.board import START_SECONDS, Board, Event
 from bench.cluster.slot import serve
 from bench.records import Record
@@ -25,7 +26,10 @@ CPUS_PER_WORKER = 0.9
 (see :mod:`bench.cluster.search`)."""
 
 CLOSE_SECONDS = 60.0
-"""The end of the slots is waited for at most so long, when their work is done or the launch is interrupted."""
+"""The end of the slots is waited for at most so long, when their work is done."""
+
+ABANDON_SECONDS = 10.0
+"""The same when the launch is interrupted."""
 
 
 class Pool:
@@ -78,14 +82,14 @@ class Pool:
     def close(self) -> None:
         """End the slots. Nothing must be queued or running: what is waited for is their shutdown only."""
         ray.get(self.board.close.remote())
-        self._join()
+        self._join(CLOSE_SECONDS)
 
-    def _join(self) -> None:
-        end = time.monotonic() + CLOSE_SECONDS
+    def _join(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(timeout=max(0.0, end - time.monotonic()))
             if thread.is_alive():
-                log.warning("%s did not end within %.0f s", thread.name, CLOSE_SECONDS)
+                log.warning("%s did not end within %.0f s", thread.name, seconds)
 
     def abandon(self) -> None:
         """The launch is interrupted: end the board, and with it every slot, at its trial's next report.
@@ -96,8 +100,9 @@ class Pool:
         if self._abandoned:
             return
         self._abandoned = True
-        ray.kill(self.board)
-        self._join()
+        if not runtime.lost():
+            ray.kill(self.board)
+            self._join(ABANDON_SECONDS)
 
     def _hold(self, slot: int) -> None:
         """Keep one slot open; runs in its own thread for as long as the slot lives."""
