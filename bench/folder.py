@@ -18,6 +18,9 @@ from bench.spec import SpecError
 
 WEIGHTS = ".safetensors"
 
+LOCK_SECONDS = 2.0
+"""A folder's lock is waited for so long: what marks the end of a killed launch holds it for a moment."""
+
 
 @dataclass(frozen=True)
 class LaunchFolder:
@@ -125,7 +128,7 @@ class LaunchFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
             raise SpecError(
                 f"another launch is writing to {self.path}: wait until it has ended, or choose another --results"

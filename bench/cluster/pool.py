@@ -125,6 +125,7 @@ class Pool:
         return TorchTrainer(
             serve,
             train_loop_config={"board": self.board, "slot": slot},
+            torch_config=runtime.torch_config(),
             scaling_config=ScalingConfig(
                 num_workers=self.plan.workers,
                 use_gpu=self.plan.gpu,

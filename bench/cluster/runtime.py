@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import logging
 import os
 import secrets
@@ -23,6 +25,7 @@ from ray._private import ray_constants
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from bench.cluster import guardian
+from bench.cluster.guardian import Farewell
 from bench.resources import Plan, plan
 from bench.spec import SpecError
 
@@ -76,12 +79,17 @@ SOCKET = "bench-12345678/session_2000-01-01_00-00-00_000000_4194304/sockets/plas
 ROOM = 64 * 2**20
 """Bytes that Ray's logs and sockets, and the temporary files of workers, may need."""
 
+SILENT = Farewell()
+
 WAKE = signal.SIGUSR2
 """Gets the main thread out of whatever it waits for, also where Ctrl-C is ignored (nohup)."""
 
 WATCH_SECONDS = 0.5
 
-_guardian: subprocess.Popen[bytes] | None = None
+_guardian: subprocess.Popen[str] | None = None
+_place: Path | None = None
+"""The private folder of the Ray that was started here."""
+
 _lost: list[str] = []
 """Of Ray's own processes the one that has ended by itself."""
 
@@ -91,14 +99,19 @@ class RayLost(Exception):
 
 
 def start_ray(
-    address: str | None, *, folder: Path, cores: int | None = None, goodbye: str = "", screen: int | None = None
+    address: str | None,
+    *,
+    folder: Path,
+    cores: int | None = None,
+    farewell: Farewell = SILENT,
+    screen: int | None = None,
 ) -> list[str]:
     """Start Ray on this machine, or join the cluster at ``address``.
 
     Args:
         folder: of the project, from which workers import ``bench``.
         cores: that Ray may use of this machine; all that it finds if None.
-        goodbye: what is said if this process ends without :func:`stop_ray`, because it was killed, or by Ray itself.
+        farewell: what is done if this process ends without :func:`stop_ray`.
         screen: file descriptor on which it is said; stdout if None.
 
     Returns:
@@ -121,7 +134,7 @@ def start_ray(
     _default({"RAY_AUTH_TOKEN": secrets.token_hex(32)})
     Config.initialize("")  # it has been read when Ray was imported
     ray_constants.ENABLE_RAY_CLUSTER = os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] != "0"
-    _start(folder, cores, lambda: _watched(goodbye, screen))
+    _start(folder, cores, lambda: _watched(farewell, screen))
     return said
 
 
@@ -156,7 +169,7 @@ def _start(folder: Path, cores: int | None, place_of: Callable[[], Path]) -> Non
         # By the environment, not by a runtime_env: Ray's own spare processes can then become our actors.
         path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         try:
-            with _environment(PYTHONPATH=path, TMPDIR=str(place)), _own_sigterm():
+            with _environment(PYTHONPATH=path, TMPDIR=str(place)), _own_signals():
                 # "local" by name: whatever else names a cluster, nobody asked for it.
                 ray.init("local", include_dashboard=False, num_cpus=cores, _temp_dir=str(place), **QUIET)
             return
@@ -190,12 +203,14 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep this process's way of being ended, which ``ray.init`` replaces by one of its own."""
+def _own_signals() -> Iterator[None]:
+    """Keep this process's way of being ended, which ``ray.init`` replaces by one of its own; SIGHUP has to wait."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
+    # What is blocked stays so in Ray's processes, which a terminal that goes away must not end before this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
         yield
     except SystemExit as ended:
@@ -205,14 +220,19 @@ def _own_sigterm() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
 
-def _watched(goodbye: str, screen: int | None) -> Path:
+def _watched(farewell: Farewell, screen: int | None) -> Path:
     """A new private folder for Ray, and a guardian that ends what is left of Ray when this process has gone."""
-    global _guardian
-    place = Path(tempfile.mkdtemp(prefix="bench-", dir=short_folder()))
-    command = [sys.executable, "-I", guardian.__file__, str(place), goodbye]
-    _guardian = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=screen, start_new_session=True)
+    global _guardian, _place
+    _place = place = Path(tempfile.mkdtemp(prefix="bench-", dir=short_folder()))
+    command = [sys.executable, "-I", guardian.__file__, str(place)]
+    _guardian = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=screen, start_new_session=True, text=True, bufsize=1
+    )
+    assert _guardian.stdin is not None
+    _guardian.stdin.write(json.dumps(dataclasses.asdict(farewell)) + "\n")
     return place
 
 
@@ -242,17 +262,17 @@ def short_folder() -> Path:
 
 def stop_ray() -> None:
     """End what was started, or leave the cluster."""
-    global _guardian
+    global _guardian, _place
     try:
         if not _lost:  # it would wait for what has gone
             ray.shutdown()
     finally:
         if _guardian is not None and _guardian.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # somebody has killed it
-                _guardian.stdin.write(b"goodbye")
+                _guardian.stdin.write("goodbye")
                 _guardian.stdin.close()
             _guardian.wait()
-        _guardian = None
+        _guardian = _place = None
 
 
 def lost() -> bool:
@@ -261,10 +281,13 @@ def lost() -> bool:
 
 
 @contextmanager
-def ended_with_ray() -> Iterator[None]:
+def ended_with_ray(*, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """End what is done in here, by the main thread, as soon as one of the processes that are Ray has ended.
 
     Ray itself would go on for a while, and then end this process without a word.
+
+    Args:
+        unless: something else is ending it already, which must not be cut off.
 
     Raises:
         RayLost: one has.
@@ -274,7 +297,7 @@ def ended_with_ray() -> Iterator[None]:
     over = threading.Event()
 
     def wake(number: int, frame: object) -> None:
-        if not over.is_set():
+        if not over.is_set() and not unless():
             over.set()
             raise KeyboardInterrupt  # of all exceptions the one that comes through Ray unchanged
 
@@ -284,7 +307,7 @@ def ended_with_ray() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if _lost:
+        if _lost and not unless():
             raise RayLost(f"Ray's {_lost[0]} has ended unexpectedly") from None
         raise
     finally:
@@ -314,3 +337,14 @@ def plan_of_cluster(*, workers: int, slots: int | None) -> Plan:
     """The plan for the cluster that Ray has joined, on what it has now."""
     here = ray.cluster_resources()
     return plan(cores=int(here.get("CPU", 0)), gpus=int(here.get("GPU", 0)), workers=workers, slots=slots)
+
+
+def torch_config() -> Any:
+    """How the workers of a group find each other: on one machine through a file that nobody else may open."""
+    from ray.train.torch import TorchConfig
+
+    if _place is None:
+        return TorchConfig()
+    from bench.cluster.loopback import FileConfig
+
+    return FileConfig(folder=str(_place))

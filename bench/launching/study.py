@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.cluster.guardian import Farewell
 from bench.cluster.pool import Pool
 from bench.cluster.runtime import RayLost, ended_with_ray, plan_of_cluster, start_ray, stop_ray
 from bench.launching import resume
@@ -21,7 +22,7 @@ from bench.launching.launch import Launch
 from bench.launching.preflight import make_ready
 from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, best_of_rows, names
-from bench.launching.signals import heard
+from bench.launching.signals import heard, received
 from bench.records import Record
 from bench.reporting import leaderboard
 from bench.reporting.listener import Listener, ListenerError
@@ -64,6 +65,12 @@ def again(launch: Launch) -> str:
     return f"records of finished trials are kept in {launch.folder.records}, and {command} goes on from them"
 
 
+def farewell(launch: Launch) -> Farewell:
+    """What is done for a launch whose process has been killed."""
+    mark = (sys.executable, "-m", "bench.launching.killed", str(launch.folder.path))
+    return Farewell(f"error: the process of the launch has been ended: {again(launch)}", mark, launch.tracking_uri)
+
+
 def reason(error: Exception) -> str:
     """The first line of an error's message, without the full stop."""
     return str(error).split("\\n")[0].splitlines()[0].rstrip(".:")
@@ -71,16 +78,15 @@ def reason(error: Exception) -> str:
 
 def _run(launch: Launch, console: Console) -> int:
     """The worker groups start first, and everything else is made ready while they do."""
-    goodbye, screen = f"error: the process of the launch was killed: {again(launch)}", console.file.fileno()
-    address = launch.options.address
-    for remark in start_ray(address, folder=PROJECT, cores=cores(), goodbye=goodbye, screen=screen):
+    address, screen = launch.options.address, console.file.fileno()
+    for remark in start_ray(address, folder=PROJECT, cores=cores(), farewell=farewell(launch), screen=screen):
         say(console, remark)
     # After Ray's processes have been started, but before the pool's threads: Ray's packages import each other in
     # circles, which two threads must not do at once.
     importlib.import_module("bench.cluster.search")
     plan = launch.plan or plan_of_cluster(workers=launch.options.workers, slots=launch.options.slots)
     console.print(f"Plan: {plan.describe()}{launch.idle(plan)}", highlight=False)
-    with ended_with_ray():
+    with ended_with_ray(unless=lambda: received() is not None):
         pool = Pool(plan, storage=launch.folder.ray)
         with interruptible(pool):
             code = carry_out(launch, pool, console)
