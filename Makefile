@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed$(if $(filter-out dev,$(EXTRAS)),-$(EXTRAS))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check format mlflow perf lock clean
+.PHONY: help setup study test faults check format mlflow perf lock clean
 
 help: ## List the targets
 	@echo 'Usage: make TARGET [STUDY=$(STUDY)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -28,6 +28,9 @@ study: $(STAMP) ## Run a study and show its leaderboard (STUDY=lora, ARGS="--tri
 # One process a core, up to eight: what needs one Ray stays in one process (pytest-xdist's groups).
 test: $(STAMP) ## Run the tests on all cores, fast ones first (ARGS="-k knn")
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup $(ARGS)
+
+faults: $(STAMP) ## Injure running launches and see what becomes of them (20 minutes; ARGS="signals")
+	$(BIN)/python -m tests.faults $(ARGS)
 
 check: $(STAMP) ## Lint, formatting and strict types, changing nothing
 	$(BIN)/ruff check .

@@ -134,9 +134,16 @@ class LaunchFolder:
                 f"another launch is writing to {self.path}: wait until it has ended, or choose another --results"
             ) from None
         try:
+            self._remove_unfinished()
             yield
         finally:
             lock.release()
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a launch that was killed had begun to write."""
+        for place in (self.records, self.checkpoints):
+            for path in place.glob(".*"):
+                path.unlink()
 
     def put_aside(self) -> Path | None:
         """Move an earlier launch to ``previous/``, so that a leaderboard never mixes two launches.

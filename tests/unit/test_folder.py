@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -161,3 +162,27 @@ def test_a_copy_of_a_record_is_named(tmp_path: Path, record: Make) -> None:
     copy.write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match=f"copy of it.json holds the record of {path.stem}: remove the file"):
         folder.read_records()
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = LaunchFolder(tmp_path)
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        folder.keep_tensors("x", b"tensors")
+    assert list(folder.checkpoints.iterdir()) == []
+
+
+def test_what_a_killed_launch_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    folder = LaunchFolder(tmp_path)
+    for place in (folder.records, folder.checkpoints):
+        place.mkdir()
+        (place / ".x.json.0123abcd").write_text("{")
+        (place / "x").write_text("whole")
+    with folder.locked():
+        assert [[path.name for path in place.iterdir()] for place in (folder.records, folder.checkpoints)] == [
+            ["x"]
+        ] * 2
