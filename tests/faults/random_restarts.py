@@ -15,22 +15,23 @@ from tests.faults.harness import Fault, Launch, folder
 
 KILLS = 5
 TRIALS = 8
-LATEST = 45.0
-"""A launch is killed within so many seconds of its start."""
+SHARE = 0.7
+"""A launch is killed within this share of the time that the one took which was left alone."""
 
 
 def main(kills: int = KILLS, seed: int = 0) -> int:
     """Returns the exit code."""
     fault, draw, place = Fault(f"{kills} x kill -9 and the same command"), random.Random(seed), folder()
+    began = time.monotonic()
     whole = Launch(place / "whole", trials=TRIALS)
     try:
         fault.expect(whole.wait(900) == 0, "the launch that was left alone failed")
     finally:
         whole.end()
-    seen: list[int] = []
+    latest, seen = SHARE * (time.monotonic() - began), list[int]()
     for _ in range(kills):
         launch = Launch(place / "cut", trials=TRIALS)
-        launch.wait_for(lambda: False, draw.uniform(0.2, LATEST))
+        launch.wait_for(lambda: False, draw.uniform(0.2, latest))
         if launch.process.poll() is None:
             os.kill(launch.process.pid, signal.SIGKILL)
             launch.process.wait()
