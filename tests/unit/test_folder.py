@@ -91,7 +91,8 @@ def test_what_was_not_kept_is_said(tmp_path: Path, searched: Make) -> None:
         trained(path)
 
 
-def test_a_folder_is_for_one_launch_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_is_for_one_launch_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.folder.LOCK_SECONDS", 0)
     folder, same = (LaunchFolder(tmp_path / "paper" / "tiny") for _ in range(2))
     said = f"another launch is writing to {re.escape(str(folder.path))}: wait until it has ended, or choose another"
     with folder.locked():
