@@ -28,8 +28,8 @@ CPUS_PER_WORKER = 0.9
 CLOSE_SECONDS = 60.0
 """The end of the slots is waited for at most so long, when their work is done."""
 
-ABANDON_SECONDS = 10.0
-"""The same when the launch is interrupted."""
+ABANDON_SECONDS = 6.0
+"""The same when the launch is interrupted; then the workers are killed, and have as long again."""
 
 
 class Pool:
@@ -102,6 +102,9 @@ class Pool:
         self._abandoned = True
         if not runtime.lost():
             ray.kill(self.board)
+            self._join(ABANDON_SECONDS)
+        if any(thread.is_alive() for thread in self._threads):  # their trials have had nothing to report
+            runtime.end_workers()
             self._join(ABANDON_SECONDS)
 
     def _hold(self, slot: int) -> None:

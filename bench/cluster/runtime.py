@@ -275,6 +275,16 @@ def stop_ray() -> None:
         _guardian = _place = None
 
 
+def end_workers() -> None:
+    """Kill the workers of the Ray that was started here, whatever they are doing."""
+    if _place is None:
+        return
+    for process in guardian.writers(_place):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "ray::RayTrainWorker":
+                process.kill()
+
+
 def lost() -> bool:
     """Whether there is no Ray any more to talk to."""
     return bool(_lost)

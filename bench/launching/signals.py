@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -15,6 +16,10 @@ SECONDS = 25.0
 
 _received: list[int] = []
 """The first signal, once there was one: it ends the process, and all others are ignored."""
+
+
+_handlers: list[Callable[[int, Any], None]] = []
+"""What hears the signals in this process."""
 
 
 def received() -> int | None:
@@ -32,7 +37,8 @@ def heard(*, goodbye: str = "") -> Iterator[None]:
     Args:
         goodbye: is written to what is stderr now where tidying up takes too long.
     """
-    if threading.current_thread() is not threading.main_thread():
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) in _handlers:  # they are heard already
         yield
         return
     screen = os.dup(2)
@@ -43,6 +49,7 @@ def heard(*, goodbye: str = "") -> Iterator[None]:
             _end_late(128 + number, screen, goodbye)
             raise KeyboardInterrupt
 
+    _handlers.append(end)
     before = {number: signal.getsignal(number) for number in ENDING}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
