@@ -86,6 +86,9 @@ WAKE = signal.SIGUSR2
 
 WATCH_SECONDS = 0.5
 
+LOST_SECONDS = 15.0
+"""Without Ray the launch may take so long to end: a call to what has gone may not return."""
+
 _guardian: subprocess.Popen[str] | None = None
 _place: Path | None = None
 """The private folder of the Ray that was started here."""
@@ -332,8 +335,16 @@ def _watch(watched: Sequence[psutil.Process], over: threading.Event) -> None:
         gone = [process for process in watched if not _runs(process)]
         if gone and not _lost:
             _lost.append(names[gone[0].pid])
+            _end_late()
         if _lost:  # until it is heard: a signal that comes just before the main thread begins to wait is not
             signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
+
+
+def _end_late() -> None:
+    """End this process soon, as Ray would after a minute; its guardian does what is left to be done."""
+    timer = threading.Timer(LOST_SECONDS, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 def _runs(process: psutil.Process) -> bool:
