@@ -266,6 +266,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with written.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
         written.replace(path)
+    except OSError as error:  # one of a full disk does not say which
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         written.unlink(missing_ok=True)  # it is still there if the disk is full
 
