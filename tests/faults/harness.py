@@ -55,7 +55,9 @@ class Launch:
         results.mkdir(parents=True, exist_ok=True)
         self.results, self.folder = results, LaunchFolder.of(results, "linear", "tiny")
         command = [*wrap, sys.executable, "launch.py", "--study", "linear", "--results", str(results)]
-        self._output = results.parent / f"{results.name}.out"
+        descriptor, name = tempfile.mkstemp(prefix="fault-", suffix=".out")  # beside the results, which may be full
+        os.close(descriptor)
+        self._output = Path(name)
         with self._output.open("w") as file:
             self.process = subprocess.Popen(
                 [*command, "--trials", str(trials), *SHORT, *arguments],
