@@ -52,6 +52,16 @@ def run(launch: Launch) -> int:
             say(console, f"Log of Ray, Optuna and MLflow: {logfile}")
             try:
                 return _run(launch, console)
+            except BrokenPipeError:
+                raise
+            except OSError as error:  # as Ray Tune's when the disk is full, which does not say which
+                where = error.filename or launch.folder.path
+                say(
+                    console,
+                    plain("error: the launch has ended early", "red"),
+                    f" ({where}: {error.strerror}): {again(launch)}",
+                )
+                return 1
             except (ListenerError, RayLost) as error:
                 say(console, plain("error: the launch has ended early", "red"), f" ({reason(error)}): {again(launch)}")
                 return 1
