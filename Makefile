@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed$(if $(filter-out dev,$(EXTRAS)),-$(EXTRAS))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test test-cluster check format mlflow perf lock clean
+.PHONY: help setup study test test-cluster faults check format mlflow perf lock clean
 
 help: ## List the targets
 	@echo 'Usage: make TARGET [STUDY=$(STUDY)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -33,6 +33,9 @@ test: $(STAMP) ## Run the tests on all cores, fast ones first (ARGS="-k knn")
 test-cluster: ## Run studies on two hosts made of namespaces, by `ray up` (root, sshd; skips itself without)
 	@$(MAKE) --no-print-directory setup EXTRAS=dev,cluster
 	$(BIN)/python -m pytest --capture=no -v tests/unit/test_cluster_yaml.py tests/cluster $(ARGS)
+
+faults: $(STAMP) ## Injure running launches and see what becomes of them (20 minutes; ARGS="signals")
+	$(BIN)/python -m tests.faults $(ARGS)
 
 check: $(STAMP) ## Lint, formatting and strict types, changing nothing
 	$(BIN)/ruff check .

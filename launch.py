@@ -106,13 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except (SpecError, OSError) as error:
         parser.error(sentence(error))
-    except KeyboardInterrupt:
-        again = "the same command without --fresh" if args.fresh else "the same command"
-        print(f"interrupted; the records of finished trials are kept: {again} goes on from them", file=sys.stderr)
-        return 130
 
+
+INTERRUPTED = """\
+interrupted; the records of finished trials are kept: the same command (without --fresh) goes on from them"""
 
 if __name__ == "__main__":
-    from bench.launching.command import exit_code
+    from bench.launching.command import exit_code, leave
 
-    sys.exit(exit_code(main))
+    leave(exit_code(main, interrupted=INTERRUPTED))

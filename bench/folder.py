@@ -21,6 +21,9 @@ WEIGHTS = ".safetensors"
 SNAPSHOT = ".pt"
 """Of a trial that has not ended."""
 
+LOCK_SECONDS = 2.0
+"""A folder's lock is waited for so long: what marks the end of a killed launch holds it for a moment."""
+
 
 @dataclass(frozen=True)
 class LaunchFolder:
@@ -133,15 +136,22 @@ class LaunchFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
             raise SpecError(
                 f"another launch is writing to {self.path}: wait until it has ended, or choose another --results"
             ) from None
         try:
+            self._remove_unfinished()
             yield
         finally:
             lock.release()
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a launch that was killed had begun to write."""
+        for place in (self.records, self.checkpoints):
+            for path in place.glob(".*"):
+                path.unlink()
 
     def put_aside(self) -> Path | None:
         """Move an earlier launch to ``previous/``, so that a leaderboard never mixes two launches.

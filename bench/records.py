@@ -291,9 +291,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with written.open("xb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    written.replace(path)
+    try:
+        with written.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        written.replace(path)
+    except OSError as error:  # one of a full disk does not say which
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        written.unlink(missing_ok=True)  # it is still there if the disk is full
 
 
 def read(path: Path) -> Record:

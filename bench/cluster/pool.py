@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bench.cluster import watchdog
+from bench.cluster import runtime, watchdog
 from bench.cluster.board import MARK, START_SECONDS, Board, Event, NoSlotsError, Snapshots
 from bench.cluster.slot import serve
 from bench.folder import SNAPSHOT
@@ -25,7 +25,10 @@ from bench.spec import Trial
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 60.0
-"""The end of the slots is waited for at most so long, when their work is done or the launch is interrupted."""
+"""The end of the slots is waited for at most so long, when their work is done."""
+
+ABANDON_SECONDS = 6.0
+"""The same when the launch is interrupted; then the workers are killed, and have as long again."""
 
 
 class Pool:
@@ -99,7 +102,7 @@ class Pool:
         """End the slots. Nothing must be queued or running: what is waited for is their shutdown only."""
         ray.get(self.board.close.remote())
         self._ending.set()
-        self._join()
+        self._join(CLOSE_SECONDS)
         if self._unfinished is not None and self._unfinished.is_dir():
             self._tidy()
             if not any(self._unfinished.iterdir()):  # what failed without an end of its own may go on later
@@ -112,12 +115,12 @@ class Pool:
             if path.suffix != SNAPSHOT:
                 path.unlink(missing_ok=True)
 
-    def _join(self) -> None:
-        end = time.monotonic() + CLOSE_SECONDS
+    def _join(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(timeout=max(0.0, end - time.monotonic()))
             if thread.is_alive():
-                log.warning("%s did not end within %.0f s", thread.name, CLOSE_SECONDS)
+                log.warning("%s did not end within %.0f s", thread.name, seconds)
 
     def abandon(self) -> None:
         """The launch is interrupted: end the board, and with it every slot, at its trial's next report.
@@ -129,8 +132,12 @@ class Pool:
             return
         self._abandoned = True
         self._ending.set()
-        ray.kill(self.board)
-        self._join()
+        if not runtime.lost():
+            ray.kill(self.board)
+            self._join(ABANDON_SECONDS)
+        if any(thread.is_alive() for thread in self._threads):  # their trials have had nothing to report
+            runtime.end_workers()
+            self._join(ABANDON_SECONDS)
 
     def _hold(self, slot: int) -> None:
         """Keep one slot open; runs in its own thread for as long as the slot lives."""
@@ -168,6 +175,7 @@ class Pool:
         return TorchTrainer(
             serve,
             train_loop_config={"board": self.board, "slot": slot},
+            torch_config=runtime.torch_config(),
             scaling_config=ScalingConfig(
                 num_workers=self.plan.workers,
                 use_gpu=self.plan.gpu,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import pickle
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench import resources
@@ -63,10 +65,15 @@ def ahead(
         pin_memory=pin,
         generator=torch.Generator(),  # the loader draws a number, which must not shift the trial's own
     )
-    for item, made in zip(kept, loader, strict=True):
-        if isinstance(made, _Problem):
-            raise ValueError(made.message)
-        yield item, made
+    stream: Any = iter(loader)
+    try:
+        for item, sent in zip(kept, stream, strict=True):
+            made = sent.received() if isinstance(sent, _Sent) else sent  # one in pinned memory has been received there
+            if isinstance(made, _Problem):
+                raise ValueError(made.message)
+            yield item, made
+    finally:
+        stream._shutdown_workers()  # now: a process that is forked meanwhile must not find it among its garbage
 
 
 def _release_freed_memory() -> None:
@@ -87,6 +94,32 @@ class _Problem:
         self.message = str(error)
 
 
+class _Sent:
+    """What a loader process has made, on its way: tensors in shared memory, or within the bytes where there is none.
+
+    The loader itself would share tensors in a thread of its own, whose errors nobody hears: where ``/dev/shm`` is full
+    (a container's has 64 MiB) or the path of a socket is too long (in TMPDIR), it would wait for ever.
+    """
+
+    def __init__(self, made: Any) -> None:
+        import torch.multiprocessing  # noqa: F401  # it teaches the pickler to share tensors
+
+        try:
+            self._bytes = bytes(ForkingPickler.dumps(made))
+        except (RuntimeError, OSError):
+            self._bytes = pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL)
+
+    def received(self) -> Any:
+        """The thing itself, in the process that has asked for it."""
+        return pickle.loads(self._bytes)
+
+    def pin_memory(self) -> Any:
+        """The same in pinned memory; the loader's own thread asks for it."""
+        from torch.utils.data._utils.pin_memory import pin_memory
+
+        return pin_memory(self.received())
+
+
 class _Makes:
     """What the loader indexes by items."""
 
@@ -95,6 +128,6 @@ class _Makes:
 
     def __getitem__(self, item: Any) -> Any:
         try:
-            return self._make(item)
+            return _Sent(self._make(item))
         except ValueError as error:
             return _Problem(error)

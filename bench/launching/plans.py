@@ -191,6 +191,19 @@ def decode_kept(benchmark: Benchmark) -> None:
         data.decode_kept(search.bank, search.val, confirm.bank, confirm.test)
 
 
+FLOAT32 = 4
+
+
+def checkpoint_bytes(suite: Suite, benchmark: Benchmark) -> int:
+    """What the trained tensors of all confirmations take on the disk, at most."""
+    sizes = (
+        len(study.seeds) * max(parameters(trial) for trial in _corners(study, benchmark, row))
+        for study in suite.studies
+        for row in study.row_values
+    )
+    return FLOAT32 * sum(sizes)
+
+
 def parameters(trial: Trial) -> int:
     """Trainable parameters of a trial's model, counted on one without weights and without memory."""
     return methods.trainable_parameters(models.outline(trial, _classes(trial.benchmark)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import get_args
@@ -80,6 +81,7 @@ def make_ready(launch: Launch) -> None:
     benchmark = launch.benchmark
     if launch.options.address is not None:
         return  # on a cluster every node fetches for itself, when its first trial needs the data
+    check_room(launch)
     for own in (benchmark.source, benchmark.target):
         data.fetch(own.name)
     if benchmark != benchmarks.get("tiny"):  # for which no torch is needed here
@@ -97,6 +99,34 @@ def make_ready(launch: Launch) -> None:
 
         plans.check(launch.suite, benchmark)
         plans.decode_kept(benchmark)
+
+
+RECORD_BYTES = 64 * 2**10
+"""A trial's record, its points in MLflow and its lines in logs take so much at most."""
+
+STORE_BYTES = 2 * 2**20
+"""A new MLflow store, tables and the picture."""
+
+
+def check_room(launch: Launch) -> None:
+    """Refuse a results folder that has too little room for the launch.
+
+    The trained tensors of the embedded backbone are small, and are not counted: for that torch would be needed.
+
+    Raises:
+        SpecError: with what is needed, and what there is.
+    """
+    needed = STORE_BYTES + launch.trials * RECORD_BYTES
+    if launch.benchmark.backbone != Backbone(name="tiny"):
+        from bench.launching import plans
+
+        needed += 2 * plans.checkpoint_bytes(launch.suite, launch.benchmark)  # MLflow keeps a copy
+    free = shutil.disk_usage(launch.results).free
+    if free < needed:
+        raise SpecError(
+            f"{free / 2**20:,.0f} MiB are free in {launch.results}, and this launch needs {needed / 2**20:,.0f} MiB "
+            f"there for records and trained tensors: make room, or choose another --results"
+        )
 
 
 def _starts_from_another(suite: Suite, benchmark: Benchmark) -> bool:

@@ -74,6 +74,12 @@ def end(launch: Launch, begun: Begun) -> None:
     _write(launch.folder, begun, ended=True)
 
 
+def unfinished(folder: LaunchFolder) -> str | None:
+    """The id of the launch in a folder that has not ended; None if there is none."""
+    earlier = _earlier(folder)
+    return None if earlier is None or earlier["ended"] else str(earlier["id"])
+
+
 def _write(folder: LaunchFolder, begun: Begun, *, ended: bool) -> None:
     values = {"id": begun.id, "ended": ended, "asked": begun.asked}
     write_atomically(folder.manifest, json.dumps(values, indent=2) + "\n")

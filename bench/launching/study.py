@@ -5,24 +5,25 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from bench.cluster.guardian import Farewell
 from bench.cluster.nodes import plan_of_cluster
 from bench.cluster.pool import Pool
-from bench.cluster.runtime import start_ray, stop_ray
+from bench.cluster.runtime import RayLost, ended_with_ray, start_ray, stop_ray
 from bench.launching import resume
 from bench.launching.launch import Launch, at_once
 from bench.launching.preflight import make_ready
 from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, best_of_rows, names
+from bench.launching.signals import heard, received
 from bench.records import Record
 from bench.reporting import leaderboard
 from bench.reporting.listener import Listener, ListenerError
@@ -46,29 +47,57 @@ def run(launch: Launch) -> int:
         SpecError: what can only be checked with data and weights at hand does not hold, or the folder is in use.
     """
     make_ready(launch)
-    with launch.folder.locked(), ended_by_sigterm():
+    with launch.folder.locked(), heard():
         logfile = launch.folder.new_log()
         with quiet(logfile) as console:
             say(console, f"Log of Ray, Optuna and MLflow: {logfile}")
             try:
                 return _run(launch, console)
-            except ListenerError as error:
-                say(console, plain("The launch has ended early", "red"), f": {error}")
-                say(console, f"Records of finished trials: {launch.folder.records}")
+            except BrokenPipeError:
+                raise
+            except OSError as error:  # as Ray Tune's when the disk is full, which does not say which
+                where = error.filename or launch.folder.path
+                say(
+                    console,
+                    plain("error: the launch has ended early", "red"),
+                    f" ({where}: {error.strerror}): {again(launch)}",
+                )
+                return 1
+            except (ListenerError, RayLost) as error:
+                say(console, plain("error: the launch has ended early", "red"), f" ({reason(error)}): {again(launch)}")
                 return 1
             finally:
                 stop_ray()
 
 
+def again(launch: Launch) -> str:
+    """How to go on with a launch that has ended early."""
+    command = "the same command without --fresh" if launch.options.fresh else "the same command"
+    return f"records of finished trials are kept in {launch.folder.records}, and {command} goes on from them"
+
+
+def farewell(launch: Launch) -> Farewell:
+    """What is done for a launch whose process has been killed."""
+    mark = (sys.executable, "-m", "bench.launching.killed", str(launch.folder.path))
+    return Farewell(f"error: the process of the launch has been ended: {again(launch)}", mark, launch.tracking_uri)
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, without the full stop."""
+    return str(error).split("\\n")[0].splitlines()[0].rstrip(".:")
+
+
 def _run(launch: Launch, console: Console) -> int:
     """The worker groups start first, and everything else is made ready while they do."""
-    start_ray(launch.options.address, folder=PROJECT, cores=cores())
+    address, screen = launch.options.address, console.file.fileno()
+    for remark in start_ray(address, folder=PROJECT, cores=cores(), farewell=farewell(launch), screen=screen):
+        say(console, remark)
     # After Ray's processes have been started, but before the pool's threads: Ray's packages import each other in
     # circles, which two threads must not do at once.
     importlib.import_module("bench.cluster.search")
     plan = launch.plan or plan_of_cluster(launch.options, at_once(launch.suite))
     console.print(f"Plan: {plan.describe()}{launch.idle(plan)}", highlight=False)
-    with ended_by_sigterm():  # ray.init has its own way
+    with ended_with_ray(unless=lambda: received() is not None):
         pool = Pool(plan, storage=launch.folder.ray)
         with interruptible(pool):
             code = carry_out(launch, pool, console)
@@ -101,26 +130,6 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
         tracker.close()
         if tracker.problem:
             say(console, plain("MLflow is incomplete:", "yellow"), f" {tracker.problem}")
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the launch in good order, as Ctrl-C does, with the exit code that a shell gives it."""
-    received: list[int] = []
-
-    def interrupt(number: int, frame: object) -> None:
-        received.append(number)
-        raise KeyboardInterrupt  # of all exceptions the one that comes through Ray unchanged
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        if received:
-            raise SystemExit(128 + received[0]) from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -232,8 +241,9 @@ def quiet(logfile: Path) -> Iterator[Console]:
     try:
         yield Console(file=screen)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # the log's disk may be full, which must not hide why the launch ends
+                stream.flush()
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
         for descriptor in saved:

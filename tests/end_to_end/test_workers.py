@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import statistics
@@ -105,6 +106,21 @@ def test_only_training_imports_torch(pool: Pool, make: Make) -> None:
     names = [process.name() for process in others if loads_torch(process)]
     assert len(others) > 6 + len(names)
     assert set(names) <= {"ray::TrainController", "ray::TrainController.run"}
+
+
+def test_nothing_listens_beyond_this_machine(pool: Pool, make: Make) -> None:
+    """Of Ray, of its workers and of their process groups; there is no exception."""
+    pids(pool, make)
+    (gcs,) = (process for process in psutil.Process().children() if process.name() == "gcs_server")
+    listening = [
+        (process.name(), socket.laddr.ip)
+        for process in [psutil.Process(), gcs, *ray_processes()]
+        for socket in process.net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 4
+    loopback = [one for one in listening if ipaddress.ip_address(one[1].removeprefix("::ffff:")).is_loopback]
+    assert set(listening) - set(loopback) == set()
 
 
 def ray_processes() -> list[psutil.Process]:

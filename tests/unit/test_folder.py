@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -90,7 +91,8 @@ def test_what_was_not_kept_is_said(tmp_path: Path, searched: Make) -> None:
         trained(path)
 
 
-def test_a_folder_is_for_one_launch_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_is_for_one_launch_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.folder.LOCK_SECONDS", 0)
     folder, same = (LaunchFolder(tmp_path / "paper" / "tiny") for _ in range(2))
     said = f"another launch is writing to {re.escape(str(folder.path))}: wait until it has ended, or choose another"
     with folder.locked():
@@ -161,3 +163,27 @@ def test_a_copy_of_a_record_is_named(tmp_path: Path, record: Make) -> None:
     copy.write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match=f"copy of it.json holds the record of {path.stem}: remove the file"):
         folder.read_records()
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = LaunchFolder(tmp_path)
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match=f"No space left on device: .*{re.escape(str(folder.checkpoint('x')))}"):
+        folder.keep_tensors("x", b"tensors")
+    assert list(folder.checkpoints.iterdir()) == []
+
+
+def test_what_a_killed_launch_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    folder = LaunchFolder(tmp_path)
+    for place in (folder.records, folder.checkpoints):
+        place.mkdir()
+        (place / ".x.json.0123abcd").write_text("{")
+        (place / "x").write_text("whole")
+    with folder.locked():
+        assert [[path.name for path in place.iterdir()] for place in (folder.records, folder.checkpoints)] == [
+            ["x"]
+        ] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -67,3 +68,31 @@ def test_a_gpu_gets_its_share_of_the_cores_within_bounds(
     monkeypatch.setattr(resources, "gpus_of_node", lambda: gpus)
     assert processes_for(torch.device("cuda")) == expected
     assert processes_for(torch.device("cpu")) == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("unable to allocate shared memory(shm)"), OSError("AF_UNIX path too long")]
+)
+def test_without_shared_memory_everything_arrives_all_the_same(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose ``/dev/shm`` is full, or with a TMPDIR whose name is too long for a socket's."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", fails)
+    made = {number: (torch.full((1000,), number), number) for number in range(6)}
+    found = dict(ahead(range(6), lambda n: made[n], processes=2))
+    assert all(torch.equal(found[n][0], made[n][0]) and found[n][1] == n for n in made)
+    assert not multiprocessing.active_children()
+
+
+def test_a_loader_that_is_killed_ends_the_trial_with_a_sentence() -> None:
+    def fail(number: int) -> int:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGBUS)
+        return number
+
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        list(ahead([0, 1], fail, processes=1))

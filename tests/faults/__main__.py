@@ -1,0 +1,48 @@
+"""Runs every script of this folder and prints a table: fault, seconds, outcome."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+LINE = re.compile(r"(?P<name>.+): (?P<seconds>[\d.]+) seconds, (?P<outcome>(?:ok|FAIL|skipped).*)")
+
+
+def run(name: str) -> tuple[list[tuple[str, str, str]], bool]:
+    """The rows of a script, fault by fault, and whether all went well."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", f"tests.faults.{name}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, end="", flush=True)
+    said = [found for line in done.stdout.splitlines() if (found := LINE.fullmatch(line))]
+    rows = [(found["name"], found["seconds"], found["outcome"]) for found in said]
+    failed = any(outcome.startswith("FAIL") for _, _, outcome in rows)
+    if not rows or (done.returncode and not failed):
+        outcome = f"FAIL (exit code {done.returncode})" if done.returncode else "ok"
+        rows.append((name, f"{time.monotonic() - began:.1f}", outcome))
+    return rows, not failed and not done.returncode
+
+
+def main() -> int:
+    """Returns the exit code: 0, or 1 if a fault was not survived or a script failed."""
+    scripts = [path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in ("__init__", "__main__", "harness")]
+    chosen = [name for name in scripts if name in sys.argv[1:]] if sys.argv[1:] else scripts
+    table, good = Table("fault", "seconds", "outcome"), bool(chosen)
+    for name in chosen:
+        rows, went_well = run(name)
+        good = good and went_well
+        for row in rows:
+            table.add_row(*row)
+    Console(markup=False).print(table)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What is around Ray: where its files go, what the environment says, and who ends it when nobody else can."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.cluster import guardian, runtime
+from bench.cluster.guardian import Farewell
+from bench.spec import SpecError
+
+WRITER = "import sys, time; file = open(sys.argv[1], sys.argv[2]); print(flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a log, as Ray's."""
+    (tmp_path / "ray" / "logs").mkdir(parents=True)
+    (tmp_path / "ray" / "logs" / "x.log").touch()
+    return tmp_path / "ray"
+
+
+@pytest.fixture
+def user(place: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Somebody who writes to the log, and somebody who only reads it."""
+    users = {
+        mode: subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(place / "logs" / "x.log"), mode], stdout=subprocess.PIPE
+        )
+        for mode in ("a", "r")
+    }
+    for one in users.values():
+        assert one.stdout is not None
+        one.stdout.readline()
+    yield users
+    for one in users.values():
+        one.kill()
+        one.communicate()
+
+
+def watch(place: Path, farewell: Farewell, *, orderly: bool) -> str:
+    """What a guardian says whose launch ends at once."""
+    lines = json.dumps(vars(farewell)) + "\n" + "goodbye" * orderly
+    command = [sys.executable, "-I", guardian.__file__, str(place)]
+    return subprocess.run(command, input=lines, stdout=subprocess.PIPE, text=True, check=True, timeout=30).stdout
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_a_guardian_ends_who_writes_and_nobody_else(
+    place: Path, user: dict[str, subprocess.Popen[bytes]], orderly: bool
+) -> None:
+    echo = (sys.executable, "-c", "import sys; print('read ' + sys.stdin.read())")
+    said = watch(place, Farewell("it was killed", echo, "secret"), orderly=orderly)
+    assert said == ("" if orderly else "it was killed\nread secret\n")
+    assert user["a"].wait(timeout=5) == -9
+    assert user["r"].poll() is None
+    assert not place.exists()
+
+
+def test_a_guardian_spares_itself_and_the_launch(place: Path) -> None:
+    with (place / "logs" / "x.log").open("a"):
+        assert psutil.Process() not in guardian.writers(place)
+
+
+def test_sockets_go_where_their_paths_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    assert runtime.short_folder() == Path("/tmp")
+    assert len(os.fsencode(Path("/tmp") / runtime.SOCKET)) <= runtime.LONGEST_SOCKET
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != Path("/tmp"))
+    with pytest.raises(SpecError, match=r"sockets do not fit into .*xxx .*set TMPDIR to a folder with a short name"):
+        runtime.short_folder()
+
+
+def test_a_full_folder_for_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage(2**30, 2**30, 2**20))
+    with pytest.raises(SpecError, match=r"1 MiB are free in /.*, and Ray needs 64 MiB there"):
+        runtime.short_folder()
+
+
+@pytest.mark.parametrize(("value", "heeded"), [("0", False), ("false", False), ("1", True), ("True", True)])
+def test_a_setting_that_a_launch_needs_is_said_to_be_overridden(
+    value: str, heeded: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[str | None] = []
+    monkeypatch.setattr(os, "environ", {**os.environ, "RAY_TRAIN_V2_ENABLED": value, "RAY_ADDRESS": "1.2.3.4:5"})
+    monkeypatch.setattr(runtime, "_start", lambda *_: started.append(os.environ.get("RAY_ADDRESS")))
+    said = runtime.start_ray(None, folder=tmp_path)
+    assert started == [None]
+    assert os.environ["RAY_TRAIN_V2_ENABLED"] == "1"
+    assert said[-1].startswith("RAY_ADDRESS is not heeded: without --address")
+    assert said[:-1] == ([] if heeded else [f"RAY_TRAIN_V2_ENABLED={value} is not heeded: a launch needs 1"])
+
+
+def test_ray_is_started_again_if_it_takes_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun: list[str] = []
+
+    def slow(*_: object, _temp_dir: str, **__: object) -> None:
+        begun.append(_temp_dir)
+        assert os.environ["TMPDIR"] == _temp_dir
+        if len(begun) < runtime.TRIES:
+            raise Exception("The current node timed out during startup.\nmore")
+
+    monkeypatch.setattr("ray.init", slow)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    runtime._start(tmp_path, 1, lambda: runtime._watched(Farewell(), None))
+    runtime.stop_ray()
+    assert len(set(begun)) == runtime.TRIES
+    assert [place for place in begun if Path(place).exists()] == []
+
+
+def test_ray_that_never_starts_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup.\nmore")
+
+    monkeypatch.setattr("ray.init", fails)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(SpecError, match=r"Ray could not be started .*in 3 tries \(The current node timed out"):
+        runtime._start(tmp_path, 1, lambda: runtime._watched(Farewell(), None))
