@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Names of picture files end like this; the list is torchvision's."""
 
-VERSION = 2
+VERSION = 3
 """Of what becomes of a file's bytes here: what is kept of decoded pictures belongs to one version."""
 
-DARK = 1 / 4
-"""A picture of 16 bits whose brightest value is below this share of their range holds fewer bits: how many, and so how
-bright it is, the file does not say."""
+DARK = 1 / 2
+"""A picture of 16 bits whose brightest value is below this share of their range may hold 15 bits or fewer: how many,
+and so how bright it is, the file does not say."""
 
 DEEP = re.compile(r"\b(I|LA?|RGB[AaX]?);16|\b65535\b")
 """Pillow's words for 16 bits a colour in a file; ``BGR;16``, a bitmap of 5, 6 and 5 bits, is not among them."""
@@ -156,7 +156,7 @@ def _to_rgb(file: PIL.Image.Image, stored: str) -> PIL.Image.Image:
     if file.mode.startswith("I"):
         return _of_16_bits(file, white=4095 if "I;12" in stored else 65535, check=deep)
     if deep:
-        _check_range(float(np.asarray(file.convert("RGB")).max()), 255)
+        _check_colours(file)
     _mend_transparency(file, stored, deep=deep)
     if file.mode == "La":
         file = file.convert("LA")
@@ -182,10 +182,29 @@ def _of_16_bits(file: PIL.Image.Image, *, white: int, check: bool) -> PIL.Image.
 
 
 def _check_range(brightest: float, white: float) -> None:
-    if 0 < brightest < DARK * white:
+    """Refuse a grey picture of 16 bits that may hold fewer; one that is black is black at any depth."""
+    if brightest:
+        _refuse_dark(brightest / white)
+
+
+def _check_colours(file: PIL.Image.Image) -> None:
+    """The same for a picture of which Pillow keeps the upper 8 of 16 bits, where 8 bits in 16 leave nothing.
+
+    Black is believed only where opacity, which lies in the same 16 bits, uses their range.
+    """
+    brightest = float(np.asarray(file.convert("RGB")).max())
+    if not brightest:
+        last = file.getbands()[-1]
+        if last in "Aa" and np.asarray(file.getchannel(last)).max() >= DARK * 255:
+            return
+    _refuse_dark(brightest / 255)
+
+
+def _refuse_dark(share: float) -> None:
+    if share < DARK:
         raise ValueError(
-            f"its brightest value is {brightest / white:.0%} of what 16 bits hold, as if fewer bits were used, and "
-            f"nothing says which value is white; convert it to 8 bits"
+            f"its brightest value is {share:.0%} of what 16 bits hold, as if fewer bits were used, and nothing says "
+            f"which value is white; convert it to 8 bits"
         )
 
 

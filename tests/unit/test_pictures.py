@@ -180,15 +180,29 @@ def test_colours_of_sixteen_bits(tmp_path: Path) -> None:
         read(tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("bits", range(1, 16))
+def test_colours_of_fewer_bits_in_sixteen_are_refused(bits: int, tmp_path: Path) -> None:
+    write_deep_rgb(tmp_path / "x.png", 2**bits - 1)
+    with pytest.raises(ValueError, match=r"x\.png .* of what 16 bits hold.*convert it to 8 bits"):
+        read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_a_said_depth_is_believed(bits: int, tmp_path: Path) -> None:
+    white = 2**bits - 1
+    steps = np.round(RAMP * white)
+    values = steps.astype(">u2" if bits > 8 else "u1").tobytes()
+    (tmp_path / "x.pgm").write_bytes(f"P5 64 48 {white}\n".encode() + values)
+    assert np.abs(pixels(tmp_path / "x.pgm") - steps[..., None] * 255 / white).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("grey", "reason"),
     [
         (RAMP.astype(np.float32), "32-bit floats"),
         ((RAMP * 65535).astype(np.float32), "32-bit floats"),
         ((RAMP * 255).astype(np.int32), "32-bit integers"),
-        ((RAMP * 255).astype(np.uint16), "as if fewer bits were used"),
-        ((RAMP * 4095).astype(np.uint16), "as if fewer bits were used"),
-        ((RAMP * 16383).astype(np.uint16), "as if fewer bits were used"),
+        *(((RAMP * (2**bits - 1)).astype(np.uint16), "as if fewer bits were used") for bits in range(1, 16)),
     ],
 )
 def test_greys_of_unknown_range_are_refused_by_name(grey: Any, reason: str, tmp_path: Path) -> None:
