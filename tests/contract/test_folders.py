@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from bench import data
+from bench.data import Request as DataRequest
 from bench.data import decode
-from bench.data._files import FileImages
+from bench.data._files import FileImages, _sample, readable
 from bench.launching import preflight
 from bench.launching.changes import Change, assignment
 from bench.launching.launch import Launch
@@ -255,11 +256,87 @@ def test_pictures_that_are_kept_decoded_are_the_same(tmp_path: Path, monkeypatch
     expected = everything(plain)
     assert all(map(torch.equal, everything(kept), expected))
     again = kept.select(np.arange(len(kept)))  # another process, or a later launch
-    for path in kept.paths:  # found by place, size and time: that nothing is decoded again shows when they are broken
-        stat = path.stat()
-        path.write_bytes(bytes(stat.st_size))
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    def undecodable(path: Path) -> Image.Image:
+        raise AssertionError(f"{path} is decoded again")
+
+    monkeypatch.setattr("bench.data._decoded.read", undecodable)
     assert all(map(torch.equal, everything(again), expected))
+
+
+def rewritten(path: Path, pixels: bytes, way: str) -> None:
+    """Put other pixels of equal size into a bitmap, and leave its size and time as they were."""
+    before = path.stat()
+    content = path.read_bytes()
+    if way == "in place":
+        path.write_bytes(content[: -len(pixels)] + pixels)
+    else:
+        other = path.with_name("other")
+        other.write_bytes(content[: -len(pixels)] + pixels)
+        other.replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("way", ["in place", "moved there"])
+def test_other_pixels_of_equal_size_and_time_are_other_images(
+    way: str, many: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fixed time, as archives set it; far from the places whose bytes are read, too."""
+    if many:
+        monkeypatch.setattr("bench.data._files.VERIFIED", 0)
+    path = tmp_path / "x.bmp"
+    paint(path, size=(300, 300))
+    os.utime(path, (315532800, 315532800))
+    images = FileImages([path], [0], size=Size(16))
+    first = images.fingerprint()
+    assert images.fingerprint() == first
+    row = 300 * 3
+    for changed in (bytes(row) + path.read_bytes()[-40 * row :], bytes(100 * row)):
+        rewritten(path, changed, way)
+        second = images.fingerprint()
+        assert second != first
+        first = second
+
+
+def test_where_a_filesystem_knows_no_last_change_bytes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.data._files._state", lambda path: (path.stat().st_size, 0, 0, 0))
+    path = tmp_path / "x.bmp"
+    images = FileImages([path], [0], size=Size(16))
+    found = set()
+    for seed in range(3):
+        paint(path, seed=seed)
+        _sample.cache_clear()  # another process
+        found.add(images.fingerprint())
+    assert len(found) == 3
+
+
+def test_nothing_that_is_kept_outlives_other_pixels_of_equal_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    here, there = tmp_path / "x.bmp", tmp_path / "y.bmp"
+    paint(here, size=(40, 40))
+    there.write_bytes(here.read_bytes())
+
+    def found() -> tuple[torch.Tensor, bool]:
+        """Pixels that are kept decoded, and whether files with the same content were found."""
+        first, second = (
+            readable([path], [0], DataRequest(None, Size(16), "error", keep_decoded=True)) for path in (here, there)
+        )
+        return first.take(torch.tensor([0])), bool(data.identical(first, second))
+
+    before, same = found()
+    assert same
+    rewritten(here, bytes(4800), "in place")
+    after, same = found()
+    assert not same
+    assert not after.any()
+    assert before.any()
+    rewritten(here, here.read_bytes().replace(b"BM", b"no"), "in place")  # all of the file: it cannot be read any more
+    with pytest.raises(SpecError, match="cannot be read as a picture"):
+        found()
 
 
 def test_pictures_that_do_not_fit_onto_the_disk_are_not_decoded(
