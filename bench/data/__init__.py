@@ -196,8 +196,10 @@ def counts(split: Split, classes: int = 0) -> list[int]:
 
 
 def remarks(*splits: Split) -> list[str]:
-    """What there is to say of some splits' files: which do not count, and which lie in two splits."""
-    said = [f"left out: {describe(why)}"] if (why := left_out(*splits)) else []
+    """What there is to say of some splits' files: how they were read, which do not count, which are in two splits."""
+    said = list(dict.fromkeys(sentence for split in splits for sentence in getattr(split, "said", ())))
+    if why := left_out(*splits):
+        said.append(f"left out: {describe(why)}")
     pairs = identical(*splits)
     if pairs is None:
         return [*said, "there are too many files to look for identical ones in two splits"]

@@ -44,7 +44,7 @@ class FileImages:
     """Labelled image files: what :class:`bench.data.Images` is for images in memory.
 
     Every image is decoded to RGB, its shorter side resized and its centre cropped, see :class:`Size`. ``left_out`` says
-    how many files of which folder do not count, by reason.
+    how many files of which folder do not count, by reason, and ``said`` what else is to be known of the folders.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class FileImages:
             raise SpecError("a split holds no images")
         self.paths, self.size, self.skipped = list(paths), size, list(skipped)
         self.left_out = dict(left_out or {})
+        self.said: list[str] = []
         self._keep_decoded = keep_decoded
         self.labels: Tensor = torch.tensor(labels, dtype=torch.int64)
         self._kept: dict[int, Tensor] = {}
@@ -109,7 +110,7 @@ class FileImages:
     def select(self, indices: NDArray[np.int64]) -> FileImages:
         """Some of the images as a split of their own."""
         labels = self.labels.numpy()[indices].tolist()
-        return FileImages(
+        chosen = FileImages(
             [self.paths[i] for i in indices],
             labels,
             size=self.size,
@@ -117,6 +118,8 @@ class FileImages:
             left_out=self.left_out,
             keep_decoded=self._keep_decoded,
         )
+        chosen.said = self.said
+        return chosen
 
     def decode_kept(self) -> None:
         """Decode all pictures now, if they are to be kept decoded.

@@ -15,8 +15,13 @@ from bench.spec import SpecError, printable
 
 Part = Literal["train", "val", "test"]
 
-PARTS: dict[Part, str] = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
-"""Usual names of split folders, in any case; ``set``, ``data``, ``images`` or ``split`` may follow (``test_set``)."""
+PARTS: dict[Part, str] = {"train": "train|trainings?", "val": "val|valid|validation|dev", "test": "test|testing"}
+"""Words for splits in names of folders, in any case; one of CONTENTS may follow (``test_set``)."""
+
+CONTENTS = "set|data|daten|images|imgs|split"
+
+ALONE = ("",)
+"""Around the word for a split stands nothing, see :func:`_named`."""
 
 JUNK = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 """Systems leave these behind: they are hidden, as everything that begins with a dot is."""
@@ -77,37 +82,60 @@ def unwrapped(root: Path) -> Path:
 
 
 def part_of(name: str) -> Part | None:
-    """The split that a folder of this name usually holds."""
-    for part, names in PARTS.items():
-        if re.fullmatch(rf"({names})([ _.-]*(set|data|images|split))?", name.strip().lower()):
-            return part
+    """The split that a folder of this name usually holds: the name says nothing else."""
+    named = _named(name)
+    return named[0] if named is not None and named[1] == ALONE else None
+
+
+def _named(name: str) -> tuple[Part, tuple[str, ...]] | None:
+    """The split in a name, and the words around it, with nothing in its place: ``img_train2`` is train, (img, "")."""
+    words = [word.lower() for word in re.split(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])", name) if word]
+    for place, word in enumerate(words):
+        for part, own in PARTS.items():
+            if re.fullmatch(rf"({own})({CONTENTS})?", word):
+                after = words[place + 1 :]
+                if after and re.fullmatch(CONTENTS, after[0]):
+                    del after[0]
+                return part, (*words[:place], "", *after)
     return None
 
 
 def split_folders(root: Path) -> dict[Part, Path]:
-    """The folders of a data set's splits by their usual names.
+    """The folders of a data set's splits: those of the usual names, else those whose names differ only in the split.
 
     Raises:
         SpecError: two folders are the same split.
     """
-    found: dict[Part, Path] = {}
+    groups: dict[tuple[str, ...], dict[Part, list[Path]]] = {}
     for folder in subfolders(root):
-        part = part_of(folder.name)
-        if part is None:
-            continue
-        if part in found:
-            raise SpecError(
-                f"{root} holds {found[part].name} and {folder.name}, which both mean the {part} split: keep one of "
-                f"them there, or rename both if they are classes"
-            )
-        found[part] = folder
-    return {part: _opened(folder, part) for part, folder in found.items()}
+        if (named := _named(folder.name)) is not None:
+            groups.setdefault(named[1], {}).setdefault(named[0], []).append(folder)
+    found = groups.pop(ALONE, None) or next(filter(_are_splits, groups.values()), {})
+    return {part: _opened(_only(folders, part, root), part) for part, folders in found.items()}
+
+
+def _are_splits(found: dict[Part, list[Path]]) -> bool:
+    """Whether folders whose names differ in the split alone are splits: there are several, or class folders in one."""
+    folders = [one for own in found.values() for one in own if holds_pictures(one)]
+    return bool(folders) and (len(found) > 1 or any(len(_kinds(one)) > 1 for one in folders))
+
+
+def _only(folders: list[Path], part: Part, root: Path) -> Path:
+    """The one folder of a split; of several the one that holds pictures."""
+    full = folders if len(folders) == 1 else [one for one in folders if holds_pictures(one)]
+    if len(full) != 1:
+        raise SpecError(
+            f"{root} holds {' and '.join(one.name for one in folders[:2])}, which both mean the {part} split: keep one "
+            f"of them there, or rename both if they are classes"
+        )
+    return full[0]
 
 
 def _opened(folder: Path, part: Part) -> Path:
-    """A split's folder, or the one in it that alone bears the same name, as archives are often unpacked."""
+    """A split's folder, or the one in it that alone bears such a name too, as archives are often unpacked."""
     inside = subfolders(folder)
-    return inside[0] if len(inside) == 1 and part_of(inside[0].name) == part else folder
+    named = _named(inside[0].name) if len(inside) == 1 else None
+    return inside[0] if named is not None and named[0] == part else folder
 
 
 def check_splits(root: Path, found: dict[Part, Path]) -> None:
@@ -116,38 +144,107 @@ def check_splits(root: Path, found: dict[Part, Path]) -> None:
     Raises:
         SpecError: with both readings.
     """
-    splits = ", ".join(folder.name for folder in found.values())
-    others = [one for one in subfolders(root) if part_of(one.name) is None and holds_pictures(one)]
-    if found and others:
+    if not found:
+        return _check_alike(root)
+    own = {part: folder.relative_to(root).parts[0] for part, folder in found.items()}
+    splits = ", ".join(sorted(own.values()))
+    others = [one for one in subfolders(root) if _named(one.name) is None or one.name not in own.values()]
+    if others := [one for one in others if holds_pictures(one)]:
         raise SpecError(
             f"{root} holds {splits}, usual names of splits, beside {_some(others)}: if {splits} are splits, move the "
             f"other folders out of it; if all of them are classes, rename {splits}"
         )
-    if found and "train" not in found:
+    if "train" not in found:
         raise SpecError(
             f"{root} holds {splits}, usual names of splits, but no train folder: add train if they are splits, "
             f"rename them if they are classes"
         )
+    classes = [{one.name for one in subfolders(folder)} for folder in found.values()]
+    if not all(map(part_of, own.values())) and not (classes[0] and all(one == classes[0] for one in classes)):
+        raise SpecError(
+            f"{root} holds {splits}, named like splits, but not the same class folders in each of them: mend that, or "
+            f"call them train, val and test, if they are splits; rename them if they are classes"
+        )
+    return None
+
+
+def how_read(root: Path, found: dict[Part, Path]) -> list[str]:
+    """What there is to say of splits that do not bear the usual names."""
+    own = {part: folder.relative_to(root).parts[0] for part, folder in found.items()}
+    if all(map(part_of, own.values())):
+        return []
+    return ["read as splits: " + ", ".join(f"{name} as {part}" for part, name in own.items())]
+
+
+def _check_alike(root: Path) -> None:
+    """Refuse folders that hold folders of the same names: splits of any name, or classes with the same kinds in each.
+
+    Raises:
+        SpecError: with both readings.
+    """
+    inside = {folder: _kinds(folder) for folder in subfolders(root)}
+    counted = Counter(name for names in inside.values() for name in names)
+    shared = {name for name, count in counted.items() if count > 1}
+    if len({part for name in shared if (part := part_of(name))}) > 1:
+        return  # splits inside of classes are looked for there
+    wide = [names for names in inside.values() if len(names) > 1]
+    alike = [
+        folder
+        for folder, names in inside.items()
+        if len(names & shared) > 1 or (names and names <= shared and any(names <= other for other in wide))
+    ]
+    if alike:
+        common = ", ".join(printable(name) for name in sorted(inside[alike[0]] & shared)[:3])
+        raise SpecError(
+            f"{root} holds {_some(alike)}, with folders of the same names in them ({common}): if {_some(alike)} are "
+            f"splits of one data set, name them train, val and test; if they are classes, move all class folders into "
+            f"one folder named train, as {root}/train/{alike[0].name}"
+        )
+
+
+def _kinds(folder: Path) -> set[str]:
+    """Names of the folders of pictures in a folder, or in the only one that is in it."""
+    inside = subfolders(folder)
+    for _ in range(WRAPPERS):
+        if len(inside) != 1 or not (deeper := subfolders(inside[0])):
+            break
+        inside = deeper
+    return {one.name for one in inside if holds_pictures(one)}
 
 
 def check_classes(root: Path, folders: Sequence[Path]) -> None:
     """Refuse class folders that are not what they seem.
 
     Raises:
-        SpecError: there are none but pictures, or splits lie inside them.
+        SpecError: there are none but pictures, or splits lie among or inside them.
     """
     if not folders and _loose_pictures(root):
         raise SpecError(
             f"{root} holds pictures but no class folders, so that nothing says what they show: sort them into one "
             f"folder a class, or move {root} elsewhere"
         )
-    for folder in folders:
-        if len(inside := split_folders(folder)) > 1:
-            names = " and ".join(one.name for one in inside.values())
+    found: dict[tuple[str, ...], dict[Part, Path]] = {}
+    for folder in (below for own in folders for below in _below(own)):
+        named = _named(folder.name)
+        if named is None or not holds_pictures(folder):
+            continue
+        group = found.setdefault(named[1], {})
+        group.setdefault(named[0], folder)
+        if len(group) > 1:
+            first, second = sorted(one.relative_to(root) for one in group.values())
+            above = first.parts[0] if len(first.parts) > 1 else "<class>"
             raise SpecError(
-                f"{folder} holds {names}: if these are splits, they belong above the class folders, as in "
-                f"train/{folder.name}; if they are kinds of {folder.name}, rename them"
+                f"{root} holds {first} and {second}: if these are splits, they belong above the class folders, as in "
+                f"train/{above}; if they are classes, or kinds of one, rename them"
             )
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """A folder, and all in it at any depth; no links."""
+    yield folder
+    for one in subfolders(folder):
+        if not one.is_symlink():
+            yield from _below(one)
 
 
 def describe(left_out: Counter[str]) -> str:

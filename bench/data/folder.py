@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.data._files import FileImages, scan, split_off
-from bench.data._folders import Part, beside, check_splits, split_folders, unwrapped
+from bench.data._folders import Part, beside, check_splits, how_read, split_folders, unwrapped
 from bench.data._kinds import Request, Target
 from bench.spec import SpecError, printable
 
@@ -22,7 +22,8 @@ def check(argument: str) -> None:
 
 
 def target(request: Request) -> Target:
-    """Its splits: folders of the usual names (``train``, ``Training``, ``valid``, ``test``, ...).
+    """Its splits: folders of the usual names (``train``, ``Training``, ``valid``, ``test``, ...), or of names that
+    differ in these words alone (``img_train``, ``img_test``).
 
     A missing one is split off ``train``, stratified. Folders that hold nothing but one folder are opened.
 
@@ -36,6 +37,7 @@ def target(request: Request) -> Target:
     names, images = scan(folders.get("train", root), request)
     if folders:
         images.left_out[printable(root)] = beside(root)
+        images.said.extend(how_read(root, folders))
     held_out: tuple[Part, Part] = ("val", "test")
     parts: dict[Part, FileImages] = {
         part: scan(folders[part], request, classes=names)[1] for part in held_out if part in folders

@@ -119,7 +119,7 @@ def test_wrapped_links_that_lead_round_end(tmp_path: Path, seeds: Iterator[int])
         (["val/ant", "val/bee", "test/ant", "test/bee"], "holds test, val, .* no train folder"),
         (["train/ant", "train/bee", "val/ant", "valid/ant"], "val and valid, which both mean the val split"),
         (["train/ant", "train/bee", "Training/ant"], "Training and train, which both mean the train split"),
-        (["ant/train", "ant/test", "bee/train", "bee/test"], "ant holds test and train: .*train/ant"),
+        (["ant/train", "ant/test", "bee/train", "bee/test"], "holds ant/test and ant/train: .*train/ant"),
         (["train/ant", "train/bee", "test"], "test holds pictures but no class folders"),
         (["train", "test"], "train holds pictures but no class folders"),
     ],
@@ -132,6 +132,116 @@ def test_what_could_be_a_split_and_a_class_is_refused(
             paint(tmp_path / folder / f"{index}.png", next(seeds))
     with pytest.raises(SpecError, match=said):
         target(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (("seg_train/seg_train", "seg_test/seg_test"), ("train", "test")),
+        (("images_train", "images_val", "images_test"), ("train", "val", "test")),
+        (("birds-Train", "birds_TEST"), ("train", "test")),
+        (("trainBirds", "testBirds"), ("train", "test")),
+        (("ILSVRC2012_img_train", "ILSVRC2012_img_val"), ("train", "val")),
+        (("birds_training_set", "birds_test"), ("train", "test")),
+        (("train2017", "val2017"), None),
+        (("train1", "test1"), None),
+        (("Trainingsdaten", "Testdaten"), None),
+    ],
+)
+def test_splits_whose_names_differ_in_the_split_alone_are_read_and_said(
+    names: tuple[str, ...], parts: tuple[str, ...] | None, tmp_path: Path, seeds: Iterator[int]
+) -> None:
+    for name in names:
+        classes(tmp_path / name, seeds)
+    found = target(tmp_path)
+    assert found.class_names == ["ant", "bee"]
+    assert isinstance(found.train, FileImages)
+    top = {path.relative_to(tmp_path).parts[0] for path in found.train.paths}
+    assert top == {names[0].split("/")[0]}
+    said = data.remarks(found.train, found.val, found.test)
+    if parts is None:  # usual names
+        assert said == []
+    else:
+        tops = (name.split("/")[0] for name in names)
+        read = sorted(f"{top} as {part}" for top, part in zip(tops, parts, strict=True))
+        assert [sorted(one.removeprefix("read as splits: ").split(", ")) for one in said] == [read]
+
+
+SPLITS_OF_ANY_NAME = (
+    "with folders of the same names in them .*ant.*bee.*: if .* splits.* train, val and test; if .*classes"
+)
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (
+            ["seg_train/seg_train/*", "seg_test/seg_test/*", "seg_pred/seg_pred"],
+            "seg_test, seg_train.* beside seg_pred",
+        ),
+        (["asl_train/asl_train/*", "asl_test/asl_test"], "asl_test, asl_train.* not the same class folders"),
+        (["birds_train/*", "birds_test/ant"], "birds_test, birds_train, .* not the same class folders"),
+        (["images_train", "images_test"], "images_test, images_train, .* not the same class folders"),
+        (["birds_train/*", "birds_pred"], "birds_train, .* beside birds_pred"),
+        (["birds_train/*", "birds_evaluation/*"], "birds_train, .* beside birds_evaluation"),
+        (["birds_train/*", "fish_test/*"], "holds birds_train, .* beside fish_test"),
+        (["trainA", "trainB", "testA", "testB"], "testA, trainA, .* beside testB, trainB"),
+        (["ant_train", "ant_test", "bee_train", "bee_test"], "ant_test, ant_train, .* beside bee_test, bee_train"),
+        (["birds_test/*", "birds_val/*"], "birds_test, birds_val, .* no train folder"),
+        (["train1/*", "train2/*", "test1/*"], "train1 and train2, which both mean the train split"),
+        (["tr/*", "te/*"], SPLITS_OF_ANY_NAME),
+        (["fold1/*", "fold2/*", "fold3/*"], SPLITS_OF_ANY_NAME),
+        (["fold1/pictures/*", "fold2/pictures/*"], SPLITS_OF_ANY_NAME),
+        (
+            ["fold1/train", "fold1/bus", "fold2/train", "fold2/bus"],
+            "with folders of the same names in them .*bus, train",
+        ),
+        (["original/*", "augmented/*"], SPLITS_OF_ANY_NAME),
+        (["entrenamiento/*", "prueba/*", "otros"], SPLITS_OF_ANY_NAME),
+        (["query/*", "gallery/*", "gallery/cow"], SPLITS_OF_ANY_NAME),
+        (["one/*", "two/ant"], "with folders of the same names in them .*if .* splits"),
+        (["cat/indoor", "cat/outdoor", "dog/indoor", "dog/outdoor"], "move all class folders into .*train/cat"),
+        (
+            ["cat/imgs/train", "cat/imgs/test", "dog/imgs/train", "dog/imgs/test"],
+            "holds cat/imgs/test and cat/imgs/train",
+        ),
+        (["cat/x/train_1", "cat/x/test_1", "dog"], "holds cat/x/test_1 and cat/x/train_1: .*train/cat"),
+        (["cat/train", "dog/test"], "holds cat/train and dog/test"),
+        (["train/train/*", "train/test/*"], "holds test and train: .*train/<class>"),
+        (["train/cat/train", "train/cat/val", "train/dog", "test/cat", "test/dog"], "holds cat/train and cat/val"),
+    ],
+)
+def test_what_looks_like_splits_is_refused_with_both_readings(
+    folders: list[str], said: str, tmp_path: Path, seeds: Iterator[int]
+) -> None:
+    for folder in folders:
+        if folder.endswith("/*"):
+            classes(tmp_path / folder.removesuffix("/*"), seeds)
+        for index in range(0 if folder.endswith("/*") else 8):
+            paint(tmp_path / folder / f"{index}.png", next(seeds))
+    with pytest.raises(SpecError, match=said):
+        target(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "found"),
+    [
+        (["train/cat/indoor", "train/cat/outdoor", "train/dog/indoor", "train/dog/outdoor"], ["cat", "dog"]),
+        (["cat/images", "dog/images"], ["cat", "dog"]),
+        (["cat/a/siamese", "cat/a/other", "dog/a/labrador", "dog/a/other"], ["cat", "dog"]),
+        (["bullet_train", "test_tube", "bus"], ["bullet_train", "bus", "test_tube"]),
+        (["test_positive", "test_negative"], ["test_negative", "test_positive"]),
+        (["train/train", "train/bus", "test/train", "test/bus"], ["bus", "train"]),
+        (["valley", "contest", "trainer", "device"], ["contest", "device", "trainer", "valley"]),
+    ],
+)
+def test_classes_that_are_no_splits_are_classes(
+    folders: list[str], found: list[str], tmp_path: Path, seeds: Iterator[int]
+) -> None:
+    for folder in folders:
+        for index in range(8):
+            paint(tmp_path / folder / f"{index}.png", next(seeds))
+    assert target(tmp_path).class_names == found
 
 
 def test_folders_without_pictures_beside_splits_do_no_harm(tmp_path: Path, seeds: Iterator[int]) -> None:
