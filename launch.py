@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             from bench.launching import plans
 
+            preflight.rehearse(launch)
             print(printable(plans.describe(launch), keep="\n"))
             return 0
         from bench.launching import study

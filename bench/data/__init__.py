@@ -36,6 +36,7 @@ __all__ = [
     "Split",
     "Target",
     "ahead",
+    "at_hand",
     "but",
     "check",
     "counts",
@@ -82,6 +83,12 @@ def fetch(name: str) -> None:
     known = _torchvision_sets().get(name)
     if known is not None:
         known.fetch()
+
+
+def at_hand(name: str) -> bool:
+    """Whether a data set can be read without a download."""
+    known = _torchvision_sets().get(name)
+    return known is None or known.at_hand()
 
 
 def _torchvision_sets() -> Any:

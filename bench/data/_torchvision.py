@@ -63,6 +63,18 @@ class TorchvisionSet:
         """
         self._open(self.train)
 
+    def at_hand(self) -> bool:
+        """Whether the files are there, so that nothing has to be downloaded."""
+        from torchvision import datasets
+
+        build = getattr(datasets, self.kind)
+        try:
+            for arguments in filter(None, (self.train, self.val, self.test)):
+                build(root(), **dict(arguments))
+        except (RuntimeError, FileNotFoundError):
+            return False
+        return True
+
     def _open(self, arguments: tuple[tuple[str, Any], ...]) -> Any:
         from filelock import FileLock
         from torchvision import datasets

@@ -40,9 +40,19 @@ def _work(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
     for study in suite.studies:
         yield from _study(study, benchmark)
     count = sum(study.trials + study.confirmations for study in suite.studies)
+    target = benchmark.target.name
+    if _in_epochs(suite, benchmark) and not data.at_hand(target):
+        yield f"In all:    {count} trials; how many steps their epochs take is known when {target} is here"
+        return
     yield f"In all:    {count} trials of {_sizes(suite, benchmark)}; {_seen(suite, benchmark):,} training images seen"
     if torch.cuda.is_available():
         yield from estimate(suite, benchmark, torch.device("cuda"))
+
+
+def _in_epochs(suite: Suite, benchmark: Benchmark) -> bool:
+    """Whether a trial's length is asked for in epochs, so that its steps depend on the images."""
+    trials = (trial for study in suite.studies for trial in studies.corners(study, benchmark))
+    return any(trial.train.epochs is not None for trial in trials)
 
 
 NAMED_CLASSES = 50
@@ -50,15 +60,18 @@ NAMED_CLASSES = 50
 
 
 def _images(benchmark: Benchmark) -> Iterator[str]:
-    """Images of every split and class of the data sets that lie in folders, and what does not count there."""
+    """Images of every split and class of the data sets that need no download, and which files do not count."""
     size = models.preprocess(benchmark.backbone).files
-    if ":" in benchmark.target.name:
+    for name in dict.fromkeys((benchmark.target.name, benchmark.source.name)):
+        if not data.at_hand(name):
+            yield f"Images:    {name} is not here yet; it is counted and checked when the launch has fetched it"
+    if data.at_hand(benchmark.target.name):
         target = models.target_of(benchmark, size)
         splits = {"train": target.train, "val": target.val, "test": target.test}
         yield f"Target:    {_of_splits(splits)}, {target.num_classes} classes"
         yield from _of_classes(target.class_names, splits)
         yield from (f"           {remark}" for remark in data.remarks(*splits.values()))
-    if ":" in benchmark.source.name:
+    if data.at_hand(benchmark.source.name):
         source = models.source_of(benchmark, "confirm", size)
         splits = {"bank": source.bank, "val": source.val, "test": source.test}
         counts = data.counts(source.bank)
@@ -142,22 +155,25 @@ def _corners(study: Study, benchmark: Benchmark, row: dict[str, Value]) -> list[
 
 
 def check(suite: Suite, benchmark: Benchmark) -> None:
-    """Try what can only be known with the target's images at hand: the steps of epochs, and the room for views.
+    """Try what recipes ask of the method and of the target's images: the steps of epochs, and views with their room.
+
+    Of a target that is not here yet only the images are left out.
 
     Raises:
         SpecError: a trial could not be carried out.
     """
+    at_hand = data.at_hand(benchmark.target.name)
     for study in suite.studies:
         for trial in studies.corners(study, benchmark):
-            if trial.train.epochs is None and trial.train.views is None:
+            if trial.train.views is not None:
+                with torch.device("meta"):
+                    tail = training.Tail(models.outline(trial, _classes(benchmark)))
+            if not at_hand or (trial.train.epochs is None and trial.train.views is None):
                 continue
             images = _training_images(benchmark)
             config = training.resolve(trial.train, images=images)
-            if config.views is not None:
-                with torch.device("meta"):
-                    tail = training.Tail(models.outline(trial, _classes(benchmark)))
-                if not torch.cuda.is_available():  # a GPU's memory is known where the trial runs
-                    training.make_room(tail, config, images=images, device=torch.device("cpu"))
+            if config.views is not None and not torch.cuda.is_available():  # a GPU's memory is known where it runs
+                training.make_room(tail, config, images=images, device=torch.device("cpu"))
 
 
 def check_starts(suite: Suite, benchmark: Benchmark) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import get_args
 
@@ -34,8 +35,8 @@ def prepare(request: Request) -> Launch:
     depth = _depth(benchmark.backbone)
     for study in suite.studies:
         studies.check(study, benchmark, depth=depth, workers=options.workers)
-    if ":" in benchmark.source.name + benchmark.target.name:  # they lie in folders
-        _read_data(benchmark, files_only=True)
+    if in_folders := {name for name in _data_sets(benchmark) if ":" in name}:
+        _read_data(benchmark, in_folders)
     plan = resources.plan_of_machine(options, at_once(suite)) if options.address is None else None
     results = _writable(Path(options.results))
     uri = options.tracking_uri or mlflow_store.default_uri(results)
@@ -82,22 +83,18 @@ def make_ready(launch: Launch) -> None:
     if launch.options.address is not None:
         return  # on a cluster every node fetches for itself, when its first trial needs the data
     check_room(launch)
-    for own in (benchmark.source, benchmark.target):
-        data.fetch(own.name)
+    for name in _data_sets(benchmark):
+        data.fetch(name)
     if benchmark != benchmarks.get("tiny"):  # for which no torch is needed here
         from bench import models
 
-        for remark in _read_data(benchmark, files_only=False):
+        for remark in _read_data(benchmark, _data_sets(benchmark)):
             print(printable(remark))
         models.create(benchmark.backbone, num_classes=0)  # downloaded once, before the workers start
-    if _starts_from_another(launch.suite, benchmark):
+    _check_trials(launch)
+    if benchmark.source.keep_decoded or benchmark.target.keep_decoded:
         from bench.launching import plans
 
-        plans.check_starts(launch.suite, benchmark)
-    if _depends_on_images(launch.suite, benchmark):
-        from bench.launching import plans
-
-        plans.check(launch.suite, benchmark)
         plans.decode_kept(benchmark)
 
 
@@ -129,6 +126,33 @@ def check_room(launch: Launch) -> None:
         )
 
 
+def rehearse(launch: Launch) -> None:
+    """Check what :func:`make_ready` checks, as far as nothing has to be downloaded and nothing is decoded for it.
+
+    Raises:
+        SpecError: a trial could not be carried out.
+    """
+    _read_data(launch.benchmark, {name for name in _data_sets(launch.benchmark) if data.at_hand(name)})
+    if launch.options.address is None:
+        _check_trials(launch)
+
+
+def _data_sets(benchmark: Benchmark) -> tuple[str, str]:
+    return benchmark.source.name, benchmark.target.name
+
+
+def _check_trials(launch: Launch) -> None:
+    """Check what depends on images or on other trials' models."""
+    if _starts_from_another(launch.suite, launch.benchmark):
+        from bench.launching import plans
+
+        plans.check_starts(launch.suite, launch.benchmark)
+    if _depends_on_images(launch.suite, launch.benchmark):
+        from bench.launching import plans
+
+        plans.check(launch.suite, launch.benchmark)
+
+
 def _starts_from_another(suite: Suite, benchmark: Benchmark) -> bool:
     """Whether a trial starts from another one's model."""
     return any(trial.train.start_from for study in suite.studies for trial in studies.corners(study, benchmark))
@@ -136,8 +160,6 @@ def _starts_from_another(suite: Suite, benchmark: Benchmark) -> bool:
 
 def _depends_on_images(suite: Suite, benchmark: Benchmark) -> bool:
     """Whether something can only be checked when the images are at hand."""
-    if benchmark.source.keep_decoded or benchmark.target.keep_decoded:
-        return True
     trials = (trial for study in suite.studies for trial in studies.corners(study, benchmark))
     return any(trial.train.epochs is not None or trial.train.views is not None for trial in trials)
 
@@ -165,8 +187,8 @@ def _check_image_size(backbone: Backbone) -> None:
         print(f"note: {said}")
 
 
-def _read_data(benchmark: Benchmark, *, files_only: bool) -> list[str]:
-    """Build the data sets of a benchmark, or those of them that lie in folders; returns what is to be said of them.
+def _read_data(benchmark: Benchmark, names: Collection[str]) -> list[str]:
+    """Build those data sets of a benchmark that bear one of some names; returns what is to be said of them.
 
     Files are read through here, so that a bad image is found before anything expensive starts.
     """
@@ -175,10 +197,10 @@ def _read_data(benchmark: Benchmark, *, files_only: bool) -> list[str]:
     size = models.preprocess(benchmark.backbone).files
     source, target = benchmark.source, benchmark.target
     remarks: dict[str, None] = {}
-    if ":" in target.name or not files_only:
+    if target.name in names:
         learned = data.target(target.name, size=size, samples=target.samples, bad_images=target.bad_images)
         remarks |= _remarks("target", learned.train, learned.val, learned.test)
-    if ":" in source.name or not files_only:
+    if source.name in names:
         domain = data.source(source.name, size=size, bad_images=source.bad_images)
         remarks |= _remarks("source", domain.bank, domain.val, domain.test)
         _check_banks(source, domain.bank)

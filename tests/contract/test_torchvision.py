@@ -180,6 +180,13 @@ def test_every_set_is_covered() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
+def test_it_is_known_what_needs_a_download(name: str, tmp_path: Path) -> None:
+    assert not data.at_hand(name)
+    MAKERS[name](tmp_path)
+    assert data.at_hand(name)
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
 def test_splits_are_disjoint_and_hold_every_class(name: str, tmp_path: Path) -> None:
     MAKERS[name](tmp_path)
     found = data.target(name, size=16)

@@ -165,6 +165,34 @@ def test_a_bank_that_is_smaller_than_k_is_refused_at_once(tmp_path: Path, call: 
     assert "bank holds 18 images, and k-NN with k = 20 needs at least 20" in done.err
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("linear --source digits --set source.per_class=1", "bank holds 10 images, and k-NN with k = 20 needs"),
+        ("linear --source digits --set source.confirm_per_class=1", "bank holds 10 images, and k-NN with k = 20 needs"),
+        ("linear --set target.samples=5", "leaves 6 of digits's 10 classes without a training image"),
+        ("linear --set target.samples=100000", "needs 80000 train images, and digits has 997"),
+        ("full --set train.views=2", "train.views needs a frozen beginning"),
+        ("full --target dtd --set train.views=2", "train.views needs a frozen beginning"),
+        ("linear --set train.views=10000000", "GiB for activations"),
+        ("linear --set train.epochs=1 --set train.warmup_steps=16", "warmup_steps = 16 leaves"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_launch_would(asked: str, said: str, call: Call) -> None:
+    assert said in refused(call, "--study", *asked.split(), "--num-workers", "1")
+
+
+def test_a_dry_run_counts_images_in_memory_and_names_what_is_not_here(call: Call) -> None:
+    own = call(launch.main, "--study", "linear", "--dry-run")
+    assert "Target:    997 train, 300 val, 500 test images, 10 classes\n             0: " in own.out
+    assert "Source:    4,000 bank, 1,000 val, 1,000 test images, 190 to 191 of a class in the bank" in own.out
+    far = call(launch.main, "--study", "linear", "--dry-run", "--target", "dtd")
+    assert "Images:    dtd is not here yet" in far.out
+    epochs = call(launch.main, "--study", "linear", "--dry-run", "--target", "dtd", "--set", "train.epochs=2")
+    assert "trials; how many steps their epochs take is known when dtd is here" in epochs.out
+    assert "Source:    4,000 bank" in far.out
+
+
 def test_dry_run_of_the_papers_table_needs_neither_weights_nor_images(tmp_path: Path, call: Call) -> None:
     for part in ("train", "val"):
         classes(tmp_path / part, names=("n01", "n02"), count=10)
