@@ -194,7 +194,9 @@ def _check_alike(root: Path) -> None:
         if len(names & shared) > 1 or (names and names <= shared and any(names <= other for other in wide))
     ]
     if alike:
-        common = ", ".join(printable(name) for name in sorted(inside[alike[0]] & shared)[:3])
+        own = inside[alike[0]] & shared
+        alike = [folder for folder, names in inside.items() if names & own]
+        common = ", ".join(printable(name) for name in sorted(own)[:3])
         raise SpecError(
             f"{root} holds {_some(alike)}, with folders of the same names in them ({common}): if {_some(alike)} are "
             f"splits of one data set, name them train, val and test; if they are classes, move all class folders into "
@@ -223,6 +225,7 @@ def check_classes(root: Path, folders: Sequence[Path]) -> None:
             f"{root} holds pictures but no class folders, so that nothing says what they show: sort them into one "
             f"folder a class, or move {root} elsewhere"
         )
+    _check_copies(root, folders)
     found: dict[tuple[str, ...], dict[Part, Path]] = {}
     for folder in (below for own in folders for below in _below(own)):
         named = _named(folder.name)
@@ -236,6 +239,19 @@ def check_classes(root: Path, folders: Sequence[Path]) -> None:
             raise SpecError(
                 f"{root} holds {first} and {second}: if these are splits, they belong above the class folders, as in "
                 f"train/{above}; if they are classes, or kinds of one, rename them"
+            )
+
+
+def _check_copies(root: Path, folders: Sequence[Path]) -> None:
+    """Refuse a class folder that holds folders named like those beside it: it is a split, or a copy of all."""
+    names = {folder.name for folder in folders}
+    for folder in folders:
+        copied = sorted((_kinds(folder) & names) - {folder.name})
+        if len(copied) > 1 or (copied and part_of(folder.name)):
+            shown = ", ".join(map(printable, copied[:3]))
+            raise SpecError(
+                f"{folder} holds {shown}, as {root} does: if {folder.name} is a split or a copy, move it out of "
+                f"{root}; if it is a class, rename the folders in it"
             )
 
 
