@@ -171,16 +171,6 @@ class Record(BaseModel):
         benchmark = self.config.get("benchmark", {}).get("name")
         if benchmark not in (None, self.benchmark):
             raise ValueError(f"benchmark = {self.benchmark} contradicts config, which says {shown(benchmark)}")
-        for name, value in _plain(self.hyperparameters).items():
-            for part in ("fields", "train"):
-                said = self.config.get(part, {}).get(name, value)
-                if said != value:
-                    raise ValueError(
-                        f"hyperparameters.{name} = {shown(value)} contradicts config.{part}: {shown(said)}"
-                    )
-        for name, value in self.row.items():
-            if self.hyperparameters.get(name, value) != value:
-                raise ValueError(f"row.{name} = {shown(value)} contradicts the hyperparameters")
 
     @model_serializer(mode="wrap")
     def _with_views(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -312,11 +302,27 @@ def read(path: Path) -> Record:
     except ValueError as error:
         raise ValueError(f"{path} is not a record: {error}") from None
     try:
-        return Record.model_validate_json(text)
+        record = Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise ValueError(f"{path} is not a record: {printable(where)}: {first['msg']}") from None
+    if fault := _other_values(record):
+        raise ValueError(f"{path} is not a record: {fault}")
+    return record
+
+
+def _other_values(record: Record) -> str:
+    """Which of the hyper-parameters or row values is not what the trial was trained with; empty if none."""
+    for name, value in _plain(record.hyperparameters).items():
+        for part in ("fields", "train"):
+            said = record.config.get(part, {}).get(name, value)
+            if said != value:
+                return f"hyperparameters.{name} = {shown(value)} contradicts config.{part}, which says {shown(said)}"
+    for name, value in record.row.items():
+        if record.hyperparameters.get(name, value) != value:
+            return f"row.{name} = {shown(value)} contradicts the hyperparameters"
+    return ""
 
 
 def provenance(*, devices: Iterable[str] = ()) -> dict[str, Any]:

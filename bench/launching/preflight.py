@@ -134,6 +134,7 @@ def rehearse(launch: Launch) -> None:
     """
     _read_data(launch.benchmark, {name for name in _data_sets(launch.benchmark) if data.at_hand(name)})
     if launch.options.address is None:
+        check_room(launch)
         _check_trials(launch)
 
 
