@@ -7,13 +7,18 @@ domain, by a probe. A record holds its trial's readings; the flat names that peo
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.spec import Name, Phase
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 HEAD, KNN = "head", "knn"
 """A probe is the model's own classification head, or weighted k-NN of the backbone's features."""
@@ -25,6 +30,57 @@ EQUAL = 1e-6
 """Percentages that differ by no more are the same: rounding may do that."""
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Answers(BaseModel):
+    """Which images of a split a model got right (top-1, at the headline's k), one bit each.
+
+    They stay in the reading whose accuracy they make: 10,000 images take 1.7 kB, and whatever keeps, moves or checks a
+    record does the same with them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    images: str
+    """Identity of the images in their order (:meth:`bench.data.Split.identity`)."""
+    right: str
+    """Bits in base64; the first image is the highest bit of the first byte, and the last byte is filled up with 0."""
+
+    @classmethod
+    def of(cls, images: str, right: NDArray[np.bool_]) -> Answers:
+        """Answers to some images, bool ``[n]``."""
+        return cls(images=images, right=packed(right))
+
+    def array(self, n: int) -> NDArray[np.bool_]:
+        """Whether each of the n images was right, bool ``[n]``."""
+        import numpy as np
+
+        return np.unpackbits(np.frombuffer(self._bytes(), np.uint8), count=n).astype(np.bool_)
+
+    def _bytes(self) -> bytes:
+        try:
+            return base64.b64decode(self.right, validate=True)
+        except ValueError as error:
+            raise ValueError(f"answers.right is not base64: {error}") from None
+
+    def accuracy(self, n: int) -> float:
+        """Share of the n images that are right, in percent.
+
+        Raises:
+            ValueError: these are not the answers to n images.
+        """
+        held, spare = self._bytes(), -n % 8
+        bits = int.from_bytes(held, "big")
+        if n == 0 or len(held) != (n + 7) // 8 or bits & ((1 << spare) - 1):
+            raise ValueError(f"answers.right does not hold the answers to n = {n} images")
+        return 100 * bits.bit_count() / n
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Bits as :attr:`Answers.right` has them."""
+    import numpy as np
+
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
 
 
 class Reading(BaseModel):
@@ -45,10 +101,12 @@ class Reading(BaseModel):
     """What else the numbers depend on: ``k`` of the headline and the size of the ``bank``, for k-NN."""
     numbers: dict[str, Percent]
     """In percent: ``top1``, ``top5``, and those at other settings, such as ``k=10 top1``."""
+    answers: Answers | None = None
+    """Which of the n images were right; kept of what a confirmed trial is judged by (None: not kept)."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        """What comes first is among the first five, and the headline is the number at its k."""
+        """What comes first is among the first five, the headline is the number at its k, and the answers' share."""
         for name, value in self.numbers.items():
             top5 = self.numbers.get(name.removesuffix("top1") + "top5", 100.0) if name.endswith("top1") else 100.0
             if value > top5 + EQUAL:
@@ -58,6 +116,10 @@ class Reading(BaseModel):
             at_k, headline = self.numbers.get(f"k={k} {top}"), self.numbers.get(top)
             if at_k is not None and headline is not None and abs(at_k - headline) > EQUAL:
                 raise ValueError(f"{top} = {headline} contradicts k={k} {top} = {at_k}")
+        if self.answers is not None:
+            share, top1 = self.answers.accuracy(self.n or 0), self.numbers.get("top1")
+            if top1 is None or abs(share - top1) > EQUAL:
+                raise ValueError(f"top1 = {top1} contradicts answers, of which {share} percent are right")
         return self
 
     @property

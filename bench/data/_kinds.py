@@ -35,6 +35,9 @@ class Split(Protocol):
     def fingerprint(self) -> str:
         """A text that is another one for other images, other labels or another order."""
 
+    def identity(self) -> str:
+        """As the fingerprint, but the same for a copy in another place: did two models see the same images?"""
+
 
 class InMemory(Protocol):
     """Images that are whole when they are taken."""
@@ -102,6 +105,10 @@ class Images:
         from bench.cache import digest
 
         return digest([str(self.images.shape), self.images.contiguous().numpy().data, self.labels.numpy().tobytes()])
+
+    def identity(self) -> str:
+        """See :meth:`Split.identity`."""
+        return self.fingerprint()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from bench import parallel
 from bench.data import InFiles, Split, ahead, processes_for
 from bench.models import Preprocess, features
+from bench.readings import packed
 from bench.training import evaluation_mode
 from bench.vit import Vit, as_module
 
@@ -68,13 +70,27 @@ def extract(vit: Vit, images: Split, preprocess: Preprocess, device: torch.devic
     return evaluating(vit, lambda: map_images(lambda x: features(vit, x), images, preprocess, device))
 
 
-def target_accuracy(vit: Vit, images: Split, preprocess: Preprocess, device: torch.device) -> tuple[float, float]:
-    """Top-1 and top-5 of the model's own head, in percent."""
+@dataclass(frozen=True)
+class TargetScore:
+    """Accuracies of a model's own head in percent, and which images were right (see :attr:`bench.readings.Answers`)."""
+
+    top1: float
+    top5: float
+    right: str
+
+
+def target_score(vit: Vit, images: Split, preprocess: Preprocess, device: torch.device) -> TargetScore:
+    """Top-1 and top-5 of the model's own head.
+
+    Raises:
+        ValueError: a logit is not finite.
+    """
     logits = evaluating(vit, lambda: map_images(vit, images, preprocess, device))
     if not torch.isfinite(logits).all():
         raise ValueError("the logits hold NaN or infinite values: the model has diverged")
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == images.labels.to(logits.device)[:, None]
-    return 100 * ranked[:, 0].double().mean().item(), 100 * ranked.any(1).double().mean().item()
+    top1, top5 = (100 * right.double().mean().item() for right in (ranked[:, 0], ranked.any(1)))
+    return TargetScore(top1, top5, packed(ranked[:, 0].cpu().numpy()))
 
 
 def evaluating(vit: Vit, action: Callable[[], Tensor]) -> Tensor:

@@ -7,13 +7,13 @@ appendix F.1; weights after Wu et al. 2018, arXiv 1805.01978, section 3.4).
 The search is exact and streams: the bank is read in blocks that are normalised as they pass, so that beside the two
 sets there is only one block of similarities and, for every query, its k best so far. A bank that is spread over several
 processes is searched where it lies (:func:`nearest`); the candidates of all of them are then put side by side, cut down
-again (:func:`best`), and counted (:func:`accuracies`). Of equal similarities the lower bank index counts as nearer, so
+again (:func:`best`), and asked to vote (:func:`hits`). Of equal similarities the lower bank index counts as nearer, so
 that the result does not depend on blocks or processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,11 +65,34 @@ def knn_accuracy(
     Raises:
         ValueError: shapes do not agree, a set is empty, a ``k`` is out of range, or a feature is not finite.
     """
+    return percentages(knn_hits(bank, bank_labels, queries, query_labels, ks=ks, temperature=temperature))
+
+
+def knn_hits(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    *,
+    ks: Sequence[int] = DEFAULT_KS,
+    temperature: float = TEMPERATURE,
+) -> dict[int, Tensor]:
+    """:func:`knn_accuracy` query by query: ``{k: bool [m, 2]}``, whether top-1 and top-5 are right."""
     _check(bank, bank_labels, queries, query_labels, ks, temperature)
     if not (finite(bank) and finite(queries)):
         raise ValueError(DIVERGED)
     keys = nearest(queries, bank, max(ks))
-    return accuracies(keys, bank_labels, query_labels, ks=ks, temperature=temperature)
+    return hits(keys, bank_labels, query_labels, ks=ks, temperature=temperature)
+
+
+def percentages(found: Mapping[int, Tensor]) -> dict[int, tuple[float, float]]:
+    """Shares of the queries that are right: ``{k: (top1, top5)}`` in percent.
+
+    Args:
+        found: ``{k: bool [m, 2]}``, see :func:`hits`.
+    """
+    counts = {k: (len(right), right.sum(0).tolist()) for k, right in found.items()}
+    return {k: (100 * top1 / m, 100 * top5 / m) for k, (m, (top1, top5)) in counts.items()}
 
 
 def _check(
@@ -176,14 +199,14 @@ def _table(similarity: Tensor, candidates: Tensor, indices: Tensor) -> Tensor:
     return table
 
 
-def accuracies(
+def hits(
     keys: Tensor,
     bank_labels: Tensor,
     query_labels: Tensor,
     *,
     ks: Sequence[int],
     temperature: float = TEMPERATURE,
-) -> dict[int, tuple[float, float]]:
+) -> dict[int, Tensor]:
     """Let the neighbours vote.
 
     Args:
@@ -192,15 +215,15 @@ def accuracies(
         query_labels: ``[m]``.
 
     Returns:
-        ``{k: (top1, top5)}`` in percent.
+        ``{k: bool [m, 2]}``: whether each query's true label is ranked first, and among the first five.
     """
-    correct = {k: torch.zeros(2, dtype=torch.int64, device=keys.device) for k in ks}
+    found: dict[int, list[Tensor]] = {k: [] for k in ks}
     for part, truth in zip(keys.split(BLOCK_QUERIES), query_labels.split(BLOCK_QUERIES), strict=True):
         similarity, neighbours = unpack(part)
         votes, labels = _votes(similarity, temperature), bank_labels[neighbours]
         for k in ks:
-            correct[k] += _hits(votes[:, :k], labels[:, :k], truth)
-    return {k: (100 * int(c[0]) / len(keys), 100 * int(c[1]) / len(keys)) for k, c in correct.items()}
+            found[k].append(_hits(votes[:, :k], labels[:, :k], truth))
+    return {k: torch.cat(parts) for k, parts in found.items()}
 
 
 def _votes(similarity: Tensor, temperature: float) -> Tensor:
@@ -216,7 +239,7 @@ def _votes(similarity: Tensor, temperature: float) -> Tensor:
 
 
 def _hits(votes: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
-    """Queries whose true label is ranked first, and among the first five: int64 [2].
+    """Whether each query's true label is ranked first, and among the first five: bool ``[q, 2]``.
 
     Votes are added up within each row by sorting its labels, so that the cost depends on k and not on the number of
     classes. A tie goes to the smaller label, as with a stable ranking of the full vote table.
@@ -230,4 +253,4 @@ def _hits(votes: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
     names = torch.full_like(labels, -1).scatter_(1, group, labels)
     ranked = totals.sort(dim=1, descending=True, stable=True).indices[:, :5]
     right = names.gather(1, ranked) == truth[:, None]
-    return torch.stack([right[:, :1].any(1).sum(), right.any(1).sum()])
+    return torch.stack([right[:, :1].any(1), right.any(1)], 1)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 
 from bench import data
-from bench.measuring.features import target_accuracy
+from bench.measuring.features import target_score
 from bench.measuring.retention import SourceScore, source_score, untouched_score
 from bench.methods import Method, has_variants
 from bench.models import Setting, same_features, untouched
-from bench.readings import HEAD, KNN, Reading, headline_of, knn_numbers
+from bench.readings import HEAD, KNN, Answers, Reading, headline_of, knn_numbers
 from bench.spec import Backbone, Phase, SourceData, Trial
 from bench.vit import Vit
 
@@ -36,6 +36,7 @@ class Meter:
         self.choosing_split: SplitName = "test" if trial.protocol == "paper" else "val"
         self._trial, self._setting = trial, setting
         self._readings: dict[tuple[int, str, str, str, str | None], Reading] = {}
+        self._identities: dict[int, str] = {}
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -67,8 +68,8 @@ class Meter:
         key = (step, split, "target", HEAD, variant)
         if key not in self._readings:
             images = getattr(self._setting.target, split)
-            top1, top5 = target_accuracy(vit, images, self._setting.preprocess, self._setting.device)
-            self._keep(key, len(images), {"top1": top1, "top5": top5})
+            score = target_score(vit, images, self._setting.preprocess, self._setting.device)
+            self._keep(key, images, score.right, {"top1": score.top1, "top5": score.top5})
         return self._readings[key]
 
     def source(self, vit: Vit, step: int, variant: str | None = None) -> Reading:
@@ -139,12 +140,13 @@ class Meter:
 
     def _keep_score(self, key: tuple[int, Any, Any, str, str | None], score: SourceScore) -> None:
         settings = {"bank": len(self._setting.source.bank), "k": headline_of(score.by_k)}
-        self._keep(key, len(self._queries), knn_numbers(score.by_k), settings)
+        self._keep(key, self._queries, score.right, knn_numbers(score.by_k), settings)
 
     def _keep(
         self,
         key: tuple[int, Any, Any, str, str | None],
-        n: int,
+        images: data.Split,
+        right: str,
         numbers: dict[str, float],
         settings: dict[str, int] | None = None,
     ) -> None:
@@ -155,10 +157,20 @@ class Meter:
             domain=domain,
             probe=probe,
             variant=variant,
-            n=n,
+            n=len(images),
             settings=settings or {},
             numbers=numbers,
+            answers=Answers(images=self._identity(images), right=right) if self._is_judged_by(split) else None,
         )
+
+    def _is_judged_by(self, split: str) -> bool:
+        """Whether a leaderboard shows what is read there: only of that it is kept which images were right."""
+        return self._trial.phase == "confirm" and split == "test"
+
+    def _identity(self, images: data.Split) -> str:
+        if id(images) not in self._identities:
+            self._identities[id(images)] = images.identity()
+        return self._identities[id(images)]
 
 
 def _by_name(names: Sequence[str], split: data.Split) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,23 +16,31 @@ from bench.measuring import knn
 from bench.measuring.circumstances import circumstances
 from bench.measuring.features import evaluating, extract, map_mine
 from bench.models import Preprocess, features
-from bench.readings import HEADLINE_K, headline_of
+from bench.readings import HEADLINE_K, headline_of, packed
 from bench.vit import Vit
-
-BY_K = TypeAdapter(Annotated[dict[int, tuple[float, float]], Field(min_length=1)])
-"""Scores as they are kept."""
 
 
 @dataclass(frozen=True)
 class SourceScore:
     """k-NN retention: ``{k: (top1, top5)}`` in percent, and the headline ``accuracy`` (top-1 at k = 20)."""
 
-    by_k: Mapping[int, tuple[float, float]]
+    by_k: Annotated[Mapping[int, tuple[float, float]], Field(min_length=1)]
+    right: str
+    """Which queries the headline gets right, see :attr:`bench.readings.Answers`."""
+
+    @classmethod
+    def of(cls, hits: Mapping[int, Tensor]) -> SourceScore:
+        """The score that some queries make, ``{k: bool [m, 2]}`` (see :func:`bench.measuring.knn.hits`)."""
+        return cls(knn.percentages(hits), packed(hits[headline_of(hits)][:, 0].cpu().numpy()))
 
     @property
     def accuracy(self) -> float:
         """Top-1 in percent at the headline k, or at the largest k that a small bank allows."""
         return self.by_k[headline_of(self.by_k)][0]
+
+
+KEPT = TypeAdapter(SourceScore)
+"""Scores as they are kept."""
 
 
 def source_score(
@@ -69,7 +76,7 @@ def untouched_score(
     bank = _kept_bank(f"before/{bank_key}", lambda: _bank(vit, source, preprocess, device), len(source.bank), device)
     score = _score(bank, vit, source, queries, preprocess, device, knn.DEFAULT_KS)
     if parallel.rank() == 0:
-        cache.write(scores, json.dumps(dict(score.by_k)).encode())
+        cache.write(scores, KEPT.dump_json(score))
     return score
 
 
@@ -79,7 +86,7 @@ def _kept_score(name: str) -> SourceScore | None:
     if kept is None:
         return None
     try:
-        return SourceScore(BY_K.validate_json(kept))
+        return KEPT.validate_json(kept)
     except ValidationError:
         cache.damaged(name)
         return None
@@ -117,10 +124,10 @@ def _score(
     check_bank(len(source.bank), ks)
     ks = [k for k in ks if k <= len(source.bank)]
     if parallel.world() == 1:
-        return SourceScore(knn.knn_accuracy(bank, labels, own, truth, ks=ks))
+        return SourceScore.of(knn.knn_hits(bank, labels, own, truth, ks=ks))
     if not parallel.everywhere(knn.finite(bank) and knn.finite(own), device):
         raise ValueError(knn.DIVERGED)
-    return SourceScore(knn.accuracies(_nearest_of_all(own, bank, max(ks)), labels, truth, ks=ks))
+    return SourceScore.of(knn.hits(_nearest_of_all(own, bank, max(ks)), labels, truth, ks=ks))
 
 
 def check_bank(size: int, ks: Sequence[int] = knn.DEFAULT_KS) -> None:

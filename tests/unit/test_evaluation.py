@@ -19,6 +19,7 @@ from bench.data import Images, Source, shapes
 from bench.measuring import SourceScore, circumstances, features, knn, retention
 from bench.models import TINY_PREPROCESS, Preprocess
 from bench.models.weights import ASSETS
+from bench.readings import Answers
 from bench.vit import Vit
 from tests.ranks import Ranks
 
@@ -122,7 +123,7 @@ class Recorder(torch.nn.Module):
 def test_the_mode_is_restored(training: bool) -> None:
     vit = Recorder().train(training)
     features.extract(vit, numbered(300), RAW, CPU)
-    features.target_accuracy(vit, numbered(300), RAW, CPU)
+    features.target_score(vit, numbered(300), RAW, CPU)
     assert vit.modes == [False] * 4
     assert vit.training is training
 
@@ -136,21 +137,23 @@ def test_the_mode_is_restored_after_an_error() -> None:
 
 
 def test_accuracy_counts_every_image_once() -> None:
-    top1, top5 = features.target_accuracy(Recorder(), numbered(257), RAW, CPU)
-    assert top1 == pytest.approx(100 * (257 - 26) / 257, abs=1e-9)
-    assert top5 == 100
+    score = features.target_score(Recorder(), numbered(257), RAW, CPU)
+    assert score.top1 == pytest.approx(100 * (257 - 26) / 257, abs=1e-9)
+    assert score.top5 == 100
+    right = Answers(images="", right=score.right).array(257)
+    assert right.tolist() == [index % 10 != 0 for index in range(257)]
 
 
 def test_logits_of_a_diverged_model_are_refused() -> None:
     vit = Recorder()
     vit.forward = lambda images: torch.full((len(images), 3), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="diverged"):
-        features.target_accuracy(vit, numbered(3), RAW, CPU)
+        features.target_score(vit, numbered(3), RAW, CPU)
 
 
 def test_the_headline_is_top_1_at_k_20_or_at_the_largest_k() -> None:
-    assert SourceScore({10: (1.0, 2.0), 20: (3.0, 4.0), 100: (5.0, 6.0)}).accuracy == 3.0
-    assert SourceScore({5: (1.0, 2.0), 10: (3.0, 4.0)}).accuracy == 3.0
+    assert SourceScore({10: (1.0, 2.0), 20: (3.0, 4.0), 100: (5.0, 6.0)}, "").accuracy == 3.0
+    assert SourceScore({5: (1.0, 2.0), 10: (3.0, 4.0)}, "").accuracy == 3.0
     domain = Source(bank=drawn(50, 1), val=drawn(21, 2), test=drawn(21, 3))
     score = retention.source_score(tiny(), domain, domain.val, TINY_PREPROCESS, CPU)
     assert sorted(score.by_k) == [10, 20]  # not more neighbours than the bank has images
@@ -161,7 +164,7 @@ def readings() -> tuple[list[Tensor], dict[str, Any]]:
     vit = tiny()
     domain = Source(bank=drawn(513, 1), val=drawn(257, 2), test=drawn(3, 3))
     found = [features.extract(vit, part, TINY_PREPROCESS, CPU) for part in (domain.bank, domain.val, domain.test)]
-    accuracies = [features.target_accuracy(vit, part, TINY_PREPROCESS, CPU) for part in (domain.val, domain.test)]
+    accuracies = [features.target_score(vit, part, TINY_PREPROCESS, CPU) for part in (domain.val, domain.test)]
     scores = {k: list(both) for k, both in scored(vit, domain).by_k.items()}
     return found, {"accuracies": accuracies, "scores": scores, "lone": lone(vit)}
 

@@ -135,7 +135,7 @@ def test_shards_put_together_give_what_one_bank_gives(data: Data, world: int) ->
     assert torch.equal(knn.unpack(keys)[1], knn.unpack(knn.nearest(queries, bank, 100))[1])
     ks = (10, 100)
     expected = knn.knn_accuracy(bank, bank_labels, queries, labels, ks=ks)
-    assert knn.accuracies(keys, bank_labels, labels, ks=ks) == expected
+    assert knn.percentages(knn.hits(keys, bank_labels, labels, ks=ks)) == expected
 
 
 def test_classes_without_neighbours_are_never_predicted() -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from bench.folder import LaunchFolder
-from bench.readings import FLAT, SCORES, Point, Reading, curve, flat, headline_of, knn_numbers, scores
+from bench.readings import FLAT, SCORES, Answers, Point, Reading, curve, flat, headline_of, knn_numbers, scores
 from bench.records import Record
 
 Make = Callable[..., Record]
@@ -114,6 +115,42 @@ def test_a_reading_is_named_by_its_key() -> None:
     assert [one.name for one in READ] == ["source val knn before", "target val head", "source val knn"]
     assert reading(150, "source", 1.0, split="test", variant="half").name == "source test knn half"
     assert READ[1].key == (150, "val", "target", "head", None)
+
+
+def answered(right: list[bool], **changes: Any) -> dict[str, Any]:
+    """A reading of images of which some were right, as JSON says it."""
+    answers = Answers.of("the digits", np.array(right, dtype=np.bool_))
+    top1 = 100 * sum(right) / len(right)
+    plain = READ[1].model_copy(update={"n": len(right), "numbers": {"top1": top1}, "answers": answers})
+    return {**plain.model_dump(), **changes}
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 500, 1003])
+def test_answers_come_back_image_by_image(n: int) -> None:
+    right = [bool(index % 3) for index in range(n)]
+    read = Reading.model_validate_json(json.dumps(answered(right)))
+    assert read.answers is not None
+    assert read.answers.array(n).tolist() == right
+    assert len(read.answers.right) <= n / 6 + 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"numbers": {"top1": 60.0}}, "top1 = 60.0 contradicts answers, of which 50.0 percent are right"),
+        ({"numbers": {}}, "top1 = None contradicts answers"),
+        ({"n": 9}, "does not hold the answers to n = 9 images"),
+        ({"n": 1}, "does not hold the answers to n = 1 images"),
+        ({"n": None}, "does not hold the answers to n = 0 images"),
+        ({"answers": {"images": "x", "right": "a"}}, "is not base64"),
+        ({"answers": {"images": "x", "right": "ä"}}, "is not base64"),
+        ({"answers": {"images": "x"}}, "Field required"),
+        ({"answers": {"right": "8A=="}}, "Field required"),
+    ],
+)
+def test_answers_that_are_not_those_of_the_accuracy_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Reading.model_validate(answered([True, False] * 4, **changes))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "95", True, None, -0.1, 100.1])

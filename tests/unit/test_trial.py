@@ -270,7 +270,7 @@ def watched(request: pytest.FixtureRequest) -> Watched:
         "preprocess": Counted(settings.preprocess, lambda backbone: backbone),
     }
     measured = {
-        "target": Counted(meter.target_accuracy, lambda vit, images, *_: (id(images), weights_of(vit))),
+        "target": Counted(meter.target_score, lambda vit, images, *_: (id(images), weights_of(vit))),
         "source": Counted(meter.source_score, lambda vit, source, images, *_: (id(images), weights_of(vit))),
     }
     points: list[Point] = []
@@ -279,7 +279,7 @@ def watched(request: pytest.FixtureRequest) -> Watched:
         patch.setattr(data, "target", lookups["target"])
         patch.setattr(data, "source", lookups["source"])
         patch.setattr(settings, "preprocess", lookups["preprocess"])
-        patch.setattr(meter, "target_accuracy", measured["target"])
+        patch.setattr(meter, "target_score", measured["target"])
         patch.setattr(meter, "source_score", measured["source"])
         record = trial.run(spec, points.append, keep=kept.append)
     return Watched(
@@ -347,6 +347,21 @@ def test_every_reading_says_what_was_measured(watched: Watched) -> None:
     expected = source_score(untouched, sets.source, queries, sets.source_preprocess, CPU)
     assert (before.domain, before.probe, before.variant) == ("source", KNN, None)
     assert before.numbers == knn_numbers(expected.by_k)
+
+
+def test_a_confirmation_keeps_which_images_were_right(watched: Watched) -> None:
+    """Of all that a leaderboard shows, the untouched backbone and the variants too, with the images' identity."""
+    sets = Setting.of(watched.spec, CPU)
+    for reading in watched.record.readings:
+        judged = watched.spec.phase == "confirm" and reading.split == "test"
+        assert (reading.answers is not None) is judged
+        if reading.answers is not None and reading.n is not None:
+            images = getattr(getattr(sets, reading.domain), reading.split)
+            assert reading.answers.images == images.identity()
+            right = reading.answers.array(reading.n)
+            assert 100 * right.mean() == pytest.approx(reading.numbers["top1"])
+    again = Record.model_validate_json(watched.record.model_dump_json())
+    assert again == watched.record
 
 
 @pytest.fixture(scope="module")
