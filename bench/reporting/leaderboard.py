@@ -11,8 +11,24 @@ from bench.folder import LaunchFolder
 from bench.readings import HEADLINE_K
 from bench.records import write_atomically
 from bench.reporting import published
+from bench.reporting.comparisons import FRONT, MAYBE_ON_FRONT
+from bench.reporting.findings import basis, caveats, findings, interval_legend
 from bench.reporting.picture import draw
-from bench.reporting.rows import FACTS, PARTS, QUANTITIES, TEST_SELECTED, Leaderboard, Line, lines, tidy, wide
+from bench.reporting.rows import (
+    BEHIND,
+    CHANCES,
+    COUNTS,
+    FACTS,
+    PARTS,
+    QUANTITIES,
+    TEST_SELECTED,
+    Leaderboard,
+    Line,
+    cell,
+    lines,
+    tidy,
+    wide,
+)
 from bench.reporting.screen import plain
 from bench.spec import readable
 
@@ -20,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 UNTOUCHED = "untouched backbone"
 TEST_LEGEND = (
@@ -27,12 +44,15 @@ TEST_LEGEND = (
     "the published ones only."
 )
 LEGEND = (
-    "Accuracies in percent, ± the standard deviation over seeds. Target: test accuracy of the fine-tuned head. "
+    "Accuracies in percent. Target: test accuracy of the fine-tuned head. "
     "Source: weighted k-NN accuracy ({k}) of the backbone's features on the domain it was pre-trained on. "
-    "Forgetting: source accuracy before minus after. MEAN: (target + source) / 2, best in bold. "
-    "★: on the Pareto front, no other row is at least as good in both accuracies and better in one."
+    "Forgetting: source accuracy before minus after. MEAN: (target + source) / 2. "
+    "Bold: cannot be told from the best of its column. Search: searches × trials of the row. "
+    "Pareto: how probably no other row is at least as good in both accuracies and better in one; ★ from 95 %, "
+    "☆ from 5 %."
 )
-HEADER = ("Method", "Hyper-parameters", "Trainable", "Target acc.", "Source acc.", "Forgetting", "MEAN", "Pareto")
+ACCURACIES = ("Target acc.", "Source acc.", "Forgetting", "MEAN")
+HEADER = ("Method", "Hyper-parameters", "Trainable", "Seeds", "Search", *ACCURACIES, "Pareto")
 
 
 def write(board: Leaderboard, folder: LaunchFolder) -> None:
@@ -43,28 +63,22 @@ def write(board: Leaderboard, folder: LaunchFolder) -> None:
     draw(board, folder.picture)
 
 
-def spread(line: Line, quantity: str, digits: int) -> str:
-    """A quantity with its deviation, or that it failed."""
-    mean, std = line[f"{quantity}_mean"], line[f"{quantity}_std"]
-    if mean is None:
-        return "failed"
-    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None else "")
-
-
 def markdown(board: Leaderboard) -> str:
     """The table as Markdown."""
     rows = lines(board)
-    table = [[*HEADER], ["---", "---", *["---:"] * 5, ":-:"], _untouched(board), *([*_cells(row)] for row in rows)]
-    count = len(board.seeds)
+    table = [[*HEADER], ["---", "---", *["---:"] * 7, ":-:"], _untouched(board), *([*_cells(row)] for row in rows)]
     return "\n".join(
         [
             f"# {board.study} on {board.benchmark}",
             "",
-            f"{count} seed{'s' * (count > 1)} a row: {', '.join(map(str, board.seeds))}.",
+            basis(board),
             "",
             *("| " + " | ".join(line) + " |" for line in table),
             "",
-            LEGEND.format(k=probe(board)),
+            *(f"- {found}" for found in findings(board)),
+            "",
+            f"{interval_legend(board)} {LEGEND.format(k=probe(board))}",
+            *(line for caveat in caveats(board) for line in ("", caveat)),
             *_marked(rows),
             *_failures(rows),
             *published.markdown(board),
@@ -77,10 +91,20 @@ def _cells(line: Line) -> Iterator[str]:
     yield line["label"]
     yield ", ".join(f"{name}={readable(value, 3)}" for name, value in _chosen(line).items())
     yield f"{line['trainable_parameters']:,}" if line["trainable_parameters"] is not None else "–"
+    yield str(line["mean_n"] or 0)
+    yield f"{line['searches'] or '–'} × {line['search_trials'] or '–'}"
     for quantity in QUANTITIES:
-        text = spread(line, quantity, 2)
-        yield f"**{text}**" if quantity == "mean" and line["best"] else text
-    yield "★" if line["pareto"] else ""
+        text = cell(line, quantity)
+        yield f"**{text}**" if quantity in line["groups"].split() else text
+    yield " ".join(filter(None, on_front(line)))
+
+
+def on_front(line: Line) -> tuple[str, str]:
+    """Star and probability of a row that may be on the Pareto front; empty if it hardly can, or has failed."""
+    probability = line["pareto_probability"]
+    if probability is None or probability < MAYBE_ON_FRONT:
+        return "", ""
+    return "★" if probability >= FRONT else "☆", f"{probability:.0%}"
 
 
 def _chosen(line: Line) -> dict[str, Any]:
@@ -89,7 +113,7 @@ def _chosen(line: Line) -> dict[str, Any]:
 
 
 def _untouched(board: Leaderboard) -> list[str]:
-    return [UNTOUCHED, "", "0", "–", before(board, 2), "0.00", "–", ""]
+    return [UNTOUCHED, "", "0", "", "", "–", before(board, 1), "0.0", "–", ""]
 
 
 def before(board: Leaderboard, digits: int) -> str:
@@ -117,7 +141,8 @@ def _failures(rows: Sequence[Line]) -> list[str]:
 def as_csv(board: Leaderboard) -> str:
     """The table as plain numbers, one column a quantity."""
     numbers = [f"{quantity}_{part}" for quantity in QUANTITIES for part in PARTS]
-    columns = ["method", "label", "hyperparameters", "trainable_parameters", *numbers, *FACTS]
+    facts = [*FACTS, *COUNTS, *CHANCES, *BEHIND, "groups"]
+    columns = ["objective", "method", "label", "hyperparameters", "trainable_parameters", *numbers, *facts]
     text: str = wide(tidy(board))[columns].rename(columns={"label": "row"}).to_csv(index=False, lineterminator="\n")
     return text
 
@@ -126,14 +151,18 @@ def for_mlflow(board: Leaderboard) -> pd.DataFrame:
     """The table as MLflow shows it."""
     rows = wide(tidy(board))
     numbers = {f"{quantity}_mean": quantity for quantity in QUANTITIES}
-    shown = [column for quantity in QUANTITIES for column in (f"{quantity}_mean", f"{quantity}_std")]
-    columns = ["label", "hyperparameters", "trainable_parameters", *shown, "pareto", "test_selected"]
-    return rows[columns].rename(columns={"label": "row", **numbers})
+    shown = [f"{quantity}_{part}" for quantity in QUANTITIES for part in PARTS if part != "n"]
+    counts = ["mean_n", *COUNTS]
+    facts = [*counts, "pareto", *CHANCES, "groups", "test_selected", "objective"]
+    columns = ["label", "hyperparameters", "trainable_parameters", *shown, *facts]
+    return rows[columns].rename(columns={"label": "row", "mean_n": "seeds", **numbers})
 
 
 def show(board: Leaderboard, console: Console) -> None:
     """Print the table, and what others have published on the same benchmark."""
     console.print(table(board))
+    for said in (*findings(board), interval_legend(board), *caveats(board)):
+        console.print(plain(said))
     others = published.table(board)
     if others is not None:
         console.print(others)
@@ -146,32 +175,41 @@ def table(board: Leaderboard) -> Table:
     rows = lines(board)
     shown = Table(
         title=plain(f"{board.study} on {board.benchmark}, {len(board.seeds)} seed{'s' * (len(board.seeds) != 1)}"),
-        caption="percent ± std over seeds · MEAN = (target + source) / 2 · ★ Pareto front"
+        caption=f"percent [95 % interval] · MEAN = (target + source) / 2 · bold: not told from the best"
+        f" · ★ Pareto front from 95 %, ☆ from 5 %\n{basis(board)}"
         + (f" · source k-NN: {probe(board)}" if board.ks != (HEADLINE_K,) else "")
         + (f" · {TEST_SELECTED} chosen on test data" if _marked(rows) else ""),
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    shown.add_column("", no_wrap=True)
-    shown.add_column("chosen")
+    shown.add_column("", min_width=max((len(_short_label(line)) for line in rows), default=0))
     for name in ("params", "target", "source", "forgotten", "MEAN"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("★", no_wrap=True)
-    shown.add_row(UNTOUCHED.split()[0], "", "0", "–", before(board, 1), "0.0", "–", "", style="dim")
+    shown.add_row(UNTOUCHED.split()[0], "0", "–", before(board, 1), "0.0", "–", "", style="dim")
     for line in rows:
-        shown.add_row(*map(plain, _screen_cells(line)), style="bold" if line["best"] else "")
+        shown.add_row(*_screen_cells(line))
     return shown
 
 
-def _screen_cells(line: Line) -> Iterator[str]:
-    yield line["label"].replace("block_expansion", "block exp.")
+def _short_label(line: Line) -> str:
+    label: str = line["label"]
+    return label.replace("block_expansion", "block exp.")
+
+
+def _screen_cells(line: Line) -> Iterator[Text]:
+    """What stands on a row's two lines: values above, and below what was chosen, and the intervals."""
     row = json.loads(line["row"])
     rest = {name: value for name, value in _chosen(line).items() if name not in row}
-    yield ", ".join(f"{name}={readable(value, 2)}" for name, value in rest.items())
-    yield _short_count(line["trainable_parameters"])
-    yield from (spread(line, quantity, 1) for quantity in QUANTITIES)
-    yield "★" if line["pareto"] else ""
+    chosen = ", ".join(f"{name}={readable(value, 2)}" for name, value in rest.items())
+    yield plain(f"{_short_label(line)}\n{chosen}")
+    yield plain(_short_count(line["trainable_parameters"]))
+    for quantity in QUANTITIES:
+        value, _, interval = cell(line, quantity).partition(" ")
+        style = "bold" if quantity in line["groups"].split() else ""
+        yield plain(f"{value}\n{interval.replace(' ', '')}", style)
+    yield plain("\n".join(on_front(line)))
 
 
 def _short_count(count: int | None) -> str:

@@ -14,9 +14,14 @@ MARKERS = ("X", "s", "D", "^", "o", "v", "P")
 
 X, Y = "target_accuracy", "source_accuracy"
 
+PALE = 0.4
+"""Rows that can be told from the one with the highest MEAN are drawn so."""
+
+LEGEND = "bars: 95 % intervals\npale: told from the highest MEAN"
+
 
 def draw(board: Leaderboard, path: Path) -> None:
-    """Draw source accuracy over target accuracy, one marker a row, with its spread and the Pareto front."""
+    """Draw source accuracy over target accuracy, one marker a row, with its intervals and the Pareto front."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -30,21 +35,7 @@ def _draw(board: Leaderboard, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7.2, 5.0), dpi=150, layout="constrained")
     rows = [line for line in lines(board) if line[f"{X}_mean"] is not None and line[f"{Y}_mean"] is not None]
     _draw_front(axes, rows)
-    if board.source_accuracy_before is not None:
-        highest = board.source_accuracy_before_max or board.source_accuracy_before
-        if highest > board.source_accuracy_before:
-            axes.axhspan(board.source_accuracy_before, highest, color="0.45", alpha=0.3, linewidth=0, zorder=1)
-        axes.axhline(board.source_accuracy_before, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
-        axes.annotate(
-            f"untouched backbone {board.source_accuracy_before:.1f}",
-            (0.99, board.source_accuracy_before),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 4),
-            textcoords="offset points",
-            fontsize=8,
-            color="0.35",
-            horizontalalignment="right",
-        )
+    _draw_untouched(axes, board)
     for method, group in groupby(rows, key=lambda line: str(line["method"])):
         _draw_method(axes, method, list(group), _style(method, board))
     axes.margins(x=0.09, y=0.12)
@@ -54,11 +45,30 @@ def _draw(board: Leaderboard, path: Path) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if rows:
-        axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9)
+        axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9, title=LEGEND, title_fontsize=7)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png", metadata={"Software": None})
     pyplot.close(figure)
     temporary.replace(path)
+
+
+def _draw_untouched(axes: Any, board: Leaderboard) -> None:
+    if board.source_accuracy_before is None:
+        return
+    highest = board.source_accuracy_before_max or board.source_accuracy_before
+    if highest > board.source_accuracy_before:
+        axes.axhspan(board.source_accuracy_before, highest, color="0.45", alpha=0.3, linewidth=0, zorder=1)
+    axes.axhline(board.source_accuracy_before, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
+    axes.annotate(
+        f"untouched backbone {board.source_accuracy_before:.1f}",
+        (0.99, board.source_accuracy_before),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 4),
+        textcoords="offset points",
+        fontsize=8,
+        color="0.35",
+        horizontalalignment="right",
+    )
 
 
 def _style(method: str, board: Leaderboard) -> int:
@@ -72,22 +82,24 @@ def _draw_method(axes: Any, method: str, rows: Sequence[Line], style: int) -> No
 
     colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
     x, y = ([line[f"{axis}_mean"] for line in rows] for axis in (X, Y))
-    x_error, y_error = ([line[f"{axis}_std"] or 0.0 for line in rows] for axis in (X, Y))
-    axes.errorbar(
-        x,
-        y,
-        xerr=x_error,
-        yerr=y_error,
-        color=colour,
-        marker=marker,
-        markersize=8,
-        markeredgecolor="white",
-        linewidth=0,
-        elinewidth=1,
-        capsize=2,
-        label=method.replace("_", " "),
-        zorder=3,
-    )
+    axes.plot([], [], color=colour, marker=marker, linewidth=0, label=method.replace("_", " "))
+    for line in rows:
+        shade = 1.0 if "mean" in line["groups"].split() else PALE
+        axes.errorbar(
+            [line[f"{X}_mean"]],
+            [line[f"{Y}_mean"]],
+            xerr=_bar(line, X),
+            yerr=_bar(line, Y),
+            color=colour,
+            alpha=shade,
+            marker=marker,
+            markersize=8,
+            markeredgecolor="white",
+            linewidth=0,
+            elinewidth=1,
+            capsize=2,
+            zorder=3,
+        )
     axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35, zorder=2)  # shows the order of a method's rows
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     for index, (line, place) in enumerate(zip(rows, zip(x, y, strict=True), strict=True)):
@@ -105,8 +117,16 @@ def _draw_method(axes: Any, method: str, rows: Sequence[Line], style: int) -> No
         )
 
 
+def _bar(line: Line, axis: str) -> list[list[float]]:
+    """How far a row's interval reaches below and above its mean; not at all where it is not known."""
+    mean, low, high = (line[f"{axis}_{part}"] for part in ("mean", "low", "high"))
+    return [[0.0 if low is None else max(0.0, mean - low)], [0.0 if high is None else max(0.0, high - mean)]]
+
+
 def _draw_front(axes: Any, rows: Sequence[Line]) -> None:
     front = sorted((line[f"{X}_mean"], line[f"{Y}_mean"]) for line in rows if line["pareto"])
     if len(front) > 1:
         x, y = zip(*front, strict=True)
-        axes.step(x, y, where="pre", color="0.6", linestyle="--", linewidth=1.1, zorder=1, label="Pareto front")
+        axes.step(
+            x, y, where="pre", color="0.6", linestyle="--", linewidth=1.1, zorder=1, label="Pareto front of the means"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.rows import TEST_SELECTED, Leaderboard, Row, Spread
+from bench.reporting.rows import TEST_SELECTED, Leaderboard, Row, Spread, with_interval
 from bench.reporting.screen import plain
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _own(row: Row | None, name: str) -> str:
     spread: Spread | None = getattr(row, name, None)
     if spread is None:
         return "–"
-    return f"{spread.mean:.2f}" + (f" ± {spread.std:.2f}" if spread.std is not None else "")
+    return with_interval(spread.mean, spread.low, spread.high)
 
 
 def _is_published(row: Row, entry: Mapping[str, Any]) -> bool:

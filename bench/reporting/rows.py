@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.readings import EQUAL
 from bench.records import Record
+from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, compare_all
+from bench.reporting.front import Hypervolume
+from bench.reporting.outcomes import Outcome, same_images
 from bench.spec import readable
 
 if TYPE_CHECKING:
@@ -24,11 +28,20 @@ QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
 
 TEST_SELECTED = "†"
 
-PARTS = ("mean", "std", "n")
-"""A quantity's spread over seeds has these columns."""
+PARTS = ("mean", "std", "n", "low", "high")
+"""A quantity has these columns: of its seeds, and the interval."""
 
-FACTS = ("failed", "pareto", "best", "test_selected")
+FACTS = ("failed", "pareto", "best", "test_selected", "by_image")
 """These columns say something of a row as a whole."""
+
+COUNTS = ("target_images", "source_images", "searches", "search_trials")
+"""So much stands behind a row, beside its seeds."""
+
+CHANCES = ("best_probability", "pareto_probability")
+"""These columns say how probable something is of a row that has succeeded."""
+
+BEHIND = ("behind", "behind_low", "behind_high", "behind_p")
+"""The row's MEAN minus that of the row with the highest: value, interval, and p-value (Holm, over all rows)."""
 
 
 Line = Mapping[str, Any]
@@ -37,18 +50,26 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation of ``n`` seeds; with one seed there is no deviation."""
+    """Mean and sample standard deviation of ``n`` seeds (with one seed there is none), and the 95 % interval."""
 
     mean: float
     std: float | None
     n: int
+    low: float | None = None
+    high: float | None = None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread | None:
-        """The spread of some values; None if there are none."""
+    def of(cls, values: Sequence[float], interval: tuple[float, float] | None = None) -> Spread | None:
+        """The spread of some values; None if there are none.
+
+        Args:
+            interval: over seeds and images, as shares.
+        """
         if not values:
             return None
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+        low, high = (None, None) if interval is None else (100 * end for end in interval)
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), std, len(values), low, high)
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,17 @@ class Row:
     """Chosen on test data (``protocol: paper``), and so not comparable with rows that were not."""
     variant: str | None = None
     apart: str = ""
+    target_images: int | None = None
+    source_images: int | None = None
+    """Test images and source queries; None where the records do not say."""
+    searches: int = 0
+    """Searches that proposed the configuration; 0 where the records do not say."""
+    search_trials: int = 0
+    """Search trials of this row among the records."""
+    by_image: bool = False
+    """Whether the records say which images were right. Otherwise the images' uncertainty is the binomial one."""
+    standing: Standing | None = None
+    """Where it stands among the rows; None if no seed succeeded."""
 
     @property
     def label(self) -> str:
@@ -104,12 +136,22 @@ class Leaderboard:
     the highest of them. Each record's forgetting is its own difference."""
     ks: tuple[int, ...] = ()
     """k of the k-NN that the source accuracies come from; several only if records of old banks are mixed."""
+    same_images: bool = True
+    """Whether no two rows are known to have answered different images."""
+    hypervolumes: tuple[Hypervolume, ...] = ()
+    separation: Separation | None = None
+    """What would tell the first two rows apart; None if there are no two."""
+    forgetting_limit: float = FORGETTING_LIMIT
+    """Points that a row may forget where the highest target accuracy under a constraint is looked for."""
 
 
-def build(records: Sequence[Record]) -> Leaderboard:
+def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIMIT) -> Leaderboard:
     """Make a leaderboard of the confirmations among some records; search trials are left out.
 
     Records are repeats of each other, and averaged, only if everything but their seed is the same.
+
+    Args:
+        forgetting_limit: see :attr:`Leaderboard.forgetting_limit`.
 
     Raises:
         ValueError: there are no confirmations, one is there twice, or they come from different studies, benchmarks or
@@ -120,28 +162,60 @@ def build(records: Sequence[Record]) -> Leaderboard:
         raise ValueError("no record is a confirmation: the study ended before its search was over")
     study, benchmark = (_only(confirmed, name) for name in ("study", "benchmark"))
     groups = [list(group) for _, group in groupby(sorted(confirmed, key=_order), key=lambda r: r.configuration)]
-    rows = [row for group in groups for row in _rows(group)]
+    searched = _searched(records)
+    found = [pair for group in groups for pair in _rows(group, searched)]
     before = _before(confirmed)
     objectives = {record.search.objective if record.search else None for record in confirmed}
-    return Leaderboard(
+    ks = {reading.settings["k"] for record in confirmed for reading in record.readings if "k" in reading.settings}
+    board = Leaderboard(
         study=study,
         benchmark=benchmark,
         seeds=tuple(sorted({record.seed for record in confirmed})),
         source_accuracy_before=min(before, default=None),
         source_accuracy_before_max=max(before, default=None),
-        ks=tuple(
-            sorted(
-                {
-                    reading.settings["k"]
-                    for record in confirmed
-                    for reading in record.readings
-                    if "k" in reading.settings
-                }
-            )
-        ),
-        rows=tuple(_ranked(_told_apart(rows))),
+        ks=tuple(sorted(ks)),
+        rows=tuple(_ranked(_told_apart([row for row, _ in found]))),
         objective=objectives.pop() if len(objectives) == 1 else None,
+        forgetting_limit=forgetting_limit,
     )
+    return _compared(board, [outcome for _, outcome in found])
+
+
+def _compared(board: Leaderboard, outcomes: Sequence[Outcome | None]) -> Leaderboard:
+    """The board with what is known of its rows together; every row has its outcome, None if no seed succeeded."""
+    good = [(row, outcome) for row, outcome in zip(board.rows, outcomes, strict=True) if outcome is not None]
+    if not good:
+        return board
+    able = [outcome for _, outcome in good]
+    labels, families = [row.label for row, _ in good], [_family(row) for row, _ in good]
+    compared = compare_all(able, labels, families, board.forgetting_limit)
+    standings = dict(zip(labels, compared.standings, strict=True))
+    return replace(
+        board,
+        rows=tuple(replace(row, standing=standings.get(row.label)) for row in board.rows),
+        same_images=_same_images(able),
+        hypervolumes=compared.hypervolumes,
+        separation=compared.separation,
+    )
+
+
+def _same_images(outcomes: Sequence[Outcome]) -> bool:
+    known = [outcome for outcome in outcomes if outcome.by_image]
+    return all(same_images(one, other, "mean") for one, other in pairwise(known))
+
+
+def _family(row: Row) -> str:
+    """What a row's hypervolume is counted with."""
+    return f"{row.method} {TEST_SELECTED}" if row.test_selected else row.method
+
+
+def _row_key(record: Record) -> str:
+    return json.dumps([record.method, record.protocol, record.row], sort_keys=True)
+
+
+def _searched(records: Sequence[Record]) -> Counter[str]:
+    """Search trials among some records, by row."""
+    return Counter(_row_key(record) for record in records if record.phase == "search")
 
 
 def _only(records: Sequence[Record], field: str) -> str:
@@ -173,8 +247,8 @@ def _order(record: Record) -> tuple[Any, ...]:
     return known, record.method, values, record.protocol, record.configuration, record.seed
 
 
-def _rows(group: Sequence[Record]) -> Iterator[Row]:
-    """The row of one configuration, and one for every variant of it."""
+def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tuple[Row, Outcome | None]]:
+    """The row of one configuration, and one for every variant of it, each with what its seeds have answered."""
     for one, other in pairwise(group):
         if one.seed == other.seed:
             raise ValueError(f"{one.trial} and {other.trial} are the same configuration and seed: a trial counts once")
@@ -186,11 +260,15 @@ def _rows(group: Sequence[Record]) -> Iterator[Row]:
     first = (good or group)[0]
     variants = dict.fromkeys(variant for record in good for variant in record.variants)
     for variant in (None, *variants):
+        outcome = Outcome.of(good, variant)
         scored = [record.scores_of(variant) for record in good]
         target, source, forgetting, mean = (
-            Spread.of([own[name] for own in scored if name in own]) for name in QUANTITIES
+            Spread.of(
+                [own[name] for own in scored if name in own], outcome.estimate(name).interval() if outcome else None
+            )
+            for name in QUANTITIES
         )
-        yield Row(
+        row = Row(
             method=first.method,
             row=first.row,
             hyperparameters=first.hyperparameters,
@@ -205,7 +283,13 @@ def _rows(group: Sequence[Record]) -> Iterator[Row]:
             trials=tuple(record.trial for record in group),
             test_selected=first.protocol == "paper",
             variant=variant,
+            target_images=outcome.answers["target"].n if outcome else None,
+            source_images=outcome.answers["source"].n if outcome else None,
+            searches=len({record.search for record in group if record.search is not None}),
+            search_trials=searched.get(_row_key(first), 0),
+            by_image=outcome is not None and outcome.by_image,
         )
+        yield row, outcome
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
@@ -232,7 +316,7 @@ def _differences(rows: Sequence[Row]) -> list[str]:
 
 
 def _ranked(rows: Sequence[Row]) -> Iterator[Row]:
-    """The rows with the Pareto front and the best MEAN marked."""
+    """The rows with the Pareto front and the best MEAN marked, as their means have it."""
     points = [(r.target_accuracy.mean, r.source_accuracy.mean) for r in rows if r.target_accuracy and r.source_accuracy]
     best = max((row.mean.mean for row in rows if row.mean), default=None)
     for row in rows:
@@ -248,15 +332,17 @@ def tidy(board: Leaderboard) -> pd.DataFrame:
     """The launch as one table, a line for every row and quantity.
 
     Columns: ``study``, ``benchmark``, ``objective``, ``method``, ``label``, ``row`` and ``hyperparameters`` (as JSON),
-    ``variant``, ``trainable_parameters``, ``quantity``; its ``mean``, ``std`` and ``n`` over seeds in percent;
-    ``failed``, ``trials``, and whether the row is on the Pareto front (``pareto``), has the ``best`` MEAN, or is
-    ``test_selected``.
+    ``variant``, ``trainable_parameters``, ``quantity``; its ``mean``, ``std`` and ``n`` over seeds, the ends ``low``
+    and ``high`` of its 95 % interval over seeds and images, all in percent; ``failed``, ``trials``, and whether by its
+    means the row is on the Pareto front (``pareto``) or has the ``best`` MEAN; ``test_selected``, ``by_image``, and the
+    columns ``COUNTS``, ``CHANCES`` and ``BEHIND``; ``groups``, in which it cannot be told from the best row.
     """
     import pandas as pd
 
     lines = [_line(board, row, quantity) for row in board.rows for quantity in QUANTITIES]
-    counts = dict.fromkeys(("trainable_parameters", "n", "failed", "trials"), "Int64")
-    return pd.DataFrame(lines).astype({**counts, "mean": "float64", "std": "float64"})
+    counts = dict.fromkeys(("trainable_parameters", "n", "failed", "trials", *COUNTS), "Int64")
+    numbers = dict.fromkeys(("mean", "std", "low", "high", *CHANCES, *BEHIND), "float64")
+    return pd.DataFrame(lines).astype({**counts, **numbers})
 
 
 def _line(board: Leaderboard, row: Row, quantity: str) -> dict[str, Any]:
@@ -274,19 +360,47 @@ def _line(board: Leaderboard, row: Row, quantity: str) -> dict[str, Any]:
         "quantity": quantity,
         **{part: getattr(spread, part) if spread else None for part in PARTS},
         "trials": len(row.trials),
-        **{fact: getattr(row, fact) for fact in FACTS},
+        **{fact: getattr(row, fact) for fact in (*FACTS, *COUNTS)},
+        **_standing(row.standing),
+    }
+
+
+def _standing(standing: Standing | None) -> dict[str, Any]:
+    if standing is None:
+        return {**dict.fromkeys((*CHANCES, *BEHIND)), "groups": ""}
+    behind = standing.behind
+    numbers = zip(BEHIND, (behind.value, behind.low, behind.high, behind.p), strict=True)
+    return {
+        **{name: getattr(standing, name) for name in CHANCES},
+        **dict(numbers),
+        "groups": " ".join(standing.groups),
     }
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table with one line a row: ``target_accuracy_mean``, ``target_accuracy_std``, ... as columns."""
-    own = ["method", "label", "row", "hyperparameters", "trainable_parameters", "trials", *FACTS]
+    facts = (*FACTS, *COUNTS, *CHANCES, *BEHIND, "groups")
+    own = ["objective", "method", "label", "row", "hyperparameters", "trainable_parameters", "trials", *facts]
     rows = table.groupby("label", sort=False)[own].first().reset_index(drop=True)
     for quantity in QUANTITIES:
         of_quantity = table[table["quantity"] == quantity].reset_index(drop=True)
         for part in PARTS:
             rows[f"{quantity}_{part}"] = of_quantity[part]
     return rows
+
+
+def cell(line: Line, quantity: str) -> str:
+    """A quantity with its interval, ``91.4 [90.1, 92.6]``; or that it failed."""
+    mean, low, high = (line[f"{quantity}_{part}"] for part in ("mean", "low", "high"))
+    return "failed" if mean is None else with_interval(mean, low, high)
+
+
+def with_interval(mean: float, low: float | None, high: float | None) -> str:
+    """A number in percent as it is shown; without ends where its interval is not known."""
+    shown = f"{mean:.1f}"
+    if low is None or high is None:
+        return shown
+    return f"{shown} [{', '.join(f'{round(end, 1) + 0.0:.1f}' for end in (low, high))}]"  # no -0.0
 
 
 def lines(board: Leaderboard) -> list[Line]:

@@ -18,6 +18,7 @@ from rich.console import Console
 from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting import leaderboard, published
+from bench.reporting.findings import interval_legend
 from bench.reporting.picture import draw
 from bench.reporting.rows import FACTS, PARTS, QUANTITIES, Leaderboard, build, tidy
 
@@ -91,30 +92,36 @@ def markdown_rows(board: Leaderboard) -> list[list[str]]:
 def test_markdown_parses_back_to_the_numbers(mixed: Leaderboard) -> None:
     header, dashes, untouched, *rows = markdown_rows(mixed)
     assert header[:3] == ["Method", "Hyper-parameters", "Trainable"]
-    assert {len(line) for line in (header, dashes, untouched, *rows)} == {8}
-    assert (untouched[0], untouched[4], untouched[5]) == ("untouched backbone", "90.70", "0.00")
+    assert {len(line) for line in (header, dashes, untouched, *rows)} == {10}
+    assert (untouched[0], untouched[6], untouched[7]) == ("untouched backbone", "90.7", "0.0")
     for found, cells in zip(mixed.rows, rows, strict=True):
         assert cells[0] == found.label
         assert cells[2] == (f"{found.trainable_parameters:,}" if found.trainable_parameters else "–")
-        for name, cell in zip(QUANTITIES, cells[3:7], strict=True):
+        assert cells[3:5] == [str(found.mean.n if found.mean else 0), "1 × –"]
+        for name, cell in zip(QUANTITIES, cells[5:9], strict=True):
             spread = getattr(found, name)
             if spread is None:
                 assert cell == "failed"
                 continue
-            mean, std = (float(part) for part in cell.strip("*").split(" ± "))
-            assert (mean, std) == (pytest.approx(spread.mean, abs=0.0051), pytest.approx(spread.std, abs=0.0051))
-        assert (cells[7] == "★") is found.pareto
-        assert cells[6].startswith("**") is found.best
+            numbers = [float(part) for part in re.findall(r"-?[\d.]+", cell)]
+            assert numbers == pytest.approx([spread.mean, spread.low, spread.high], abs=0.0501)
+            assert cell.startswith("**") is (found.standing is not None and name in found.standing.groups)
+        probability = found.standing.pareto_probability if found.standing else 0
+        assert cells[9][:1] == ("★" if probability >= 0.95 else "☆" if probability >= 0.05 else "")
+        assert not cells[9] or float(cells[9][2:-1]) == pytest.approx(100 * probability, abs=0.501)
     text = leaderboard.markdown(mixed)
     assert leaderboard.LEGEND.format(k="k = 20") in text
-    assert "3 seeds a row: 0, 1, 2." in text
+    assert interval_legend(mixed) in text
+    basis = "3 seeds a row: 0, 1, 2; 500 test images; 1,000 source queries; chosen by mean."
+    assert basis in text
+    assert basis in " ".join(screen(mixed, 200).split())
     assert "Failed confirmations: lora rank=8: 1 of 3; block_expansion p=4: 3 of 3." in text
 
 
 def test_every_form_has_the_numbers_of_the_tidy_table(mixed: Leaderboard) -> None:
     table = tidy(mixed)
     as_csv = {line["row"]: line for line in csv.DictReader(io.StringIO(leaderboard.as_csv(mixed)))}
-    as_markdown = {cells[0]: dict(zip(QUANTITIES, cells[3:7], strict=True)) for cells in markdown_rows(mixed)[3:]}
+    as_markdown = {cells[0]: dict(zip(QUANTITIES, cells[5:9], strict=True)) for cells in markdown_rows(mixed)[3:]}
     shown = leaderboard.for_mlflow(mixed).set_index("row")
     text = screen(mixed, 160)
     assert set(as_csv) == set(as_markdown) == set(shown.index) == set(table["label"])
@@ -122,14 +129,20 @@ def test_every_form_has_the_numbers_of_the_tidy_table(mixed: Leaderboard) -> Non
         found = [as_csv[label][f"{quantity}_{part}"] for part in PARTS]
         cell = as_markdown[label][quantity].strip("*")
         if pd.isna(numbers[0]):
-            assert (found, cell) == (["", "", ""], "failed")
+            assert (found, cell) == ([""] * len(PARTS), "failed")
             assert pd.isna(shown.loc[label, quantity])
             continue
-        mean, std, _ = numbers
+        mean, std, _, low, high = numbers
         assert list(map(float, found)) == numbers
-        assert cell == f"{mean:.2f} ± {std:.2f}"
-        assert f"{mean:.1f} ± {std:.1f}" in text
-        assert (shown.loc[label, quantity], shown.loc[label, f"{quantity}_std"]) == (mean, std)
+        interval = f"[{round(low, 1) + 0.0:.1f}, {round(high, 1) + 0.0:.1f}]"
+        assert cell == f"{mean:.1f} {interval}"
+        assert interval.replace(" ", "") in text
+        assert [shown.loc[label, f"{quantity}{part}"] for part in ("", "_std", "_low", "_high")] == [
+            mean,
+            std,
+            low,
+            high,
+        ]
 
 
 def test_rows_that_need_more_words_are_shown_apart(record: Make) -> None:
@@ -158,7 +171,8 @@ def test_chosen_values_are_rounded_for_people_only(board: Leaderboard) -> None:
 
 def numbers(board: Leaderboard) -> list[str]:
     spreads = [getattr(row, name) for row in board.rows for name in QUANTITIES]
-    return [f"{s.mean:.1f} ± {s.std:.1f}" for s in spreads if s]
+    ends = [f"[{round(s.low, 1) + 0.0:.1f},{round(s.high, 1) + 0.0:.1f}]" for s in spreads if s]
+    return [*ends, *(f"{s.mean:.1f}" for s in spreads if s)]
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
@@ -197,10 +211,13 @@ def test_the_screen_cuts_no_number_of_large_spreads_and_models(
 
 def test_the_screen_marks_front_and_best(board: Leaderboard) -> None:
     lines = screen(board, 100).splitlines()
-    starred = [
-        line.removesuffix("★") != line for line in map(str.rstrip, lines) if " ± " in line and "MEAN" not in line
+    below = [index for index, line in enumerate(lines) if "lr=" in line]
+    stars = [lines[index - 1].rstrip()[-1] for index in below]
+    chances = [row.standing.pareto_probability if row.standing else 0 for row in board.rows]
+    assert ["★" if chance >= 0.95 else "☆" if chance >= 0.05 else "" for chance in chances] == [
+        star if star in "★☆" else "" for star in stars
     ]
-    assert starred == [row.pareto for row in board.rows]
+    assert [lines[index].rstrip().endswith("%") for index in below] == [chance >= 0.05 for chance in chances]
     (untouched,) = [line for line in lines if line.startswith("untouched")]
     assert "90.7" in untouched
 

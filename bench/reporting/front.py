@@ -1,0 +1,118 @@
+"""The front of methods as a matter of chance: draws of what all rows' accuracies may truly be, and what follows.
+
+A draw moves every row by what its images and its seeds leave open. Rows that answered the same images move together, as
+far as they got the same ones right; their seeds move each on its own, target and source of a row together, with the
+heavier tails of Student's t (a fiducial distribution, as in Behrens and Fisher's problem: Fisher 1935, Annals of
+Eugenics 6:391). Probabilities are shares of the draws, and nothing of them is random: the draws have a fixed seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.reporting.outcomes import Outcome
+from bench.reporting.statistics import LEVEL, Array
+
+DRAWS = 10_000
+"""A probability is off by one point at most."""
+
+DOMAINS = ("target", "source")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Accuracies that rows may truly have, as shares: ``target`` and ``source``, ``[draws, rows]``."""
+
+    target: Array
+    source: Array
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], count: int = DRAWS, seed: int = 0) -> Draws:
+        """Draws for some rows."""
+        rng = np.random.default_rng(seed)
+        target, source = (_by_images(outcomes, domain, count, rng) for domain in DOMAINS)
+        for row, outcome in enumerate(outcomes):
+            shifts = _by_seeds(outcome, count, rng)
+            target[:, row] += shifts[:, 0]
+            source[:, row] += shifts[:, 1]
+        return cls(target.clip(0, 1), source.clip(0, 1))
+
+    def best(self) -> Array:
+        """How probably each row has the highest MEAN, ``[rows]``; of equal ones each has its part."""
+        mean = self.target + self.source
+        highest = mean == mean.max(axis=1, keepdims=True)
+        return np.asarray((highest / highest.sum(axis=1, keepdims=True)).mean(axis=0))
+
+    def on_front(self) -> Array:
+        """How probably no other row is at least as good in both accuracies and better in one, ``[rows]``."""
+        found = np.empty(self.target.shape[1])
+        for row in range(len(found)):
+            target, source = self.target[:, [row]], self.source[:, [row]]
+            as_good = (self.target >= target) & (self.source >= source)
+            beaten = as_good & ((self.target > target) | (self.source > source))
+            found[row] = 1 - beaten.any(axis=1).mean()
+        return found
+
+
+def _by_images(outcomes: Sequence[Outcome], domain: str, count: int, rng: np.random.Generator) -> Array:
+    """Normal draws around the accuracies on a domain, ``[count, rows]``: what its images leave open."""
+    answered = [outcome.answers[domain] for outcome in outcomes]
+    estimates = [outcome.estimate(f"{domain}_accuracy") for outcome in outcomes]
+    covariance = np.zeros((len(outcomes), len(outcomes)))
+    for images in {own.images for own in answered if own.right is not None}:
+        rows = [row for row, own in enumerate(answered) if own.images == images]
+        means = np.stack([own.right.mean(axis=0) for own in answered if own.images == images and own.right is not None])
+        covariance[np.ix_(rows, rows)] = np.cov(means).reshape(len(rows), -1) / max(1, means.shape[1])
+    np.fill_diagonal(covariance, [sum(part.variance for part in estimate.images) for estimate in estimates])
+    sizes, vectors = np.linalg.eigh(covariance)
+    normal = rng.standard_normal((count, len(outcomes))) * np.sqrt(sizes.clip(0))
+    return np.asarray([estimate.value for estimate in estimates] + normal @ vectors.T)
+
+
+def _by_seeds(outcome: Outcome, count: int, rng: np.random.Generator) -> Array:
+    """Draws of what the seeds leave open of both accuracies, ``[count, 2]``; nothing is known of a single seed."""
+    seeds = len(outcome.seeds)
+    if seeds < 2:
+        return np.zeros((count, 2))
+    shares = np.stack([outcome.answers[domain].shares for domain in DOMAINS], axis=1)
+    normal = rng.standard_normal((count, seeds)) @ (shares - shares.mean(axis=0)) / np.sqrt(seeds * (seeds - 1))
+    return np.asarray(normal * np.sqrt((seeds - 1) / rng.chisquare(seeds - 1, (count, 1))))
+
+
+@dataclass(frozen=True)
+class Hypervolume:
+    """Share of all pairs of target and source accuracy, in percent, that a method's rows reach, and its interval."""
+
+    method: str
+    value: float
+    low: float
+    high: float
+
+
+def hypervolumes(outcomes: Sequence[Outcome], methods: Sequence[str], draws: Draws) -> tuple[Hypervolume, ...]:
+    """Hypervolume of every method's rows, in the order of the methods; 0 and 0 percent are the reference point.
+
+    After Zitzler and Thiele 1999 (IEEE Transactions on Evolutionary Computation 3:257). The interval is the basic one,
+    mirrored at the value: of several rows that are moved by chance the best one lies too high.
+    """
+    values = [[outcome.estimate(f"{domain}_accuracy").value for outcome in outcomes] for domain in DOMAINS]
+    found = []
+    for method in dict.fromkeys(methods):
+        rows = [row for row, own in enumerate(methods) if own == method]
+        value = float(area(*(np.array([own])[:, rows] for own in values))[0])
+        low, high = np.quantile(area(draws.target[:, rows], draws.source[:, rows]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        ends = (max(0.0, 2 * value - float(high)), min(1.0, 2 * value - float(low)))
+        found.append(Hypervolume(method, 100 * value, 100 * ends[0], 100 * ends[1]))
+    return tuple(found)
+
+
+def area(target: Array, source: Array) -> Array:
+    """Area below the staircase of some points, ``[draws]`` of ``[draws, points]``."""
+    order = np.argsort(-target, axis=1)
+    right = np.take_along_axis(target, order, axis=1)
+    height = np.maximum.accumulate(np.take_along_axis(source, order, axis=1), axis=1)
+    width = right - np.append(right[:, 1:], np.zeros((len(right), 1)), axis=1)
+    return np.asarray((width * height).sum(axis=1))

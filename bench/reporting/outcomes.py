@@ -1,0 +1,165 @@
+"""Outcomes: what the records of a row say, image by image where they do, and the estimates that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.readings import HEAD, KNN, Reading
+from bench.records import Record
+from bench.reporting.statistics import Array, Estimate, Images, Seeds, of_answers
+
+NAMES = ("target", "source", "before")
+DOMAINS = {HEAD: "target", KNN: "source"}
+"""Accuracies of the trained model are read on these; ``before`` is the untouched backbone's on the source."""
+
+WEIGHTS: Mapping[str, Mapping[str, float]] = {
+    "target_accuracy": {"target": 1.0},
+    "source_accuracy": {"source": 1.0},
+    "forgetting": {"before": 1.0, "source": -1.0},
+    "mean": {"target": 0.5, "source": 0.5},
+}
+"""A quantity is a sum of accuracies: of the model on both domains, of the untouched backbone on the source."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One accuracy of a row over its seeds: shares ``[s]``, of n images that are known by ``images``.
+
+    ``right`` is bool ``[s, n]``; None where the records do not hold it for every seed, or for different images.
+    """
+
+    shares: Array
+    n: int | None
+    images: str | None = None
+    right: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(cls, readings: Sequence[Reading]) -> Answered:
+        """What some seeds read of the same images."""
+        shares = np.array([reading.numbers["top1"] for reading in readings]) / 100
+        counts, answers = {reading.n for reading in readings}, [reading.answers for reading in readings]
+        n = counts.pop() if len(counts) == 1 else None
+        known = {own.images if own else None for own in answers}
+        images = known.pop() if len(known) == 1 else None
+        if n is None or images is None:
+            return cls(shares, n)
+        return cls(shares, n, images, np.stack([own.array(n) for own in answers if own]))
+
+    def of_seeds(self, places: Sequence[int]) -> Answered:
+        """The same of some of the seeds."""
+        right = None if self.right is None else self.right[list(places)]
+        return Answered(self.shares[list(places)], self.n, self.images, right)
+
+    @property
+    def binomial(self) -> float:
+        """Variance of the accuracy through its images, if nothing but the accuracy is known."""
+        share = float(self.shares.mean())
+        return share * (1 - share) / self.n if self.n else 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the successful seeds of a row have answered: of ``target`` and ``source``, and ``before`` on the source."""
+
+    seeds: tuple[int, ...]
+    answers: Mapping[str, Answered]
+
+    @classmethod
+    def of(cls, records: Sequence[Record], variant: str | None = None) -> Outcome | None:
+        """The outcome of successful confirmations of one configuration; None if there are none."""
+        read = {record.seed: own for record in records if len(own := _judged(record, variant)) == len(NAMES)}
+        if not read:
+            return None
+        answers = {name: Answered.of([own[name] for own in read.values()]) for name in NAMES}
+        return cls(tuple(read), answers)
+
+    @property
+    def by_image(self) -> bool:
+        """Whether it is known which images were right."""
+        return all(answered.right is not None for answered in self.answers.values())
+
+    def estimate(self, quantity: str) -> Estimate:
+        """A quantity (see ``WEIGHTS``) with its uncertainty over seeds and images, as a share."""
+        weights = WEIGHTS[quantity]
+        shares = min(weights.values()) > 0
+        if self.by_image:
+            return of_answers(self.tables(quantity), shares=shares)
+        means = sum(weight * self.answers[name].shares for name, weight in weights.items())
+        return Estimate(float(np.mean(means)), tuple(self._approximate(weights)), Seeds.of(np.asarray(means)))
+
+    def tables(self, quantity: str) -> list[Array]:
+        """The weighted answers that make a quantity, ``[seeds, images]``, one table a data set; needs ``by_image``."""
+        tables: dict[bool, Array] = {}
+        for name, weight in WEIGHTS[quantity].items():
+            right = self.answers[name].right
+            assert right is not None
+            of_target = name == "target"
+            tables[of_target] = tables.get(of_target, np.zeros(right.shape)) + weight * right
+        return list(tables.values())
+
+    def _approximate(self, weights: Mapping[str, float]) -> list[Images]:
+        """What images contribute by the binomial distribution; of a difference, as if its images were not the same.
+
+        A source accuracy that equals the untouched backbone's in every seed is that of the same features.
+        """
+        parts = [(own, weight) for name, weight in weights.items() if (own := self.answers[name]).n]
+        if min(weights.values()) > 0:
+            return [Images(own.binomial, own.n or 0, float(own.shares.mean()), weight) for own, weight in parts]
+        if (self.answers["before"].shares == self.answers["source"].shares).all():
+            return []
+        return [Images(own.binomial, own.n or 0) for own, _ in parts]
+
+
+def _judged(record: Record, variant: str | None) -> dict[str, Reading]:
+    """The readings that a confirmation is judged by, as far as there are any."""
+    test = [reading for reading in record.readings if reading.split == "test"]
+    ended = [reading for reading in test if (reading.step, reading.variant) == (record.measured_step, variant)]
+    found = {DOMAINS[reading.probe]: reading for reading in ended if reading.probe in DOMAINS}
+    before = [reading for reading in test if (reading.step, reading.probe) == (0, KNN)]
+    return found | ({"before": before[0]} if before else {})
+
+
+def same_images(first: Outcome, second: Outcome, quantity: str) -> bool:
+    """Whether both are known to have answered the same images of all that a quantity depends on."""
+    pairs = [(first.answers[name], second.answers[name]) for name in WEIGHTS[quantity]]
+    return all(one.images == other.images and one.images is not None for one, other in pairs)
+
+
+def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
+    """First minus second: paired by images where they are known to be the same, by seeds where both have two or more.
+
+    Seeds that only one of them has do not count then. Without images in common each has its own uncertainty.
+    """
+    common = sorted(set(first.seeds) & set(second.seeds))
+    if len(common) > 1 or first.seeds == second.seeds:
+        first, second = (_of_seeds(outcome, common) for outcome in (first, second))
+    if not same_images(first, second, quantity):
+        return _apart(first, second, quantity)
+    one, other = first.tables(quantity), second.tables(quantity)
+    if first.seeds == second.seeds:
+        return of_answers([a - b for a, b in zip(one, other, strict=True)], shares=False)
+    means = [a.mean(axis=0, keepdims=True) - b.mean(axis=0, keepdims=True) for a, b in zip(one, other, strict=True)]
+    images = of_answers(means, shares=False)
+    seeds = [Seeds.of(np.asarray(sum(table.mean(axis=1) for table in tables))) for tables in (one, other)]
+    return Estimate(images.value, images.images, (*seeds[0], *seeds[1]) if all(seeds) else ())
+
+
+def _of_seeds(outcome: Outcome, seeds: Sequence[int]) -> Outcome:
+    places = [outcome.seeds.index(seed) for seed in seeds]
+    return Outcome(tuple(seeds), {name: own.of_seeds(places) for name, own in outcome.answers.items()})
+
+
+def _apart(first: Outcome, second: Outcome, quantity: str) -> Estimate:
+    """The difference of two rows that are not known to have images in common; their seeds are paired if equal."""
+    one, other = first.estimate(quantity), second.estimate(quantity)
+    images = tuple(Images(part.weighted, part.n) for estimate in (one, other) for part in estimate.images)
+    seeds: tuple[Seeds, ...] = (*one.seeds, *other.seeds) if one.seeds and other.seeds else ()
+    if first.seeds == second.seeds and seeds:
+        weights = WEIGHTS[quantity].items()
+        apart = sum(weight * (first.answers[name].shares - second.answers[name].shares) for name, weight in weights)
+        seeds = Seeds.of(np.asarray(apart))
+    return Estimate(one.value - other.value, images, seeds)
