@@ -20,6 +20,7 @@ EPILOG = """\
 examples:
   python -m bench list
   python -m bench leaderboard results/block_expansion/tiny     rebuild table and picture from the records
+  python -m bench compare "results/paper/tiny:lora rank=8" linear     two rows; or two launch folders, row by row
   python -m bench evaluate RECORD                              RECORD: results/<study>/<benchmark>/records/<trial>.json,
                                                                or the id of the trial's MLflow run
   python -m bench export RECORD --out model.safetensors        a confirmed trial's model for plain timm
@@ -44,6 +45,17 @@ def arguments() -> argparse.ArgumentParser:
     commands.add_parser("list", help="list studies, benchmarks and methods")
     board = commands.add_parser("leaderboard", help="rebuild a leaderboard from its records")
     board.add_argument("folder", type=Path, help="results/<study>/<benchmark>")
+    board.add_argument(
+        "--forgetting-limit",
+        type=float,
+        default=10.0,
+        metavar="POINTS",
+        help="points that a row may forget where the best of those is named (default: 10)",
+    )
+    apart = commands.add_parser("compare", help="tell two rows, or the rows of two launches, apart")
+    apart.add_argument("first", help="FOLDER:ROW, or a launch folder, or its records")
+    apart.add_argument("second", help="the same; or ROW alone, of the first folder")
+    apart.add_argument("--quantity", action="append", help="what is compared, can be given again (default: all)")
     again = commands.add_parser("evaluate", help="measure a confirmed trial again from its checkpoint")
     _add_record(again)
     again.add_argument(
@@ -83,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "list":
             return _list()
         if args.command == "leaderboard":
-            return _leaderboard(args.folder)
+            return _leaderboard(args.folder, args.forgetting_limit)
+        if args.command == "compare":
+            return _compare(args.first, args.second, args.quantity)
         if args.command == "evaluate":
             return _evaluate(_record(args), args.device)
         if args.command == "export":
@@ -116,18 +130,30 @@ def _list() -> int:
     return 0
 
 
-def _leaderboard(folder: Path) -> int:
+def _leaderboard(folder: Path, limit: float) -> int:
     from rich.console import Console
 
     from bench.folder import LaunchFolder
     from bench.reporting import leaderboard
     from bench.reporting.rows import build
 
+    if not 0 <= limit <= 100:
+        raise ValueError(f"--forgetting-limit {limit} is no number of points: say one from 0 to 100")
     place = LaunchFolder(folder)
-    board = build(place.read_records())
+    board = build(place.read_records(), forgetting_limit=limit)
     leaderboard.write(board, place)
     leaderboard.show(board, Console())
     _say(f"written to {folder}")
+    return 0
+
+
+def _compare(first: str, second: str, quantities: Sequence[str] | None) -> int:
+    from rich.console import Console
+
+    from bench.reporting import compare
+
+    found = compare.compare(first, second, quantities) if quantities else compare.compare(first, second)
+    compare.show(found, Console())
     return 0
 
 

@@ -19,6 +19,9 @@ from bench.reporting.statistics import LEVEL, Array
 DRAWS = 10_000
 """A probability is off by one point at most."""
 
+EQUAL = 1e-9
+"""Shares that differ by no more are the same: rounding may do that."""
+
 DOMAINS = ("target", "source")
 
 
@@ -43,7 +46,7 @@ class Draws:
     def best(self) -> Array:
         """How probably each row has the highest MEAN, ``[rows]``; of equal ones each has its part."""
         mean = self.target + self.source
-        highest = mean == mean.max(axis=1, keepdims=True)
+        highest = mean >= mean.max(axis=1, keepdims=True) - EQUAL
         return np.asarray((highest / highest.sum(axis=1, keepdims=True)).mean(axis=0))
 
     def on_front(self) -> Array:
@@ -51,25 +54,42 @@ class Draws:
         found = np.empty(self.target.shape[1])
         for row in range(len(found)):
             target, source = self.target[:, [row]], self.source[:, [row]]
-            as_good = (self.target >= target) & (self.source >= source)
-            beaten = as_good & ((self.target > target) | (self.source > source))
+            as_good = (self.target >= target - EQUAL) & (self.source >= source - EQUAL)
+            beaten = as_good & ((self.target > target + EQUAL) | (self.source > source + EQUAL))
             found[row] = 1 - beaten.any(axis=1).mean()
         return found
 
 
 def _by_images(outcomes: Sequence[Outcome], domain: str, count: int, rng: np.random.Generator) -> Array:
-    """Normal draws around the accuracies on a domain, ``[count, rows]``: what its images leave open."""
+    """Normal draws around the accuracies on a domain, ``[count, rows]``: what its images leave open.
+
+    Rows are correlated as their images' means are, which what is of single seeds makes a little less than they should.
+    """
     answered = [outcome.answers[domain] for outcome in outcomes]
     estimates = [outcome.estimate(f"{domain}_accuracy") for outcome in outcomes]
-    covariance = np.zeros((len(outcomes), len(outcomes)))
+    correlation = np.eye(len(outcomes))
     for images in {own.images for own in answered if own.right is not None}:
         rows = [row for row, own in enumerate(answered) if own.images == images]
         means = np.stack([own.right.mean(axis=0) for own in answered if own.images == images and own.right is not None])
-        covariance[np.ix_(rows, rows)] = np.cov(means).reshape(len(rows), -1) / max(1, means.shape[1])
-    np.fill_diagonal(covariance, [sum(part.variance for part in estimate.images) for estimate in estimates])
-    sizes, vectors = np.linalg.eigh(covariance)
-    normal = rng.standard_normal((count, len(outcomes))) * np.sqrt(sizes.clip(0))
-    return np.asarray([estimate.value for estimate in estimates] + normal @ vectors.T)
+        centred = means - means.mean(axis=1, keepdims=True)
+        lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+        unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+        correlation[np.ix_(rows, rows)] = unit @ unit.T
+    deviations = np.sqrt([sum(part.variance for part in estimate.images) for estimate in estimates])
+    normal = rng.standard_normal((count, len(outcomes))) @ _root(correlation).T
+    return np.asarray([estimate.value for estimate in estimates] + normal * deviations)
+
+
+def _root(correlation: Array) -> Array:
+    """The Cholesky factor; a row that follows from those before it, as one that equals another, adds nothing."""
+    root = np.zeros_like(correlation)
+    for row in range(len(root)):
+        for column in range(row):
+            rest = correlation[row, column] - root[row, :column] @ root[column, :column]
+            root[row, column] = rest / root[column, column] if root[column, column] > 0 else 0.0
+        left = correlation[row, row] - root[row, :row] @ root[row, :row]
+        root[row, row] = np.sqrt(left) if left > EQUAL else 0.0
+    return root
 
 
 def _by_seeds(outcome: Outcome, count: int, rng: np.random.Generator) -> Array:

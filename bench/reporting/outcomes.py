@@ -129,6 +129,16 @@ def same_images(first: Outcome, second: Outcome, quantity: str) -> bool:
     return all(one.images == other.images and one.images is not None for one, other in pairs)
 
 
+def different_images(first: Outcome, second: Outcome, quantity: str) -> str | None:
+    """The data set (``target`` or ``source``) of which two rows are known to have answered different images, if any."""
+    for name in WEIGHTS[quantity]:
+        one, other = first.answers[name], second.answers[name]
+        known = None not in (one.images, other.images) and one.images != other.images
+        if known or (None not in (one.n, other.n) and one.n != other.n):
+            return "target" if name == "target" else "source"
+    return None
+
+
 def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     """First minus second: paired by images where they are known to be the same, by seeds where both have two or more.
 

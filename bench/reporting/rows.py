@@ -14,7 +14,7 @@ from bench.readings import EQUAL
 from bench.records import Record
 from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, compare_all
 from bench.reporting.front import Hypervolume
-from bench.reporting.outcomes import Outcome, same_images
+from bench.reporting.outcomes import Outcome, different_images
 from bench.spec import readable
 
 if TYPE_CHECKING:
@@ -157,13 +157,9 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
         ValueError: there are no confirmations, one is there twice, or they come from different studies, benchmarks or
             backbones.
     """
-    confirmed = [record for record in records if record.phase == "confirm"]
-    if not confirmed:
-        raise ValueError("no record is a confirmation: the study ended before its search was over")
+    confirmed = _confirmed(records)
     study, benchmark = (_only(confirmed, name) for name in ("study", "benchmark"))
-    groups = [list(group) for _, group in groupby(sorted(confirmed, key=_order), key=lambda r: r.configuration)]
-    searched = _searched(records)
-    found = [pair for group in groups for pair in _rows(group, searched)]
+    found = _found(records)
     before = _before(confirmed)
     objectives = {record.search.objective if record.search else None for record in confirmed}
     ks = {reading.settings["k"] for record in confirmed for reading in record.readings if "k" in reading.settings}
@@ -174,11 +170,35 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
         source_accuracy_before=min(before, default=None),
         source_accuracy_before_max=max(before, default=None),
         ks=tuple(sorted(ks)),
-        rows=tuple(_ranked(_told_apart([row for row, _ in found]))),
+        rows=tuple(_ranked([row for row, _ in found])),
         objective=objectives.pop() if len(objectives) == 1 else None,
         forgetting_limit=forgetting_limit,
     )
     return _compared(board, [outcome for _, outcome in found])
+
+
+def outcomes(records: Sequence[Record]) -> dict[str, Outcome | None]:
+    """What the rows of a leaderboard have answered, by label; None of a row no seed of which succeeded.
+
+    Raises:
+        ValueError: as for :func:`build`.
+    """
+    return {row.label: outcome for row, outcome in _found(records)}
+
+
+def _confirmed(records: Sequence[Record]) -> list[Record]:
+    confirmed = [record for record in records if record.phase == "confirm"]
+    if not confirmed:
+        raise ValueError("no record is a confirmation: the study ended before its search was over")
+    return confirmed
+
+
+def _found(records: Sequence[Record]) -> list[tuple[Row, Outcome | None]]:
+    """Rows, whose labels tell them apart, and what their seeds have answered, in the leaderboard's order."""
+    ordered, searched = sorted(_confirmed(records), key=_order), _searched(records)
+    groups = [list(group) for _, group in groupby(ordered, key=lambda record: record.configuration)]
+    found = [pair for group in groups for pair in _rows(group, searched)]
+    return list(zip(_told_apart([row for row, _ in found]), (outcome for _, outcome in found), strict=True))
 
 
 def _compared(board: Leaderboard, outcomes: Sequence[Outcome | None]) -> Leaderboard:
@@ -200,8 +220,7 @@ def _compared(board: Leaderboard, outcomes: Sequence[Outcome | None]) -> Leaderb
 
 
 def _same_images(outcomes: Sequence[Outcome]) -> bool:
-    known = [outcome for outcome in outcomes if outcome.by_image]
-    return all(same_images(one, other, "mean") for one, other in pairwise(known))
+    return all(different_images(one, other, "mean") is None for one, other in pairwise(outcomes))
 
 
 def _family(row: Row) -> str:

@@ -1,0 +1,217 @@
+"""Two rows, or the rows of two launches, side by side: differences, and whether they are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.folder import LaunchFolder
+from bench.reporting import rows
+from bench.reporting.comparisons import Difference
+from bench.reporting.outcomes import Outcome, difference, different_images, same_images
+from bench.reporting.rows import QUANTITIES, with_interval
+from bench.reporting.screen import plain
+from bench.reporting.statistics import Estimate, holm, seeds_needed
+from bench.spec import unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Side:
+    """A launch that is compared: folder, benchmark, rows by label, and the row that is meant (None: all of them)."""
+
+    folder: Path
+    benchmark: str
+    rows: dict[str, Outcome | None]
+    row: str | None
+
+    def outcome(self, label: str) -> Outcome:
+        """What a row has answered.
+
+        Raises:
+            ValueError: there is no such row, or none of its seeds succeeded.
+        """
+        if label not in self.rows:
+            raise ValueError(f"{self.folder} has no row {label!r}: its rows are {', '.join(self.rows)}")
+        found = self.rows[label]
+        if found is None:
+            raise ValueError(f"no seed of {label!r} in {self.folder} succeeded, so there is nothing to compare")
+        return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One quantity of two rows: both, their difference, and the seeds that would tell them apart if these do not."""
+
+    label: str
+    quantity: str
+    first: Estimate
+    second: Estimate
+    apart: Difference
+    seeds: int | None
+    paired: bool
+    """Whether both are known to have answered the same images."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and what came out."""
+
+    first: Side
+    second: Side
+    lines: tuple[Compared, ...]
+
+
+def compare(first: str, second: str, quantities: Sequence[str] = QUANTITIES) -> Comparison:
+    """Compare two rows, or every row that two launches have in common.
+
+    Args:
+        first: ``FOLDER:ROW`` or ``FOLDER``: a launch folder, or its records.
+        second: the same, or ``ROW`` of the first one's folder; without a row, the one of the other is meant.
+        quantities: what is compared.
+
+    Raises:
+        ValueError: there is no such folder, row or quantity, or the rows did not answer the same images.
+    """
+    if strange := [name for name in quantities if name not in QUANTITIES]:
+        raise unknown("quantity", strange[0], QUANTITIES)
+    one = _side(first)
+    other = _side(second, one)
+    cases = [(label, name, a, b) for label, a, b in _pairs(one, other) for name in dict.fromkeys(quantities)]
+    for _, quantity, a, b in cases:
+        _check(one, other, a, b, quantity)
+    found = [(*case, difference(*case[2:], case[1])) for case in cases]
+    p_values = holm([estimate.p_value() for *_, estimate in found])
+    lines = tuple(
+        Compared(
+            label=label,
+            quantity=quantity,
+            first=a.estimate(quantity),
+            second=b.estimate(quantity),
+            apart=Difference.of(estimate, p),
+            seeds=seeds_needed(estimate),
+            paired=same_images(a, b, quantity),
+        )
+        for (label, quantity, a, b, estimate), p in zip(found, p_values, strict=True)
+    )
+    return Comparison(one, other, lines)
+
+
+def _side(said: str, other: Side | None = None) -> Side:
+    folder, row = _split(said)
+    if folder is None:
+        if other is None or other.row is None:
+            raise ValueError(f"there is no folder {said}: say FOLDER:ROW or FOLDER, as results/paper/tiny:linear")
+        return Side(other.folder, other.benchmark, other.rows, said)
+    place = LaunchFolder(folder.parent if folder.name == "records" else folder)
+    records = place.read_records()
+    (benchmark,) = {record.benchmark for record in records[:1]}
+    return Side(folder, benchmark, rows.outcomes(records), row)
+
+
+def _split(said: str) -> tuple[Path | None, str | None]:
+    """Folder and row of what was said; no folder if no part of it is one."""
+    if Path(said).is_dir():
+        return Path(said), None
+    places = [place for place, letter in enumerate(said) if letter == ":" and Path(said[:place] or ".").is_dir()]
+    if not places:
+        return None, None
+    return Path(said[: places[-1]] or "."), said[places[-1] + 1 :].strip()
+
+
+def _pairs(one: Side, other: Side) -> Iterator[tuple[str, Outcome, Outcome]]:
+    if one.row is not None or other.row is not None:
+        first, second = one.row or other.row or "", other.row or one.row or ""
+        if (one.folder, first) == (other.folder, second):
+            raise ValueError(f"both are {first!r} in {one.folder}: name two rows")
+        label = first if first == second else f"{first} / {second}"
+        yield label, one.outcome(first), other.outcome(second)
+        return
+    common = [label for label, found in one.rows.items() if found is not None and other.rows.get(label) is not None]
+    if one.folder == other.folder or not common:
+        raise ValueError(
+            f"{one.folder} and {other.folder} have no rows to compare: name one of each, as FOLDER:ROW "
+            f"(rows of the first: {', '.join(one.rows)})"
+        )
+    for label in common:
+        yield label, one.outcome(label), other.outcome(label)
+
+
+def _check(one: Side, other: Side, first: Outcome, second: Outcome, quantity: str) -> None:
+    """Raise a ValueError if two rows are known not to have answered the same images."""
+    if one.benchmark != other.benchmark:
+        raise ValueError(
+            f"{one.folder} is of benchmark {one.benchmark} and {other.folder} of {other.benchmark}: compare rows of one"
+        )
+    if (what := different_images(first, second, quantity)) is not None:
+        raise ValueError(
+            f"{quantity} was measured on other {what} images in {one.folder} than in {other.folder}: compare rows that "
+            f"were measured on the same ones"
+        )
+
+
+def show(found: Comparison, console: Console) -> None:
+    """Print the table of a comparison, and what it says in sentences."""
+    console.print(table(found))
+    for said in sentences(found):
+        console.print(plain(said))
+
+
+def table(found: Comparison) -> Table:
+    """Both rows and their difference, a line a quantity."""
+    from rich.table import Table
+
+    several = len({line.label for line in found.lines}) > 1
+    shown = Table(title=plain(_title(found)), box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in (*(["row"] if several else []), "quantity"):
+        shown.add_column(name)
+    for name in ("A", "B", "A − B", "p"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for line in found.lines:
+        ends = [(100 * one.value, *(100 * end for end in one.interval())) for one in (line.first, line.second)]
+        numbers = [*ends, (line.apart.value, line.apart.low, line.apart.high)]
+        cells = [line.quantity.removesuffix("_accuracy"), *(with_interval(*each) for each in numbers)]
+        names = [line.label] if several else []
+        shown.add_row(*map(plain, (*names, *cells, f"{line.apart.p:.3f}")), style="bold" * line.apart.told_apart)
+    return shown
+
+
+def _title(found: Comparison) -> str:
+    sides = ((found.first, found.second), (found.second, found.first))
+    names = [f"{side.folder} {side.row or other.row or ''}".rstrip() for side, other in sides]
+    return f"A: {names[0]}\nB: {names[1]}"
+
+
+def sentences(found: Comparison) -> Iterator[str]:
+    """What a comparison says and how."""
+    lines = found.lines
+    several = len({line.label for line in lines}) > 1
+    names = [f"{line.label}, {line.quantity}" if several else line.quantity for line in lines]
+    told = [name for name, line in zip(names, lines, strict=True) if line.apart.told_apart]
+    how = f"(95 %, Holm over {len(lines)} comparison{'s' * (len(lines) > 1)})"
+    yield f"Told apart: {'; '.join(told)} {how}." if told else f"Nothing is told apart {how}."
+    rest = [f"{name} ({_needed(line)})" for name, line in zip(names, lines, strict=True) if not line.apart.told_apart]
+    if rest:
+        yield f"Not told apart: {'; '.join(rest)}."
+    if any(_of_one_seed(line) for line in lines):
+        yield "A row of one seed: its intervals and differences are over images alone, and leave out other seeds."
+    if not all(line.paired for line in lines):
+        yield "The records do not say which images were right: differences count as if they came from different images."
+
+
+def _of_one_seed(line: Compared) -> bool:
+    return not (line.first.seeds and line.second.seeds)
+
+
+def _needed(line: Compared) -> str:
+    """How many seeds would tell two rows apart."""
+    if line.apart.value == 0:
+        return "no difference was found"
+    if _of_one_seed(line):
+        return "one seed does not say how many would do it"
+    return f"about {line.seeds} seeds a row would do it" if line.seeds else "no number of seeds would, on these images"
