@@ -106,7 +106,11 @@ def compare_all(
 
 
 def against_best(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]) -> dict[int, Difference]:
-    """Every row minus the best of some rows; Holm's p-values over all of them but that one."""
+    """Every row minus the best of some rows.
+
+    Which row is the best is known from the same answers, so that every pair of the rows might have been compared:
+    Holm's p-values are over all pairs.
+    """
     if not rows:
         return {}
     best = max(rows, key=lambda row: outcomes[row].estimate(quantity).value)
@@ -115,7 +119,8 @@ def against_best(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]
 
 def _differences(outcomes: Sequence[Outcome], quantity: str, best: int, rows: Sequence[int]) -> dict[int, Difference]:
     estimates = {row: difference(outcomes[row], outcomes[best], quantity) for row in rows if row != best}
-    p_values = dict(zip(estimates, holm([estimate.p_value() for estimate in estimates.values()]), strict=True))
+    pairs = len(rows) * (len(rows) - 1) // 2
+    p_values = dict(zip(estimates, holm([estimate.p_value() for estimate in estimates.values()], pairs), strict=True))
     found = {row: Difference.of(estimate, p_values[row]) for row, estimate in estimates.items()}
     return {best: Difference(0.0, 0.0, 0.0, 1.0), **found}
 

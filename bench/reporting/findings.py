@@ -70,7 +70,8 @@ def _of_mean(board: Leaderboard) -> Iterator[str]:
         return
     alike = [row.label for row in _group(board, "mean") if row is not best]
     others = [row.label for row in rows if row is not best and row.label not in alike]
-    how = f"(95 %, Holm over {len(rows) - 1} comparison{'s' * (len(rows) > 2)})"
+    pairs = len(rows) * (len(rows) - 1) // 2
+    how = f"(95 %, Holm over {pairs} pair{'s' * (pairs > 1)})"
     if not alike:
         yield f"{best.label} has the highest MEAN and is told from every other row {how}."
         return

@@ -41,7 +41,7 @@ CHANCES = ("best_probability", "pareto_probability")
 """These columns say how probable something is of a row that has succeeded."""
 
 BEHIND = ("behind", "behind_low", "behind_high", "behind_p")
-"""The row's MEAN minus that of the row with the highest: value, interval, and p-value (Holm, over all rows)."""
+"""The row's MEAN minus that of the row with the highest: value, interval, and p-value (Holm, over all pairs)."""
 
 
 Line = Mapping[str, Any]

@@ -34,6 +34,12 @@ Array = NDArray[np.float64]
 LEVEL = 0.95
 """Intervals cover the truth so often."""
 
+ROUNDING = 1e-12
+"""Shares that differ by no more are the same."""
+
+SMALLEST, BISECTIONS = 1e-12, 50
+"""A p-value is found between this and 1, in so many steps."""
+
 MOST_SEEDS = 1000
 """Nobody trains a row with more seeds."""
 
@@ -116,12 +122,28 @@ class Estimate:
         return self.variance / lost if lost > 0 else math.inf
 
     def p_value(self, null: float = 0.0) -> float:
-        """Of a difference: how probable one so far from ``null`` were if that were the truth, two-sided."""
+        """Of a difference: how probable one so far from ``null`` were if that were the truth, two-sided.
+
+        At 5 % it says what the interval says. Below, where comparisons are many, a small variance of few seeds may be
+        luck: the distance grows with the parts' own quantiles there, of the seeds and of the images.
+        """
         distance = abs(self.value - null)
         if self.variance == 0:
-            return float(distance == 0)
-        below = -distance / math.sqrt(self.variance)
-        return 2 * float(special.ndtr(below) if math.isinf(self._df) else special.stdtr(self._df, below))
+            return float(distance <= ROUNDING)
+        scale = student(self._df, LEVEL) * math.sqrt(self.variance) / self._joined(LEVEL)
+        low, high = math.log(SMALLEST), 0.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if scale * self._joined(1 - math.exp(middle)) < distance else (middle, high)
+        return math.exp(high)
+
+    def _joined(self, level: float) -> float:
+        """The parts' distances, each with its own quantile, joined by their squares."""
+        images = math.sqrt(sum(part.weighted for part in self.images))
+        return math.hypot(
+            student(math.inf, level) * images,
+            *(student(part.df, level) * math.sqrt(part.variance) for part in self.seeds),
+        )
 
 
 def student(df: float, level: float) -> float:
@@ -165,10 +187,15 @@ def image_variance(table: Array) -> float:
     return float(max(0.0, between / (n - 1) - both) / (seeds * n))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several comparisons at once (Holm 1979): in 5 % of such families one is below 5 % by chance."""
+def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
+    """p-values of several comparisons at once (Holm 1979): in 5 % of such families one is below 5 % by chance.
+
+    Args:
+        family: how many comparisons there are if these were picked out of more.
+    """
+    every = len(p_values) if family is None else family
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    raised = ((len(order) - place) * p_values[index] for place, index in enumerate(order))
+    raised = ((every - place) * p_values[index] for place, index in enumerate(order))
     adjusted = dict(zip(order, itertools.accumulate(raised, max), strict=True))
     return [min(1.0, adjusted[index]) for index in range(len(p_values))]
 

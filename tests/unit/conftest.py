@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from bench.readings import HEAD, KNN, Reading, knn_numbers
+from bench.readings import HEAD, KNN, Answers, Reading, knn_numbers
 from bench.records import Record
 from bench.reporting import mlflow_tracker
 from bench.reporting.mlflow_store import default_uri
@@ -187,6 +189,78 @@ def record() -> Callable[..., Record]:
         if "readings" not in changes:
             fields["readings"] = tuple(_readings(fields, target, source, before, variants or {}))
         return Record.model_validate(fields)
+
+    return make
+
+
+def _of_answers(right: NDArray[np.bool_], images: str, **key: Any) -> Reading:
+    numbers = {"top1": 100 * float(right.mean())}
+    return Reading(split="test", n=len(right), numbers=numbers, answers=Answers.of(images, right), **key)
+
+
+@pytest.fixture(scope="session")
+def answered(record: Callable[..., Record]) -> Callable[..., Record]:
+    """A factory of a confirmation that says which images were right.
+
+    ``answered(target, source, before, images="digits", **changes)``: bool ``[n]`` each; two rows with the same
+    ``images`` have answered the same ones.
+    """
+
+    def make(
+        target: NDArray[np.bool_],
+        source: NDArray[np.bool_],
+        before: NDArray[np.bool_],
+        *,
+        images: str = "digits",
+        **changes: Any,
+    ) -> Record:
+        readings = (
+            _of_answers(before, f"{images}' source", step=0, domain="source", probe=KNN),
+            _of_answers(target, images, step=150, domain="target", probe=HEAD),
+            _of_answers(source, f"{images}' source", step=150, domain="source", probe=KNN),
+        )
+        return record(readings=readings, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def launch_of(answered: Callable[..., Record]) -> Callable[..., list[Record]]:
+    """A factory of a launch: ``launch_of({"lora": (0.93, 0.85)}, seeds=(0, 1, 2), n=400, images="digits")``.
+
+    A row of each method with such accuracies; all find the same images hard, and a source accuracy of None is the
+    untouched backbone's, query by query.
+    """
+
+    def make(
+        rows: Mapping[str, tuple[float, float | None]],
+        *,
+        seeds: Sequence[int] = (0, 1, 2),
+        n: int = 400,
+        images: str = "digits",
+        **changes: Any,
+    ) -> list[Record]:
+        rng = np.random.default_rng(0)
+        hard = {domain: rng.random(n) for domain in ("target", "source")}
+        before = hard["source"] < 0.95
+
+        def right(domain: str, accuracy: float) -> NDArray[np.bool_]:
+            return (hard[domain] + rng.normal(0, 0.05, n) < accuracy).astype(np.bool_)
+
+        return [
+            answered(
+                right("target", target),
+                before if source is None else right("source", source),
+                before,
+                images=images,
+                trial=f"{method}-confirm-seed{seed}",
+                method=method,
+                seed=seed,
+                **changes,
+            )
+            for method, (target, source) in rows.items()
+            for seed in seeds
+        ]
 
     return make
 

@@ -1,0 +1,260 @@
+"""Rows among each other: pairs, groups, chances, hypervolumes; on a leaderboard, and side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import __main__
+from bench.records import Record
+from bench.reporting import compare, findings, leaderboard
+from bench.reporting.comparisons import compare_all
+from bench.reporting.front import Draws, area
+from bench.reporting.outcomes import Answered, Outcome, difference
+from bench.reporting.rows import QUANTITIES, Leaderboard, Row, build, outcomes
+
+LaunchOf = Callable[..., list[Record]]
+
+ROWS = {"full": (0.95, 0.55), "lora": (0.93, 0.85), "top_k": (0.925, 0.852), "linear": (0.80, None)}
+
+
+def without_answers(record: Record) -> Record:
+    """The same as an earlier version wrote it."""
+    readings = tuple(reading.model_copy(update={"answers": None}) for reading in record.readings)
+    return record.model_copy(update={"readings": readings})
+
+
+def found(board: Leaderboard) -> dict[str, Row]:
+    return {row.label: row for row in board.rows}
+
+
+def of(records: list[Record]) -> dict[str, Outcome]:
+    return {label: outcome for label, outcome in outcomes(records).items() if outcome is not None}
+
+
+def width(ends: tuple[float, float]) -> float:
+    return ends[1] - ends[0]
+
+
+def test_the_same_images_make_differences_sharper(launch_of: LaunchOf) -> None:
+    records = launch_of(ROWS)
+    by_image, by_accuracy = of(records), of([without_answers(record) for record in records])
+    for quantity in QUANTITIES:
+        sharp, blunt = (
+            difference(known["lora"], known["full"], quantity).interval() for known in (by_image, by_accuracy)
+        )
+        assert width(sharp) < width(blunt)
+        assert sum(sharp) == pytest.approx(sum(blunt))
+        assert by_image["lora"].estimate(quantity).value == pytest.approx(by_accuracy["lora"].estimate(quantity).value)
+
+
+def test_a_linear_probes_forgetting_is_exact(launch_of: LaunchOf) -> None:
+    records = launch_of(ROWS)
+    for own in (records, [without_answers(record) for record in records]):
+        forgetting = found(build(own))["linear"].forgetting
+        assert forgetting is not None
+        assert (forgetting.low, forgetting.high) == (0.0, 0.0)
+
+
+def test_seeds_that_both_have_count(launch_of: LaunchOf, failed: Callable[..., Record]) -> None:
+    records = launch_of(ROWS)
+    lost = [failed(one) if (one.method, one.seed) == ("lora", 1) else one for one in records]
+    alone = [one for one in records if one.seed != 1]
+    rows, fewer = of(lost), of(alone)
+    assert rows["lora"].seeds == (0, 2)
+    apart = difference(rows["full"], rows["lora"], "mean")
+    assert apart == difference(fewer["full"], fewer["lora"], "mean")
+
+
+def test_other_seeds_are_paired_by_images_alone(launch_of: LaunchOf) -> None:
+    first, second = of(launch_of(ROWS)), of(launch_of(ROWS, seeds=(7, 8, 9)))
+    apart = difference(first["lora"], second["full"], "mean")
+    assert [part.df for part in apart.seeds] == [2, 2]
+    assert apart.value == pytest.approx(first["lora"].estimate("mean").value - second["full"].estimate("mean").value)
+
+
+def test_groups_hold_what_cannot_be_told_from_the_best(launch_of: LaunchOf) -> None:
+    rows = found(build(launch_of(ROWS)))
+    groups = {label: row.standing.groups for label, row in rows.items() if row.standing is not None}
+    assert {label for label, own in groups.items() if "mean" in own} == {"lora", "top_k"}
+    assert {label for label, own in groups.items() if "source_accuracy" in own} == {"linear"}
+    assert "target_accuracy" in groups["full"]
+    assert "constrained" not in groups["full"]  # it forgets 40 points
+    assert {label for label, own in groups.items() if "constrained" in own} >= {"lora"}
+    assert all(row.standing and row.standing.behind.value <= 0 for row in rows.values())
+
+
+def test_equal_rows_are_seldom_told_apart(launch_of: LaunchOf) -> None:
+    """Holm keeps the error of the whole family: of launches of five equal rows, few lose one."""
+    lost = 0
+    for index in range(60):
+        rng = np.random.default_rng(index)
+        hard = rng.normal(size=300)
+        rows = []
+        for _ in range(5):
+            right = hard + 0.5 * rng.normal(size=(3, 300)) + 0.05 * rng.normal(size=(3, 1)) > -1.2
+            answered = Answered(right.mean(axis=1), 300, "x", right)
+            rows.append(Outcome((0, 1, 2), {"target": answered, "source": answered, "before": answered}))
+        found = compare_all(rows, list("abcde"), list("abcde"))
+        lost += any("target_accuracy" not in standing.groups for standing in found.standings)
+    assert lost <= 6
+
+
+def test_chances_of_rows(launch_of: LaunchOf) -> None:
+    board = build(launch_of({**ROWS, "bad": (0.5, 0.5)}))
+    standing = {label: row.standing for label, row in found(board).items()}
+    assert sum(own.best_probability for own in standing.values() if own) == pytest.approx(1)
+    assert standing["linear"] and standing["linear"].pareto_probability > 0.95
+    assert standing["bad"] and standing["bad"].pareto_probability < 0.01
+    assert standing["lora"] and 0.05 < standing["lora"].best_probability < 0.95
+    assert build(launch_of({**ROWS, "bad": (0.5, 0.5)})) == board
+
+
+def test_equal_rows_share_their_chances(launch_of: LaunchOf) -> None:
+    row = of(launch_of({"lora": (0.9, 0.8)}, seeds=(0,)))["lora"]
+    draws = Draws.of([row, row, row])
+    assert draws.best().tolist() == pytest.approx([1 / 3] * 3)
+    assert draws.on_front().tolist() == [1, 1, 1]
+
+
+def test_the_area_below_points() -> None:
+    rng = np.random.default_rng(0)
+    target, source = rng.random((5, 4)), rng.random((5, 4))
+    grid = (np.arange(400) + 0.5) / 400
+    for one, x, y in zip(area(target, source), target, source, strict=True):
+        below = ((grid[:, None, None] < x) & (grid[None, :, None] < y)).any(axis=2)
+        assert one == pytest.approx(below.mean(), abs=0.01)
+
+
+def test_a_method_of_one_row_reaches_its_rectangle(launch_of: LaunchOf) -> None:
+    board = build(launch_of(ROWS))
+    assert [own.method for own in board.hypervolumes] == [row.method for row in board.rows]
+    for own, row in zip(board.hypervolumes, board.rows, strict=True):
+        assert row.target_accuracy and row.source_accuracy
+        assert own.value == pytest.approx(row.target_accuracy.mean * row.source_accuracy.mean / 100)
+        assert own.low < own.value < own.high
+
+
+def said(board: Leaderboard) -> str:
+    return " ".join((*findings.findings(board), findings.interval_legend(board), *findings.caveats(board)))
+
+
+def test_a_board_says_what_it_can_tell_apart(launch_of: LaunchOf) -> None:
+    board = build(launch_of(ROWS))
+    text = leaderboard.markdown(board)
+    best = next(row.label for row in board.rows if row.best)
+    other = {"lora": "top_k", "top_k": "lora"}[best]
+    assert f"{best} has the highest MEAN, and cannot be told from {other}; it is told from full and linear" in text
+    assert f"{best} minus {other}: " in text
+    assert "points of MEAN; " in text
+    assert "Hypervolume of each method's rows" in text
+    assert "Of rows that forget at most 10 points, " in text
+    assert "No row forgets at most 0.5 points." not in text
+    assert findings.caveats(board) == []
+
+
+def test_a_board_says_what_its_intervals_leave_out(launch_of: LaunchOf, failed: Callable[..., Record]) -> None:
+    records = launch_of(ROWS)
+    assert findings.BY_ACCURACY in said(build([without_answers(record) for record in records]))
+    assert findings.INTERVAL_OF_ONE_SEED in said(build(launch_of(ROWS, seeds=(0,))))
+    mixed = [*launch_of({"lora": (0.9, 0.8)}), *launch_of({"full": (0.9, 0.5)}, images="others")]
+    assert "Some rows answered different images" in said(build(mixed))
+    lost = [failed(one) if one.method == "lora" and one.seed else one for one in records]
+    assert "Of one seed alone, with intervals over images only: lora." in said(build(lost))
+    assert "forgets at most 0 points" in said(build(launch_of({"full": (0.9, 0.5)}), forgetting_limit=0.0))
+
+
+def test_a_row_says_what_stands_behind_it(launch_of: LaunchOf, searched: Callable[..., Record]) -> None:
+    tried = [searched(trial=f"lora-search-{index}", method="lora") for index in range(4)]
+    row = found(build([*launch_of(ROWS), *tried]))["lora"]
+    assert (row.target_images, row.source_images, row.searches, row.search_trials) == (400, 400, 1, 4)
+    assert row.by_image
+    assert "| 3 | 1 × 4 |" in leaderboard.markdown(build([*launch_of(ROWS), *tried]))
+
+
+def test_twenty_rows_take_less_than_two_seconds(launch_of: LaunchOf) -> None:
+    records = launch_of({f"m{index}": (0.8 + index / 200, 0.7) for index in range(20)}, n=2000)
+    start = time.process_time()
+    build(records)
+    assert time.process_time() - start < 2
+
+
+@pytest.fixture
+def folders(tmp_path: Path, launch_of: LaunchOf, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Launches: a, b with other seeds, c on other images, d of another benchmark, e without answers."""
+    monkeypatch.chdir(tmp_path)
+    launches = {
+        "a": launch_of(ROWS),
+        "b": launch_of(ROWS, seeds=(3, 4, 5)),
+        "c": launch_of(ROWS, images="others"),
+        "d": launch_of(ROWS, benchmark="other"),
+        "e": [without_answers(record) for record in launch_of(ROWS)],
+    }
+    for name, records in launches.items():
+        for record in records:
+            record.write(tmp_path / name / "records")
+    return tmp_path
+
+
+@pytest.mark.parametrize("second", ["full", "a:full", "a/records:full", "./a:full"])
+def test_two_rows_are_compared(folders: Path, second: str) -> None:
+    lines = {line.quantity: line for line in compare.compare("a:lora", second).lines}
+    assert list(lines) == list(QUANTITIES)
+    assert lines["mean"].apart.told_apart
+    assert lines["mean"].apart.value == pytest.approx(100 * (lines["mean"].first.value - lines["mean"].second.value))
+    assert all(line.paired for line in lines.values())
+
+
+@pytest.mark.parametrize("second", ["b", "b/records"])
+def test_two_launches_are_compared_row_by_row(folders: Path, second: str) -> None:
+    lines = compare.compare("a", second, ["mean"]).lines
+    assert [line.label for line in lines] == ["full", "top_k", "linear", "lora"]
+    assert not any(line.apart.told_apart for line in lines)
+
+
+def test_a_row_is_compared_with_its_like_in_another_launch(folders: Path) -> None:
+    (line,) = compare.compare("a:lora", "b", ["mean"]).lines
+    assert line.label == "lora"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("a:lora", "c:lora"), "target_accuracy was measured on other target images in a than in c"),
+        (("a:lora", "d:lora"), "a is of benchmark tiny and d of other: compare rows of one"),
+        (("a:lora", "a:lore"), "a has no row 'lore': its rows are full, top_k, linear, lora"),
+        (("a:lora", "lora"), "both are 'lora' in a: name two rows"),
+        (("a", "a"), "have no rows to compare"),
+        (("a", "lora"), "there is no folder lora: say FOLDER:ROW or FOLDER"),
+        (("x:lora", "a:lora"), "there is no folder x:lora"),
+        (("a:lora", "full", "--quantity", "meen"), "unknown quantity 'meen'; did you mean 'mean'?"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(folders: Path, capsys: Any, arguments: tuple[str, ...], words: str) -> None:
+    assert __main__.main(["compare", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert words in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_a_comparison_is_shown_with_what_it_says(folders: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert __main__.main(["compare", "a:lora", "full"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "A: a lora B: a full" in told
+    assert "Told apart: target_accuracy; source_accuracy; forgetting; mean (95 %, Holm over 4 comparisons)." in told
+    assert __main__.main(["compare", "a:lora", "top_k", "--quantity", "mean"]) == 0
+    assert "Nothing is told apart (95 %, Holm over 1 comparison)." in " ".join(capsys.readouterr().out.split())
+    assert __main__.main(["compare", "e:lora", "full"]) == 0
+    assert "do not say which images were right" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_impossible_limit_is_refused(folders: Path, capsys: Any) -> None:
+    assert __main__.main(["leaderboard", "a", "--forgetting-limit", "nan"]) == 2
+    assert "say one from 0 to 100" in capsys.readouterr().err

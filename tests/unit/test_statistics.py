@@ -1,0 +1,132 @@
+"""Intervals: what they cover where the truth is known, and what they are where it can be said exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.reporting.statistics import Estimate, Images, Seeds, holm, image_variance, of_answers, seeds_needed, wilson
+from tests.coverage import WORLDS, coverage
+
+SIZES = [
+    ("close", 3, 300, 800),
+    ("unsteady", 3, 300, 800),
+    ("unforgetful", 3, 300, 800),
+    ("noisy", 3, 300, 800),
+    ("close", 5, 1000, 300),
+    ("high", 10, 300, 400),
+    ("alike", 3, 10_000, 200),
+]
+"""Enough repeats for their chance to move a share by one point or two; what is drawn is the same every time."""
+
+
+@pytest.mark.parametrize(("world", "seeds", "images", "repeats"), SIZES)
+def test_95_percent_intervals_cover_92_to_98_percent(world: str, seeds: int, images: int, repeats: int) -> None:
+    """Of accuracies, paired forgetting, MEAN over two sets of images, and paired differences of two rows."""
+    found = coverage(WORLDS[world], seeds, images, repeats=repeats)
+    assert len(found) == 6
+    assert {name: share for name, (share, _) in found.items() if not 92 <= share <= 98} == {}
+
+
+def answers(seeds: int, images: int, accuracy: float = 0.8) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    hard = rng.random(images)
+    return (hard + rng.normal(0, 0.1, (seeds, images)) < accuracy).astype(float)
+
+
+def test_one_seed_gives_wilsons_interval_of_its_images() -> None:
+    table = answers(1, 500)
+    found = of_answers([table], shares=True)
+    expected = stats.binomtest(int(table.sum()), 500).proportion_ci(method="wilson")
+    assert found.seeds == ()
+    assert found.interval() == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
+def test_seeds_that_alone_differ_give_students_interval() -> None:
+    shares = np.array([0.80, 0.83, 0.85])
+    half = stats.t(2).ppf(0.975) * shares.std(ddof=1) / math.sqrt(3)
+    assert Estimate(shares.mean(), (), Seeds.of(shares)).interval() == pytest.approx(
+        (shares.mean() - half, shares.mean() + half)
+    )
+    assert image_variance(np.repeat(shares[:, None], 50, axis=1)) == pytest.approx(0, abs=1e-12)
+
+
+def test_equal_seeds_give_the_interval_of_one() -> None:
+    once = answers(1, 500)
+    low, high = of_answers([once], shares=True).interval()
+    again = of_answers([np.repeat(once, 5, axis=0)], shares=True)
+    assert again.interval() == pytest.approx((low, high), abs=1e-9)
+
+
+def test_variances_are_those_of_a_crossed_design() -> None:
+    """As the textbook's expected mean squares have it, with 4 seeds of 3,000 images."""
+    rng = np.random.default_rng(1)
+    table = 0.3 * rng.normal(size=(1, 3000)) + 0.5 * rng.normal(size=(4, 3000))
+    assert image_variance(table) * 3000 == pytest.approx(0.09, rel=0.1)
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_all_right_or_all_wrong_is_not_certain(right: float, seeds: int) -> None:
+    low, high = of_answers([np.full((seeds, 300), right)], shares=True).interval()
+    assert 0 <= low <= right <= high <= 1
+    assert 0.005 < high - low < 0.02
+
+
+def test_what_never_changes_an_answer_has_no_interval() -> None:
+    """A linear probe forgets nothing: that is exact. One query more or less is not."""
+    table = np.zeros((3, 1000))
+    assert of_answers([table], shares=False).interval() == (0.0, 0.0)
+    table[0, 0] = 1.0
+    low, high = of_answers([table], shares=False).interval()
+    assert low < 0 < high < 0.01
+
+
+def test_wilsons_interval() -> None:
+    low, high = wilson(0.9, 50, stats.norm.ppf(0.975))
+    expected = stats.binomtest(45, 50).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+def test_an_interval_ends_where_its_p_value_is_5_percent() -> None:
+    found = of_answers([answers(3, 400, 0.85) - answers(3, 400, 0.8)], shares=False)
+    for end in found.interval():
+        assert found.p_value(end) == pytest.approx(0.05, abs=1e-9)
+    assert found.p_value(found.value) == 1
+    assert Estimate(0.0, (), ()).p_value() == 1
+    assert Estimate(0.1, (), ()).p_value() == 0
+
+
+def test_holms_p_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+    assert holm([0.01, 0.004], 6) == pytest.approx([0.05, 0.024])
+
+
+@pytest.mark.parametrize("value", [0.01, 0.02, 0.05])
+def test_so_many_seeds_are_needed_and_no_fewer(value: float) -> None:
+    found = Estimate(value, (Images(0.003**2, 500),), Seeds.of(value + np.array([-0.02, 0.0, 0.02])))
+    needed = seeds_needed(found)
+    assert needed is not None
+    for count, told in ((needed, True), (needed - 1, False)):
+        planned = Estimate(value, found.images, (Seeds(0.02**2 / count, count - 1),)) if count > 1 else None
+        assert planned is None or (planned.p_value() < 0.05) is told
+
+
+def test_no_number_of_seeds_makes_up_for_images() -> None:
+    means = np.array([0.01, 0.02, 0.03])
+    assert seeds_needed(Estimate(0.02, (Images(0.02**2, 500),), Seeds.of(means))) is None
+    assert seeds_needed(Estimate(0.02, (Images(0.001**2, 500),), ())) is None  # of one seed nothing is known
+
+
+def test_it_is_exact_and_quick() -> None:
+    tables = [answers(10, 10_000, 0.8 + place / 200) for place in range(20)]
+    start = time.process_time()
+    first = [of_answers([table], shares=True).interval() for table in tables]
+    assert time.process_time() - start < 2
+    assert first == [of_answers([table], shares=True).interval() for table in tables]
