@@ -12,9 +12,9 @@ The interval is a Student's t of their sum, whose degrees of freedom are the har
 weighted by their variances: 2 / x for three seeds that make x of the variance. (Satterthwaite's 1946, 2 / x^2, count on
 x itself being known; of three seeds they cover 92 %.) Near 0 and 100 % the images' part is Wilson's (1927, JASA 22:209)
 with the effective number of images, and the parts' distances are joined by their squares (Zou and Donner 2008,
-Statistics in Medicine 27:1693). Paired differences count one more change in either direction (Agresti and Min 2005,
-Statistics in Medicine 24:729). All quantities here are shares: 1 is 100 percent. ``docs/statistics.md`` shows what is
-covered.
+Statistics in Medicine 27:1693). Paired differences vary at least as one changed answer does.
+
+All quantities here are shares: 1 is 100 percent. ``docs/statistics.md`` shows what is covered.
 """
 
 from __future__ import annotations
@@ -167,9 +167,8 @@ def of_answers(tables: Sequence[Array], *, shares: bool) -> Estimate:
 def _images(table: Array, weight: float | None) -> Images:
     variance, n = image_variance(table), table.shape[1]
     if weight is None:
-        changed = bool(table.any())
-        scale = float(np.abs(table).max(initial=0.0))
-        return Images(variance + (scale / n) ** 2 * changed, n)
+        change = float(np.abs(table).max(initial=0.0))  # 0 if no answer changed in any seed: that is certain
+        return Images(max(variance, (change / n) ** 2), n)
     return Images(variance / weight**2, n, min(1.0, float(table.mean()) / weight), weight)
 
 

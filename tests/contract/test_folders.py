@@ -52,6 +52,21 @@ def test_a_flat_folder_is_split_by_class(tmp_path: Path) -> None:
     assert target.train.take(torch.tensor([3, 1])).shape == (2, 3, 16, 16)
 
 
+def test_a_copy_in_another_place_holds_the_same_images(tmp_path: Path) -> None:
+    """So rows of workers with data of their own are compared; other labels, order or files are other images."""
+    first, second = (
+        data.target(f"folder:{classes(tmp_path / name)}", size=size) for name, size in (("a", 16), ("b", 32))
+    )
+    assert first.test.identity() == second.test.identity()
+    assert first.test.fingerprint() != second.test.fingerprint()
+    assert first.test.identity() != first.val.identity()
+    backwards = np.arange(len(first.test))[::-1].copy()
+    assert first.test.select(backwards).identity() != first.test.identity()
+    paint(tmp_path / "c" / "cat" / "00.png", size=(41, 30))
+    others = [FileImages([tmp_path / name / "cat" / "00.png"], [0], size=Size(16)) for name in ("a", "c")]
+    assert others[0].identity() != others[1].identity()
+
+
 def test_given_splits_are_used_and_missing_ones_are_split_off_train(tmp_path: Path) -> None:
     classes(tmp_path / "train")
     classes(tmp_path / "test", count=4)
