@@ -55,7 +55,7 @@ def caveats(board: Leaderboard) -> list[str]:
         said.append("Some rows answered different images: their differences are not paired, and their order says less.")
     alone = [row.label for row in good if row.mean and row.mean.n == 1 and len(board.seeds) > 1]
     if alone:
-        said.append(f"Of one seed alone, with intervals over images only: {', '.join(alone)}.")
+        said.append(f"Of one seed alone, with intervals and comparisons over images only: {', '.join(alone)}.")
     return said
 
 

@@ -68,9 +68,9 @@ def _by_images(outcomes: Sequence[Outcome], domain: str, count: int, rng: np.ran
     answered = [outcome.answers[domain] for outcome in outcomes]
     estimates = [outcome.estimate(f"{domain}_accuracy") for outcome in outcomes]
     correlation = np.eye(len(outcomes))
-    for images in {own.images for own in answered if own.right is not None}:
-        rows = [row for row, own in enumerate(answered) if own.images == images]
-        means = np.stack([own.right.mean(axis=0) for own in answered if own.images == images and own.right is not None])
+    for images in dict.fromkeys((own.images, own.n) for own in answered if own.right is not None):
+        rows = [row for row, own in enumerate(answered) if (own.images, own.n) == images]
+        means = np.stack([right.mean(axis=0) for row in rows if (right := answered[row].right) is not None])
         centred = means - means.mean(axis=1, keepdims=True)
         lengths = np.linalg.norm(centred, axis=1, keepdims=True)
         unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)

@@ -126,7 +126,7 @@ def _judged(record: Record, variant: str | None) -> dict[str, Reading]:
 def same_images(first: Outcome, second: Outcome, quantity: str) -> bool:
     """Whether both are known to have answered the same images of all that a quantity depends on."""
     pairs = [(first.answers[name], second.answers[name]) for name in WEIGHTS[quantity]]
-    return all(one.images == other.images and one.images is not None for one, other in pairs)
+    return all((one.images, one.n) == (other.images, other.n) and one.images is not None for one, other in pairs)
 
 
 def different_images(first: Outcome, second: Outcome, quantity: str) -> str | None:

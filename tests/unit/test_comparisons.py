@@ -165,8 +165,31 @@ def test_a_board_says_what_its_intervals_leave_out(launch_of: LaunchOf, failed: 
     mixed = [*launch_of({"lora": (0.9, 0.8)}), *launch_of({"full": (0.9, 0.5)}, images="others")]
     assert "Some rows answered different images" in said(build(mixed))
     lost = [failed(one) if one.method == "lora" and one.seed else one for one in records]
-    assert "Of one seed alone, with intervals over images only: lora." in said(build(lost))
+    assert "Of one seed alone, with intervals and comparisons over images only: lora." in said(build(lost))
     assert "forgets at most 0 points" in said(build(launch_of({"full": (0.9, 0.5)}), forgetting_limit=0.0))
+
+
+def test_records_that_do_not_say_how_many_images_have_intervals_over_seeds(launch_of: LaunchOf) -> None:
+    """As those of schema 1 may be."""
+
+    def old(record: Record) -> Record:
+        readings = tuple(one.model_copy(update={"answers": None, "n": None}) for one in record.readings)
+        return record.model_copy(update={"readings": readings})
+
+    board = build([old(record) for record in launch_of(ROWS)])
+    assert "was not recorded for every row: its intervals are over seeds alone" in said(board)
+    row = found(board)["lora"]
+    assert row.mean and row.mean.std and row.mean.low is not None
+    assert row.mean.mean - row.mean.low == pytest.approx(4.3027 * row.mean.std / 3**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_single_row_is_a_board(launch_of: LaunchOf, seeds: tuple[int, ...]) -> None:
+    board = build(launch_of({"lora": (0.9, 0.8)}, seeds=seeds))
+    (row,) = board.rows
+    assert row.standing and row.standing.best_probability == row.standing.pareto_probability == 1
+    assert board.separation is None
+    assert "★ 100%" in leaderboard.markdown(board)
 
 
 def test_a_row_says_what_stands_behind_it(launch_of: LaunchOf, searched: Callable[..., Record]) -> None:
