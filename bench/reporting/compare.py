@@ -212,6 +212,8 @@ def _needed(line: Compared) -> str:
     """How many seeds would tell two rows apart."""
     if line.apart.value == 0:
         return "no difference was found"
+    if not line.apart.low <= 0 <= line.apart.high:
+        return "it would be if it were the only comparison"
     if _of_one_seed(line):
         return "one seed does not say how many would do it"
     return f"about {line.seeds} seeds a row would do it" if line.seeds else "no number of seeds would, on these images"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,15 @@ def test_a_comparison_is_shown_with_what_it_says(folders: Path, capsys: Any, mon
     assert "Nothing is told apart (95 %, Holm over 1 comparison)." in " ".join(capsys.readouterr().out.split())
     assert __main__.main(["compare", "e:lora", "full"]) == 0
     assert "do not say which images were right" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_lost_to_the_number_of_comparisons_is_said(folders: Path) -> None:
+    found = compare.compare("a:lora", "full")
+    (line,) = (line for line in found.lines if line.quantity == "target_accuracy")
+    assert line.apart.high < 0
+    among_many = replace(line, apart=replace(line.apart, p=0.2))
+    told = " ".join(compare.sentences(replace(found, lines=(among_many,))))
+    assert "Not told apart: target_accuracy (it would be if it were the only comparison)." in told
 
 
 def test_an_impossible_limit_is_refused(folders: Path, capsys: Any) -> None:
