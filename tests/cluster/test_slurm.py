@@ -18,7 +18,7 @@ SRUN = """\
 nodes="{nodes}"
 while [[ $1 == --* ]]; do case $1 in --nodelist=*) nodes=${{1#*=}} ;; esac; shift; done
 for node in $nodes; do
-  ssh -q -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null {user}@"$node" \
+  ssh -n -q -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null {user}@"$node" \
     "cd $(printf '%q' "$PWD"); $(export -p); $(printf '%q ' "$@")" &
   started+=($!)
 done
@@ -30,6 +30,10 @@ SCONTROL = """\
 #!/bin/bash
 [ "$*" = "show hostnames list-of-nodes" ] && printf '%s\\n' {nodes}
 """
+
+
+LENT = f"{HOME / PROJECT}/.venv/bin/ray stop --force; : > ~/.bench_environment"
+"""A node is lent without a Ray, and its shells know of none; there may have been a cluster on it before."""
 
 
 def install(site: Site, commands: Path) -> None:
@@ -44,6 +48,7 @@ def install(site: Site, commands: Path) -> None:
         there = f"{USER}@{site.hosts.addresses[name]}:{HOME / PROJECT}/"
         shell = f"ssh -q -i {site.hosts.key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
         site.run("rsync", "-a", "-e", shell, *[str(ROOT / part) for part in parts], there)
+        assert site.hosts.ssh(name, LENT).returncode == 0
         token = site.hosts.folder / "operator/.ray/auth_token"  # the home folder that Slurm's nodes share
         assert site.hosts.ssh(name, f"mkdir -p ~/.ray && cp {token} ~/.ray/").returncode == 0
 
