@@ -51,6 +51,8 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 
 # --num-cpus: Ray counts the cores of the machine, not those that Slurm lends. GPUs it finds by CUDA_VISIBLE_DEVICES.
 # RAY_ADDRESS: the launch joins this Ray, instead of starting one of its own.
+# The other nodes end a minute after the first, with an error of the raylet in the log: they wait so long for a head
+# that could come back. The exit code is that of the launch.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
   ray symmetric-run --address "${address%% *}:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus "$SLURM_CPUS_PER_TASK" -- \
