@@ -38,8 +38,8 @@ class Event:
     """What happened to a trial. ``point`` comes with ``report``, ``record`` with ``finished`` and with ``known``: the
     trial had ended in an earlier try of the launch.
 
-    ``weights`` holds a reference to the trained tensors of a finished trial, as the bytes of a safetensors file; it
-    stays in the worker's memory until it is fetched. ``seconds`` is what a finished trial took in its worker, from
+    ``weights`` holds the trained tensors of a finished trial, as the bytes of a safetensors file (uint8); whoever has
+    the record has them, whatever becomes of the worker. ``seconds`` is what a finished trial took in its worker, from
     its being taken to its record; all other time of a slot is the harness's.
     """
 
@@ -148,6 +148,12 @@ class Board:
         self._leave(slot)
         await self._notify()
 
+    async def stay_away(self, slot: int, reason: str) -> None:
+        """A slot that has left does not come back."""
+        self._away.discard(slot)
+        self._last_error = reason
+        await self._notify()
+
     async def keep_snapshots(self, snapshots: Snapshots) -> None:
         """Trials that are given out from now on keep what they need to go on there."""
         self._snapshots = snapshots
@@ -205,14 +211,12 @@ class Board:
         await self._notify()
         return state.stop
 
-    async def finish(
-        self, slot: int, ticket: int, record: Record, weights: Sequence[Any] = (), seconds: float | None = None
-    ) -> None:
+    async def finish(self, slot: int, ticket: int, record: Record, seconds: float | None = None, *weights: Any) -> None:
         """Post the record of a slot's trial; it counts once.
 
         Args:
-            weights: a reference to its trained tensors, in a sequence so that it is passed on and not fetched.
             seconds: what the trial took in its worker.
+            weights: its trained tensors, if they are kept, see :class:`Event`.
         """
         if self._running.get(slot) == ticket:
             self._finish(ticket, record, weights, seconds)

@@ -24,6 +24,19 @@ from bench.spec import Trial
 
 log = logging.getLogger(__name__)
 
+ROOM_SECONDS = 1.0
+"""Between two looks at whether there is room for a slot, or the launch is about to end."""
+
+NODE_DEATHS = (
+    "node was terminated",
+    "node has died",
+    "node is dead",
+    "node died",
+    "node is being preempted",
+    "preempted",
+)
+"""So Ray's messages say that it was the node."""
+
 CLOSE_SECONDS = 60.0
 """The end of the slots is waited for at most so long, when their work is done."""
 
@@ -34,13 +47,17 @@ ABANDON_SECONDS = 6.0
 class Pool:
     """The worker groups of one launch. They start at once and live until :meth:`close` or :meth:`abandon`."""
 
-    def __init__(self, plan: Plan, *, storage: Path, start_seconds: float = START_SECONDS) -> None:
+    def __init__(
+        self, plan: Plan, *, storage: Path, start_seconds: float = START_SECONDS, patience: float | None = None
+    ) -> None:
         """Start the slots.
 
         Args:
             plan: how many, and of what size.
             storage: folder for Ray Train's own files.
             start_seconds: how long a worker group may take to ask for its first trial.
+            patience: on a cluster, whose nodes come and go, for so many seconds a slot waits for a node with room
+                before the launch ends, if no other slot works; None: all there is is there.
         """
         self.plan = plan
         actor: Any = ray.remote(num_cpus=0)(Board)
@@ -49,6 +66,9 @@ class Pool:
         self.board = actor.options(max_concurrency=1000, scheduling_strategy=own_node).remote(plan.slots, start_seconds)
         importlib.import_module("ray.train.torch")  # once, not in every thread at the same time
         self._storage = storage
+        self._patience = patience
+        self.absent: set[int] = set()
+        """Slots that wait for a node with room for them."""
         self._unfinished: Path | None = None
         self._abandoned = False
         self._ending = threading.Event()
@@ -76,11 +96,6 @@ class Pool:
         """Queue a trial, which may take so many minutes; returns its ticket."""
         ticket: int = ray.get(self.board.submit.remote(trial, minutes=minutes))
         return ticket
-
-    def fetch(self, reference: Any) -> bytes:
-        """The trained tensors that an event refers to, as the bytes of a safetensors file."""
-        tensors: bytes = ray.get(reference)
-        return tensors
 
     def events(self) -> list[Event]:
         """What has happened since the last call; waits up to some seconds for something to happen.
@@ -141,7 +156,7 @@ class Pool:
 
     def _hold(self, slot: int) -> None:
         """Keep one slot open; runs in its own thread for as long as the slot lives."""
-        while True:
+        while self._has_room(slot):
             try:
                 self._trainer(slot).fit()
                 return
@@ -149,11 +164,47 @@ class Pool:
                 if self._abandoned:
                     return
                 log.exception("slot %d ended", slot)
+                if self._patience is not None and _node_has_gone(error):
+                    ray.get(self.board.leave.remote(slot))  # which is no fault of the trial's
+                    ray.get(self.board.join.remote(slot))
+                    continue
                 words = self._last_words(slot)
                 reason = _first_reason(error, words)
                 wait = ray.get(self.board.slot_failed.remote(slot, reason, "\n".join(words)))
                 if wait is None or self._ending.wait(wait):
                     return
+
+    def _has_room(self, slot: int) -> bool:
+        """Wait until the cluster has room for a slot; returns whether it has, and is not about to end.
+
+        A placement group is what an autoscaler starts nodes for; Ray Train would give up on it after a minute, and
+        could not be stopped waiting. It is given back as soon as it is there: the worker group takes its place.
+        """
+        if self._patience is None:
+            return True
+        group = ray.util.placement_group([_worker(self.plan)] * self.plan.workers, strategy="PACK")
+        try:
+            return bool(group.wait(ROOM_SECONDS)) or self._wait_for_nodes(slot, group)
+        finally:
+            ray.util.remove_placement_group(group)
+
+    def _wait_for_nodes(self, slot: int, group: Any) -> bool:
+        assert self._patience is not None
+        ray.get(self.board.leave.remote(slot))
+        self.absent.add(slot)
+        self.wake()
+        end = time.monotonic() + self._patience
+        while not group.wait(ROOM_SECONDS):
+            if self._ending.is_set():
+                return False
+            if time.monotonic() > end and len(self.absent) == self.plan.slots:
+                reason = f"no node with room for a slot came within {self._patience / 60:g} minutes (--wait-minutes)"
+                ray.get(self.board.stay_away.remote(slot, reason))
+                return False
+        ray.get(self.board.join.remote(slot))
+        self.absent.discard(slot)
+        self.wake()
+        return True
 
     def _last_words(self, slot: int) -> list[str]:
         """What the processes of a slot have noted before they died, by rank; it is read once."""
@@ -179,7 +230,7 @@ class Pool:
             scaling_config=ScalingConfig(
                 num_workers=self.plan.workers,
                 use_gpu=self.plan.gpu,
-                resources_per_worker={"CPU": CPUS_PER_WORKER, **({"GPU": 1} if self.plan.gpu else {})},
+                resources_per_worker=_worker(self.plan),
             ),
             run_config=RunConfig(
                 name=f"slot-{slot}",
@@ -187,6 +238,20 @@ class Pool:
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg] # v2 has it
             ),
         )
+
+
+def _worker(plan: Plan) -> dict[str, float]:
+    """What a worker is given of its node."""
+    return {"CPU": CPUS_PER_WORKER, **({"GPU": 1} if plan.gpu else {})}
+
+
+def _node_has_gone(error: BaseException) -> bool:
+    """Whether a worker group has ended because a node of it has."""
+    from ray.train import WorkerGroupError
+
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else [error]
+    said = [str(_death(failure)).lower() for failure in failures]
+    return any(sign in words for words in said for sign in NODE_DEATHS)
 
 
 def _first_reason(error: BaseException, words: Sequence[str] = ()) -> str:

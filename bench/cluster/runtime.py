@@ -130,7 +130,7 @@ def start_ray(
         _join(address, folder)
         return said
     if foreign := [name for name in ELSEWHERE if os.environ.pop(name, None) is not None]:
-        said.append(f"{', '.join(foreign)} is not heeded: without --address a launch starts a Ray of its own")
+        said.append(f"{', '.join(foreign)} is not heeded: on this machine a launch starts a Ray of its own")
     _default(HERE_SETTINGS)
     # The token of this process's launches, which their processes inherit: whoever has none is not let in.
     _default({"RAY_AUTH_TOKEN": secrets.token_hex(32)})
@@ -156,11 +156,19 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNIN
 def _join(address: str, folder: Path) -> None:
     excludes = [".git", ".venv", "results", "**/__pycache__"]
     settings = {name: os.environ[name] for name in (*RAY_SETTINGS, *NEEDED)}
-    environment = {"working_dir": str(folder), "excludes": excludes, "env_vars": settings}
+    environment: dict[str, Any] = {"env_vars": settings}
+    if not _has_working_dir():
+        environment |= {"working_dir": str(folder), "excludes": excludes}
     try:
         ray.init(address, runtime_env=environment, **QUIET)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise SpecError(f"cannot join a Ray cluster at --address {address}: {_first_line(error)}") from None
+
+
+def _has_working_dir() -> bool:
+    """Whether this is a Ray job with files of its own: Ray refuses to be given a folder a second time."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return "working_dir" in (job.get("runtime_env") or {})
 
 
 def _start(folder: Path, cores: int | None, place_of: Callable[[], Path]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import ray
 
 from bench import records
@@ -47,11 +48,13 @@ def serve(config: Mapping[str, Any]) -> None:
                 raise
             continue
         if first:
-            ray.get(board.finish.remote(slot, task.ticket, record, weights, time.perf_counter() - start))
+            seconds = time.perf_counter() - start
+            # Each an argument of its own, which Ray brings to the board's node before the board hears of the end.
+            ray.get(board.finish.remote(slot, task.ticket, record, seconds, *weights))
 
 
 def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
-    """A trial's record; a reference to its trained tensors is added to ``weights`` on rank 0."""
+    """A trial's record; its trained tensors, as the bytes of a safetensors file, are added to ``weights`` on rank 0."""
     from ray.train import get_context
     from ray.train.torch import get_device
     from safetensors.torch import save
@@ -67,7 +70,7 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
             raise trials.TrialStopped
 
     def keep(tensors: Mapping[str, Any]) -> None:
-        weights.append(ray.put(save(dict(tensors))))
+        weights.append(np.frombuffer(save(dict(tensors)), dtype=np.uint8))
 
     def stand(stack: str) -> bool:
         ended: bool = ray.get(board.hung.remote(slot, ticket, {rank: stack}, ranks))

@@ -20,6 +20,8 @@ class Launch:
     results: Path
     tracking_uri: str
     plan: Plan | None
+    said: tuple[str, ...] = ()
+    """Where it runs and logs, and why, if the environment has a say in it."""
 
     @property
     def folder(self) -> LaunchFolder:

@@ -13,6 +13,7 @@ from bench.launching import benchmarks, studies
 from bench.launching.changes import Change
 from bench.launching.launch import Launch, at_once
 from bench.launching.request import Request
+from bench.launching.where import resolved
 from bench.reporting import mlflow_store
 from bench.spec import Backbone, Benchmark, Phase, SourceData, SpecError, Suite, printable
 from bench.spec.characters import UNDECODED
@@ -27,7 +28,7 @@ def prepare(request: Request) -> Launch:
     if request.study is None:
         raise SpecError(f"say which study to run with --study (there are: {', '.join(studies.names())})")
     _check_text(request)
-    options = request.options
+    options, said = resolved(request.options)
     benchmark = _benchmark(request)
     suite = studies.load(request.study, overrides=[one for one in request.changes if not _of_benchmark(one)])
     if benchmark.backbone.image_size is not None:
@@ -41,7 +42,7 @@ def prepare(request: Request) -> Launch:
     results = _writable(Path(options.results))
     uri = options.tracking_uri or mlflow_store.default_uri(results)
     _trackable(uri)
-    return Launch(suite, benchmark, options, results, uri, plan)
+    return Launch(suite, benchmark, options, results, uri, plan, tuple(said))
 
 
 def _check_text(request: Request) -> None:

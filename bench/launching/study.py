@@ -51,6 +51,8 @@ def run(launch: Launch) -> int:
         logfile = launch.folder.new_log()
         with quiet(logfile) as console:
             say(console, f"Log of Ray, Optuna and MLflow: {logfile}")
+            for remark in launch.said:
+                say(console, remark)
             try:
                 return _run(launch, console)
             except BrokenPipeError:
@@ -98,7 +100,8 @@ def _run(launch: Launch, console: Console) -> int:
     plan = launch.plan or plan_of_cluster(launch.options, at_once(launch.suite))
     console.print(f"Plan: {plan.describe()}{launch.idle(plan)}", highlight=False)
     with ended_with_ray(unless=lambda: received() is not None):
-        pool = Pool(plan, storage=launch.folder.ray)
+        patience = None if address is None else 60 * launch.options.wait_minutes
+        pool = Pool(plan, storage=launch.folder.ray, patience=patience)
         with interruptible(pool):
             code = carry_out(launch, pool, console)
             pool.close()

@@ -142,9 +142,7 @@ class Listener:
         if event.kind == "known":
             kept = checkpoint.is_file()
         else:  # the tensors first: whoever finds the record finds all of the trial
-            kept = bool(
-                [self._folder.keep_tensors(record.trial, self._pool.fetch(weights)) for weights in event.weights]
-            )
+            kept = bool([self._folder.keep_tensors(record.trial, bytes(weights)) for weights in event.weights])
             record.write(self._folder.records)
         with self._news:
             self.records.append(record)

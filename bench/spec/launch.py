@@ -33,8 +33,14 @@ class LaunchOptions(Frozen):
         float, Field(gt=0, le=100_000, description="on a cluster, how long to wait for the first node with room")
     ] = 30.0
     address: Annotated[
-        str | None, Field(min_length=1, description="Ray cluster to run on: auto, or host:port; this machine if empty")
+        str | None,
+        Field(
+            min_length=1,
+            description="Ray cluster to run on: auto or host:port; local: none; if empty $RAY_ADDRESS, or none",
+        ),
     ] = None
     fresh: Annotated[bool, Field(description="start anew where an unfinished launch could be gone on with")] = False
     results: Annotated[str, Field(min_length=1, description="folder to write to")] = "results"
-    tracking_uri: Annotated[str | None, Field(description="MLflow store; SQLite in the results folder if empty")] = None
+    tracking_uri: Annotated[
+        str | None, Field(description="MLflow store; if empty $MLFLOW_TRACKING_URI, else SQLite in the results folder")
+    ] = None

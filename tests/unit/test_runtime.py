@@ -99,7 +99,7 @@ def test_a_setting_that_a_launch_needs_is_said_to_be_overridden(
     said = runtime.start_ray(None, folder=tmp_path)
     assert started == [None]
     assert os.environ["RAY_TRAIN_V2_ENABLED"] == "1"
-    assert said[-1].startswith("RAY_ADDRESS is not heeded: without --address")
+    assert said[-1].startswith("RAY_ADDRESS is not heeded: on this machine")
     assert said[:-1] == ([] if heeded else [f"RAY_TRAIN_V2_ENABLED={value} is not heeded: a launch needs 1"])
 
 
