@@ -26,6 +26,7 @@ class StudyProgress:
         self._total = total
         self._done = 0
         self._known = 0
+        self._working: int | None = None
         self._start = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -75,6 +76,16 @@ class StudyProgress:
         self._known += 1
         self._done += 1
         self._bars.update(self._overall, completed=self._done)
+
+    def slots(self, working: int, planned: int) -> None:
+        """So many of the planned slots have a node; said whenever it changes, once some have lacked one."""
+        if working == (planned if self._working is None else self._working):
+            return
+        self._working = working
+        waits = working < planned
+        note = f"waiting for nodes: {working} of {planned} slots" if waits else ""
+        self._bars.update(self._overall, note=note)
+        self.said(note if waits else f"nodes for all {planned} slots are there")
 
     def said(self, sentence: str, style: str = "") -> None:
         """Print one sentence above the bars."""
