@@ -17,7 +17,8 @@ examples:
   python launch.py --study lora --trials 6 --seeds 0 1         fewer trials, two seeds
   python launch.py --study lora --set train.steps=100 --set search.lr.high=0.1
   python launch.py --study paper --num-workers 2 --slots 1     five methods, two DDP processes a trial
-  python launch.py --study block_expansion --address auto      on the cluster that `ray up cluster.yaml` started
+  python launch.py --study block_expansion --address auto      on the Ray cluster of this machine, as in shells and jobs
+                                                               of a head that `ray up cluster.yaml` started
 
 an unfinished launch: the same command goes on where it stopped; --fresh starts anew.
 results: <results>/<study>/<benchmark>/ holds leaderboard.md, .csv, .json, pareto.png and one record per trial;

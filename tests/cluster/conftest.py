@@ -132,10 +132,6 @@ class Cluster(Site):
         say(f"# nodes are {sorted(wanted)} after {time.monotonic() - began:.0f} s")
 
 
-JOIN = ("--address", "auto", "--tracking-uri", "http://127.0.0.1:5000")
-"""Until a launch without flags does both by itself."""
-
-
 def derived(hosts: Hosts, into: Path) -> Path:
     """deploy/on-premise.yaml with its EDIT lines edited, and with one core a host, so that a slot fills it."""
     text = (ROOT / "deploy/on-premise.yaml").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import JOIN, Cluster, Outcome, say
+from .conftest import Cluster, Outcome, say
 from .hosts import HOME
 
 pytestmark = [pytest.mark.timeout(1800)]
@@ -26,7 +26,7 @@ def results(name: str) -> Path:
 
 
 def run_study(cluster: Cluster, name: str, *more: str) -> str:
-    return cluster.on_head(shlex.join(cluster.study(results(name), *JOIN, *more)))
+    return cluster.on_head(shlex.join(cluster.study(results(name), *more)))
 
 
 def test_both_hosts_come_up_by_one_command(cluster: Cluster) -> None:
@@ -90,7 +90,7 @@ def test_runs_are_in_the_heads_mlflow(cluster: Cluster, alone: Outcome) -> None:
 
 
 def test_a_job_runs_in_the_projects_folder(cluster: Cluster, alone: Outcome) -> None:
-    launch = shlex.join(cluster.study(results("job"), *JOIN))
+    launch = shlex.join(cluster.study(results("job")))
     said = cluster.on_head(f"ray job submit -- {launch}")
     assert "succeeded" in said
     assert cluster.outcome(results("job")).stable == alone.stable
@@ -98,7 +98,7 @@ def test_a_job_runs_in_the_projects_folder(cluster: Cluster, alone: Outcome) -> 
 
 @pytest.mark.xfail(reason=WORKING_DIR, strict=False)
 def test_a_job_runs_in_a_folder_that_is_handed_in(cluster: Cluster, alone: Outcome) -> None:
-    launch = shlex.join(cluster.study(results("handed_in"), *JOIN))
+    launch = shlex.join(cluster.study(results("handed_in")))
     said = cluster.on_head(f"ray job submit --working-dir . -- {launch}", code=None)
     assert "succeeded" in said
     assert cluster.outcome(results("handed_in")).stable == alone.stable
@@ -106,7 +106,7 @@ def test_a_job_runs_in_a_folder_that_is_handed_in(cluster: Cluster, alone: Outco
 
 @pytest.mark.xfail(reason=ELASTIC, strict=False)
 def test_a_host_that_is_lost_in_mid_study_costs_nothing(cluster: Cluster, alone: Outcome) -> None:
-    launch = shlex.join(cluster.study(results("lost"), *JOIN, "--slots", "2"))
+    launch = shlex.join(cluster.study(results("lost"), "--slots", "2"))
     with ThreadPoolExecutor() as threads:
         running = threads.submit(cluster.on_head, f"timeout --kill-after=60 480 {launch}", code=None)
         while not cluster.outcome(results("lost")).records and not running.done():

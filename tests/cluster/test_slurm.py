@@ -60,7 +60,7 @@ def test_nodes_that_slurm_lends_give_the_records_of_a_single_machine(site: Site,
     job |= {"SLURM_JOB_NUM_NODES": 2, "SLURM_CPUS_PER_TASK": 1, "OMP_NUM_THREADS": 1}
     exports = " ".join(f"{name}={value}" for name, value in job.items())
     results = HOME / "bench" / "slurm"
-    _, _, *arguments = site.study(results, "--address", "auto", "--slots", "2")
+    _, _, *arguments = site.study(results, "--slots", "2")
     script = f"export PATH={commands}:$PATH {exports}; bash {HOME / PROJECT}/deploy/slurm.sh {shlex.join(arguments)}"
     site.run(
         "ssh",
