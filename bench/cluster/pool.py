@@ -156,23 +156,28 @@ class Pool:
 
     def _hold(self, slot: int) -> None:
         """Keep one slot open; runs in its own thread for as long as the slot lives."""
-        while self._has_room(slot):
-            try:
-                self._trainer(slot).fit()
-                return
-            except Exception as error:
-                if self._abandoned:
+        try:
+            while self._has_room(slot):
+                try:
+                    self._trainer(slot).fit()
                     return
-                log.exception("slot %d ended", slot)
-                if self._patience is not None and _node_has_gone(error):
-                    ray.get(self.board.leave.remote(slot))  # which is no fault of the trial's
-                    ray.get(self.board.join.remote(slot))
-                    continue
-                words = self._last_words(slot)
-                reason = _first_reason(error, words)
-                wait = ray.get(self.board.slot_failed.remote(slot, reason, "\n".join(words)))
-                if wait is None or self._ending.wait(wait):
-                    return
+                except Exception as error:
+                    if self._abandoned or not self._is_worth_another(slot, error):
+                        return
+        except ray.exceptions.RayActorError:  # the board has ended
+            if not self._abandoned:
+                raise
+
+    def _is_worth_another(self, slot: int, error: Exception) -> bool:
+        """Whether a slot whose worker group has ended with an error is to have another one; waits until it may."""
+        log.error("slot %d ended", slot, exc_info=error)
+        if self._patience is not None and _node_has_gone(error):
+            ray.get(self.board.leave.remote(slot))  # which is no fault of the trial's
+            ray.get(self.board.join.remote(slot))
+            return True
+        words = self._last_words(slot)
+        wait = ray.get(self.board.slot_failed.remote(slot, _first_reason(error, words), "\n".join(words)))
+        return wait is not None and not self._ending.wait(wait)
 
     def _has_room(self, slot: int) -> bool:
         """Wait until the cluster has room for a slot; returns whether it has, and is not about to end.
