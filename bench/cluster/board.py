@@ -71,6 +71,13 @@ MARK = ".launch"
 """A file of this name tells the launch's folder from one of the same path on another machine."""
 
 
+class Group(NamedTuple):
+    """The workers of a slot: handles of their actors, by rank, and the ids of the nodes that they are on."""
+
+    actors: tuple[Any, ...]
+    nodes: frozenset[str]
+
+
 class Task(NamedTuple):
     """A trial that is given out, the minutes that it may take (None: any), and where its snapshots are kept, if so."""
 
@@ -119,6 +126,9 @@ class Board:
         self._failures: Counter[int] = Counter()
         self._reasons: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._late: set[int] = set()
+        self._lives: Counter[int] = Counter()
+        self._groups: dict[int, Group] = {}
+        self._deserted_since: float | None = None
         self._asked = False
         self._start_seconds = start_seconds
         self._due: dict[int, float] = {}
@@ -147,6 +157,28 @@ class Board:
             self._away.add(slot)
         self._leave(slot)
         await self._notify()
+
+    async def enrol(self, slot: int, actors: Sequence[Any], nodes: Sequence[str]) -> None:
+        """Post who the workers of a slot are, and on which nodes."""
+        self._groups[slot] = Group(tuple(actors), frozenset(nodes))
+
+    async def groups(self) -> Mapping[int, Group]:
+        """The workers of all slots."""
+        return self._groups
+
+    async def deserted(self, seconds: float, reason: str) -> bool:
+        """Whether no slot has worked for so long; then those that are away do not come back, for that reason."""
+        now = time.monotonic()
+        if self._alive - self._late:
+            self._deserted_since = None
+        elif self._deserted_since is None:
+            self._deserted_since = now
+        elif now - self._deserted_since >= seconds:
+            self._away.clear()
+            self._last_error = reason
+            await self._notify()
+            return True
+        return False
 
     async def stay_away(self, slot: int, reason: str) -> None:
         """A slot that has left does not come back."""
@@ -192,8 +224,10 @@ class Board:
         self._asked = True
         if slot in self._running:
             return self._start(slot, self._running[slot])
-        await self._wait(lambda: bool(self._waiting) or self._closed)
-        if slot not in self._alive:  # it has left meanwhile
+        self._lives[slot] += 1
+        life = self._lives[slot]
+        await self._wait(lambda: bool(self._waiting) or self._closed or self._lives[slot] != life)
+        if self._lives[slot] != life:  # who has asked is dead, or has been given up: Ray does not end its calls
             return "close"
         if self._waiting:
             return self._start(slot, self._waiting.popleft())
@@ -306,6 +340,8 @@ class Board:
         ticket = self._running.get(slot)
         if ticket is not None and not self._failures[slot]:  # a group that did not start did not die of it
             self._note_death(ticket, error, words)
+        self._lives[slot] += 1
+        self._groups.pop(slot, None)
         self._failures[slot] += 1
         self._reasons[slot][_kind(error)] += 1
         if self._hopeless(slot):
@@ -368,6 +404,8 @@ class Board:
         return self._last_error is not None and not self._away and self._alive <= self._late
 
     def _leave(self, slot: int) -> None:
+        self._lives[slot] += 1
+        self._groups.pop(slot, None)
         self._alive.discard(slot)
         self._late.discard(slot)
         self._due.pop(slot, None)

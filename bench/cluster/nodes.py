@@ -104,8 +104,9 @@ def nodes() -> Nodes:
     if config is None:
         return Nodes(there)
     can = of_autoscaler(config, head=[node for node in there if node.name == "head"])
-    # A type whose resources are nowhere said (Ray looks some up at the cloud's) counts as what there is of it.
-    return can if all(node.cores or node.gpus for node in can.growing) else Nodes(there)
+    # Resources may be said nowhere: Ray looks them up at the cloud's, or, on own hosts, on the hosts when they join.
+    said = can.growing and all(node.cores or node.gpus for node in can.growing)
+    return can if said else Nodes(there)
 
 
 def of_autoscaler(config: Mapping[str, Any], *, head: Sequence[NodeType]) -> Nodes:
@@ -120,10 +121,9 @@ def of_autoscaler(config: Mapping[str, Any], *, head: Sequence[NodeType]) -> Nod
             name=name,
             cores=kind.get("resources", {}).get("CPU", 0),
             gpus=kind.get("resources", {}).get("GPU", 0),
-            most=kind.get("max_workers", config["max_workers"]),
+            most=kind.get("max_workers", 0 if name == config["head_node_type"] else config["max_workers"]),
         )
         for name, kind in config["available_node_types"].items()
-        if name != config["head_node_type"]
     ]
     return Nodes(head, [node for node in growing if node.most > 0], config["max_workers"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import threading
@@ -36,6 +37,9 @@ NODE_DEATHS = (
     "preempted",
 )
 """So Ray's messages say that it was the node."""
+
+NODE_SECONDS = 40.0
+"""Ray asks a node for a sign of life every 3 s, waits 10 s for it, and takes it for dead after five times without."""
 
 CLOSE_SECONDS = 60.0
 """The end of the slots is waited for at most so long, when their work is done."""
@@ -147,10 +151,16 @@ class Pool:
             return
         self._abandoned = True
         self._ending.set()
+        groups = {}
         if not runtime.lost():
+            with contextlib.suppress(ray.exceptions.RayError):  # the board may be what has ended
+                groups = ray.get(self.board.groups.remote(), timeout=ABANDON_SECONDS)
             ray.kill(self.board)
             self._join(ABANDON_SECONDS)
         if any(thread.is_alive() for thread in self._threads):  # their trials have had nothing to report
+            for group in groups.values():
+                for actor in group.actors:
+                    ray.kill(actor)
             runtime.end_workers()
             self._join(ABANDON_SECONDS)
 
@@ -164,20 +174,32 @@ class Pool:
                 except Exception as error:
                     if self._abandoned or not self._is_worth_another(slot, error):
                         return
-        except ray.exceptions.RayActorError:  # the board has ended
-            if not self._abandoned:
-                raise
+        except Exception as error:
+            if not self._abandoned:  # with which the board has ended
+                log.exception("slot %d is given up", slot)
+                ray.get(self.board.stay_away.remote(slot, f"slot {slot}: {_first_reason(error)}"))
 
     def _is_worth_another(self, slot: int, error: Exception) -> bool:
         """Whether a slot whose worker group has ended with an error is to have another one; waits until it may."""
         log.error("slot %d ended", slot, exc_info=error)
-        if self._patience is not None and _node_has_gone(error):
+        if self._patience is not None and (_names_a_node(error) or self._lost_a_node(slot)):
             ray.get(self.board.leave.remote(slot))  # which is no fault of the trial's
             ray.get(self.board.join.remote(slot))
             return True
         words = self._last_words(slot)
         wait = ray.get(self.board.slot_failed.remote(slot, _first_reason(error, words), "\n".join(words)))
         return wait is not None and not self._ending.wait(wait)
+
+    def _lost_a_node(self, slot: int) -> bool:
+        """Whether a node of a slot's workers is gone; Ray needs a while to know of one that vanishes without a word."""
+        group = ray.get(self.board.groups.remote()).get(slot)
+        others = set() if group is None else group.nodes - {ray.get_runtime_context().get_node_id()}
+        end = time.monotonic() + NODE_SECONDS
+        while others and time.monotonic() < end and not self._ending.is_set():
+            if others - {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                return True
+            time.sleep(ROOM_SECONDS)
+        return False
 
     def _has_room(self, slot: int) -> bool:
         """Wait until the cluster has room for a slot; returns whether it has, and is not about to end.
@@ -198,13 +220,9 @@ class Pool:
         ray.get(self.board.leave.remote(slot))
         self.absent.add(slot)
         self.wake()
-        end = time.monotonic() + self._patience
+        reason = f"no node with room for a slot came within {self._patience / 60:g} minutes (--wait-minutes)"
         while not group.wait(ROOM_SECONDS):
-            if self._ending.is_set():
-                return False
-            if time.monotonic() > end and len(self.absent) == self.plan.slots:
-                reason = f"no node with room for a slot came within {self._patience / 60:g} minutes (--wait-minutes)"
-                ray.get(self.board.stay_away.remote(slot, reason))
+            if self._ending.is_set() or ray.get(self.board.deserted.remote(self._patience, reason)):
                 return False
         ray.get(self.board.join.remote(slot))
         self.absent.discard(slot)
@@ -250,8 +268,8 @@ def _worker(plan: Plan) -> dict[str, float]:
     return {"CPU": CPUS_PER_WORKER, **({"GPU": 1} if plan.gpu else {})}
 
 
-def _node_has_gone(error: BaseException) -> bool:
-    """Whether a worker group has ended because a node of it has."""
+def _names_a_node(error: BaseException) -> bool:
+    """Whether Ray says that a worker group has ended because a node of it has."""
     from ray.train import WorkerGroupError
 
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else [error]

@@ -30,7 +30,9 @@ def serve(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(1)  # a slot a core beats threads, and results do not depend on the machine's size
     board, slot = config["board"], config["slot"]
     first = get_context().get_world_rank() == 0
-    ranks = _ranks()
+    ranks, nodes = _ranks()
+    if first:
+        ray.get(board.enrol.remote(slot, ranks, nodes))
     while (task := parallel.of_first(ray.get(board.take.remote(slot)) if first else None)) != "close":
         if task == "wait":
             continue
@@ -84,14 +86,15 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
         )
 
 
-def _ranks() -> Sequence[Any]:
-    """The actors of all ranks, this one included."""
+def _ranks() -> tuple[list[Any], list[str]]:
+    """The actors of all ranks, this one included, and the nodes that they are on."""
     from ray import cloudpickle
 
     from bench import parallel
 
-    own = cloudpickle.dumps(ray.get_runtime_context().current_actor)
-    return [cloudpickle.loads(actor) for actor in parallel.of_all(own)]
+    here = ray.get_runtime_context()
+    ranks = parallel.of_all((cloudpickle.dumps(here.current_actor), here.get_node_id()))
+    return [cloudpickle.loads(actor) for actor, _ in ranks], [node for _, node in ranks]
 
 
 def _all_alive(ranks: Sequence[Any]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from bench import records
 from bench.cluster import board as board_module
-from bench.cluster.board import LAST_ATTEMPT, MAX_ATTEMPTS, Board, Event, NoSlotsError
+from bench.cluster.board import LAST_ATTEMPT, MAX_ATTEMPTS, START_ATTEMPTS, Board, Event, NoSlotsError
 from bench.launching import benchmarks, studies
 from bench.readings import Point, Reading
 from bench.records import Record
@@ -515,3 +515,72 @@ def test_a_record_of_another_configuration_answers_nothing() -> None:
         assert (await board.take(0))[1].seed == 7  # type: ignore[union-attr]
 
     play(story)
+
+
+@pytest.mark.parametrize("how", ["failed", "left"])
+def test_what_a_dead_worker_still_asks_for_goes_to_the_one_that_lives(how: str) -> None:
+    """Ray does not end a call whose caller has died, and a group may be back while it still waits."""
+
+    async def run() -> None:
+        board = Board(1)
+        stale = asyncio.create_task(board.take(0))
+        await asyncio.sleep(0)
+        if how == "failed":
+            assert await board.slot_failed(0, "SIGKILL") is not None
+        else:
+            await board.leave(0)
+            await board.join(0)
+        assert await stale == "close"
+        live = asyncio.create_task(board.take(0))
+        await asyncio.sleep(0)
+        ticket = await board.submit(trial("a"))
+        assert (await live)[0] == ticket
+        assert await board.remembers() == 1
+
+    asyncio.run(run())
+
+
+def test_two_calls_of_one_slot_get_one_trial() -> None:
+    async def run() -> None:
+        board = Board(1)
+        first = asyncio.create_task(board.take(0))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(board.take(0))
+        await asyncio.sleep(0)
+        ticket = await board.submit(trial("a"))
+        assert await first == "close"
+        assert (await second)[0] == ticket
+
+    asyncio.run(run())
+
+
+def test_slots_wait_for_nodes_as_long_as_another_works_and_a_while_longer() -> None:
+    async def run() -> None:
+        board = Board(3)
+        for slot in (1, 2):
+            await board.leave(slot)
+        assert not await board.deserted(0.05, "no node came")
+        await asyncio.sleep(0.1)
+        assert not await board.deserted(0.05, "no node came")  # slot 0 works
+        await board.leave(0)
+        assert not await board.deserted(0.05, "no node came")  # the time begins here
+        await asyncio.sleep(0.1)
+        assert await board.deserted(0.05, "no node came")
+        with pytest.raises(NoSlotsError, match="no node came"):
+            await board.events()
+
+    asyncio.run(run())
+
+
+def test_a_slot_that_is_given_up_does_not_let_others_wait_for_ever() -> None:
+    async def run() -> None:
+        board = Board(2)
+        await board.leave(1)
+        for _ in range(START_ATTEMPTS):
+            wait = await board.slot_failed(0, "ImportError: x")
+        assert wait is None
+        assert not await board.deserted(0.05, "no node came")
+        await asyncio.sleep(0.1)
+        assert await board.deserted(0.05, "no node came")
+
+    asyncio.run(run())

@@ -117,6 +117,8 @@ def test_ray_is_the_version_that_is_pinned(cluster: Tree) -> None:
 def test_the_job_is_the_literal_command_and_goes_on_after_a_lost_head(manifests: dict[str, Tree]) -> None:
     job = manifests["RayJob"]["spec"]
     assert job["entrypoint"].startswith("python launch.py --study ")
+    (group,) = job["rayClusterSpec"]["workerGroupSpecs"]  # which starts at zero, and is not to be seen from the head
+    assert f"--gpus {group['maxReplicas']}" in job["entrypoint"]
     assert job["backoffLimit"] >= 1
     assert job["shutdownAfterJobFinishes"] is True
 

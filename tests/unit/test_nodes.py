@@ -94,3 +94,21 @@ def test_the_autoscaler_of_another_cluster_is_not_ours(monkeypatch: pytest.Monke
     assert nodes.autoscaling() is None
     monkeypatch.setattr(nodes, "_commands", lambda: [[], ["ray"], [*command[:-1], "--gcs-address=10.0.0.1:6379"]])
     assert nodes.autoscaling() == {"max_workers": 3}
+
+
+def test_own_hosts_count_as_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their file knows one type of node, the head's too, and nothing of what the hosts have."""
+    from ray.autoscaler._private.local.config import prepare_local
+
+    config, _ = prepare_local(yaml.safe_load((CLUSTER.parent / "deploy" / "on-premise.yaml").read_text()))
+    monkeypatch.setattr(nodes, "autoscaling", lambda: config)
+    hosts = [{nodes.HEAD: 1.0, "CPU": 1.0}, {"CPU": 16.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 4.0}]
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: [{"Alive": True, "Resources": one} for one in hosts])
+    plan = plan_of_cluster(LaunchOptions(), 100)
+    assert (plan.slots, plan.gpu) == (8, True)
+
+
+def test_workers_may_be_of_the_heads_type() -> None:
+    kinds = {"any": {"resources": {"CPU": 4}, "max_workers": 3}}
+    can = of_autoscaler({"max_workers": 3, "head_node_type": "any", "available_node_types": kinds}, head=[HEAD])
+    assert can.workers(gpu=False) == 8 + 3 * 4
