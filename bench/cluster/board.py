@@ -72,9 +72,9 @@ MARK = ".launch"
 
 
 class Group(NamedTuple):
-    """The workers of a slot: handles of their actors, by rank, and the ids of the nodes that they are on."""
+    """The workers of a slot: handles of their actors by rank, pickled, and the ids of the nodes that they are on."""
 
-    actors: tuple[Any, ...]
+    actors: tuple[bytes, ...]
     nodes: frozenset[str]
 
 
@@ -158,9 +158,9 @@ class Board:
         self._leave(slot)
         await self._notify()
 
-    async def enrol(self, slot: int, actors: Sequence[Any], nodes: Sequence[str]) -> None:
-        """Post who the workers of a slot are, and on which nodes."""
-        self._groups[slot] = Group(tuple(actors), frozenset(nodes))
+    async def enrol(self, slot: int, group: Group) -> None:
+        """Post who the workers of a slot are."""
+        self._groups[slot] = group
 
     async def groups(self) -> Mapping[int, Group]:
         """The workers of all slots."""

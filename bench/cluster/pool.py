@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cluster import runtime, watchdog
 from bench.cluster.board import MARK, START_SECONDS, Board, Event, NoSlotsError, Snapshots
-from bench.cluster.slot import serve
+from bench.cluster.slot import handles, serve
 from bench.folder import SNAPSHOT
 from bench.records import Record, write_atomically
 from bench.resources import CPUS_PER_WORKER, Plan
@@ -159,7 +159,7 @@ class Pool:
             self._join(ABANDON_SECONDS)
         if any(thread.is_alive() for thread in self._threads):  # their trials have had nothing to report
             for group in groups.values():
-                for actor in group.actors:
+                for actor in handles(group):
                     ray.kill(actor)
             runtime.end_workers()
             self._join(ABANDON_SECONDS)

@@ -12,7 +12,7 @@ import ray
 
 from bench import records
 from bench.cluster import watchdog
-from bench.cluster.board import Task
+from bench.cluster.board import Group, Task
 from bench.readings import Point
 from bench.records import Record
 
@@ -30,9 +30,10 @@ def serve(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(1)  # a slot a core beats threads, and results do not depend on the machine's size
     board, slot = config["board"], config["slot"]
     first = get_context().get_world_rank() == 0
-    ranks, nodes = _ranks()
+    group = _group()
+    ranks = handles(group)
     if first:
-        ray.get(board.enrol.remote(slot, ranks, nodes))
+        ray.get(board.enrol.remote(slot, group))
     while (task := parallel.of_first(ray.get(board.take.remote(slot)) if first else None)) != "close":
         if task == "wait":
             continue
@@ -86,15 +87,22 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
         )
 
 
-def _ranks() -> tuple[list[Any], list[str]]:
-    """The actors of all ranks, this one included, and the nodes that they are on."""
+def _group() -> Group:
+    """The workers of this slot, this one included."""
     from ray import cloudpickle
 
     from bench import parallel
 
     here = ray.get_runtime_context()
     ranks = parallel.of_all((cloudpickle.dumps(here.current_actor), here.get_node_id()))
-    return [cloudpickle.loads(actor) for actor, _ in ranks], [node for _, node in ranks]
+    return Group(tuple(actor for actor, _ in ranks), frozenset(node for _, node in ranks))
+
+
+def handles(group: Group) -> list[Any]:
+    """The actors of a group; whoever unpickles them imports what they are made of, which the board need not."""
+    from ray import cloudpickle
+
+    return [cloudpickle.loads(actor) for actor in group.actors]
 
 
 def _all_alive(ranks: Sequence[Any]) -> bool:
