@@ -29,10 +29,10 @@ def root() -> Path:
 
 
 def digest(parts: Iterable[str | bytes | memoryview]) -> str:
-    """A key for something that depends on all of the parts and on their order."""
+    """A key for something that depends on all of the parts, which may be names of files, and on their order."""
     hashed = hashlib.sha256()
     for part in parts:
-        data = memoryview(part.encode() if isinstance(part, str) else part)
+        data = memoryview(part.encode(errors="surrogateescape") if isinstance(part, str) else part)
         data = data.cast("B") if data.nbytes else memoryview(b"")
         hashed.update(len(data).to_bytes(8, "little"))
         hashed.update(data)

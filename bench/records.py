@@ -153,6 +153,7 @@ class Record(BaseModel):
             if found is not None and not isinstance(found, kind):
                 raise ValueError(f"{'.'.join([part, *names])} = {shown(found)}: it must be a {kind.__name__}")
         self._agree_with_config()
+        self._agree_among_themselves()
         keys = [reading.key for reading in self.readings]
         if len(set(keys)) < len(keys):
             raise ValueError("two readings have the same step, split, domain, probe and variant")
@@ -161,6 +162,14 @@ class Record(BaseModel):
             (name,) = flat({missing[0]: None}, self.phase)
             raise ValueError(f"a successful {self.phase} record needs {name}")
         return self
+
+    def _agree_among_themselves(self) -> None:
+        """Forgetting is a difference of readings that were taken alike."""
+        for name in ("k", "bank"):
+            said = {r.settings[name] for r in self.readings if r.domain == "source" and name in r.settings}
+            if len(said) > 1:
+                mixed = " and ".join(map(str, sorted(said)))
+                raise ValueError(f"readings of the source with {name} = {mixed} are mixed")
 
     def _agree_with_config(self) -> None:
         """What tables say of a trial is what was asked for."""
@@ -307,13 +316,29 @@ def read(path: Path) -> Record:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise ValueError(f"{path} is not a record: {printable(where)}: {first['msg']}") from None
-    if fault := _other_values(record):
+    if fault := _doubled(text) or _other_values(record):
         raise ValueError(f"{path} is not a record: {fault}")
     return record
 
 
+def _doubled(text: str) -> str:
+    """Which key of a JSON text is there twice, of which the last would count; empty if none."""
+    found: list[str] = []
+
+    def pairs(given: Sequence[tuple[str, Any]]) -> None:
+        names = [name for name, _ in given]
+        found.extend(f"{shown(name)} is there twice" for name in set(names) if names.count(name) > 1)
+
+    json.loads(text, object_pairs_hook=pairs)
+    return found[0] if found else ""
+
+
 def _other_values(record: Record) -> str:
     """Which of the hyper-parameters or row values is not what the trial was trained with; empty if none."""
+    train = record.config.get("train", {})
+    asked = None if train.get("epochs") is not None else train.get("steps")
+    if record.status == "ok" and asked not in (None, record.steps):
+        return f"steps = {record.steps} contradicts config.train, which says {shown(asked)}"
     for name, value in _plain(record.hyperparameters).items():
         for part in ("fields", "train"):
             said = record.config.get(part, {}).get(name, value)

@@ -185,6 +185,7 @@ def _check_image_size(backbone: Backbone) -> None:
     """Refuse images that are smaller than a patch, and say what patches leave over of others."""
     from bench import models
 
+    models.check_size(backbone)
     if said := models.unseen_border(backbone):
         print(f"note: {said}")
 

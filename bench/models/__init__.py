@@ -14,7 +14,7 @@ from bench.models.build import (
     trained_tensors,
 )
 from bench.models.head_norm import HeadNorm, add_head_norm, fold_head_norm
-from bench.models.preprocess import TINY_PREPROCESS, Preprocess, preprocess, unseen_border
+from bench.models.preprocess import TINY_PREPROCESS, Preprocess, check_size, preprocess, unseen_border
 from bench.models.setting import Setting, source_of, target_of
 from bench.models.weights import create, read_weights
 
@@ -29,6 +29,7 @@ __all__ = [
     "Start",
     "add_head_norm",
     "build",
+    "check_size",
     "constructor",
     "create",
     "depth",

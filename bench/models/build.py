@@ -17,7 +17,7 @@ from bench.models.architectures import plain
 from bench.models.head_norm import add_head_norm
 from bench.models.weights import create
 from bench.records import Record
-from bench.spec import Trial
+from bench.spec import SpecError, Trial
 
 if TYPE_CHECKING:
     from bench.vit import Vit
@@ -46,9 +46,17 @@ META = torch.device("meta")
 
 
 def outline(trial: Trial, classes: int, device: torch.device = META) -> Vit:
-    """The architecture that :func:`build` gives, without its weights."""
+    """The architecture that :func:`build` gives, without its weights.
+
+    Raises:
+        SpecError: the method does not fit the backbone.
+    """
     with device:
-        return _prepared(plain(trial.benchmark.backbone, num_classes=classes), trial, None)
+        vit = plain(trial.benchmark.backbone, num_classes=classes)
+        try:
+            return _prepared(vit, trial, None)
+        except ValueError as error:
+            raise SpecError(f"study {trial.study!r} on backbone {trial.benchmark.backbone}: {error}") from None
 
 
 def _prepared(vit: Vit, trial: Trial, start: Start | None) -> Vit:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from bench.spec import SpecError
 
+MOCO_ARCHITECTURES = ("vit_small", "vit_base", "vit_conv_small", "vit_conv_base")
+"""So MoCo v3 calls its own vision transformers."""
+
 NETWORKS = ("teacher", "student")
 """Self-distillation trains two networks; a file may hold either or both, and the first of these is the default."""
 
@@ -73,8 +76,17 @@ def backbone_part(content: Mapping[str, Any], network: str | None) -> dict[str, 
 
 def heads_of(content: Mapping[str, Any], width: int) -> int | None:
     """Attention heads of the network in a file, where its layout tells what its tensors do not."""
-    keys = (key for key in _unwrapped(content) if isinstance(key, str))
-    return MOCO_HEADS.get(width) if any(key.removeprefix("module.").startswith(MOCO) for key in keys) else None
+    # What MoCo v3 writes of its linear classifiers has lost the name, and says which of its models it is.
+    is_mocos = _holds_moco(content) or ("state_dict" in content and content.get("arch") in MOCO_ARCHITECTURES)
+    return MOCO_HEADS.get(width) if is_mocos else None
+
+
+def _holds_moco(content: Mapping[str, Any]) -> bool:
+    """Whether a file, or a part of it, has a backbone where MoCo v3 puts it."""
+    return any(
+        isinstance(key, str) and (MOCO in key or (isinstance(value, dict) and _holds_moco(value)))
+        for key, value in content.items()
+    )
 
 
 def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:

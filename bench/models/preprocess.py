@@ -114,6 +114,26 @@ def patch_size(backbone: Backbone) -> int:
     return int(max(sides) if isinstance(sides, tuple | list) else sides)
 
 
+def check_size(backbone: Backbone) -> None:
+    """Refuse a size of images that a backbone can be built for and not be run at.
+
+    Raises:
+        SpecError: with the reason.
+    """
+    size = preprocess(backbone).size
+    with torch.device("meta"):
+        vit = plain(backbone, num_classes=0).eval()
+        try:
+            vit(torch.zeros(1, 3, size, size))
+        except AssertionError as error:  # timm's own check; what has no shape alone is not known here
+            raise SpecError(
+                f"backbone {backbone.name!r} cannot take images of {size} pixels a side ({error}): give another "
+                f"--image-size"
+            ) from None
+        except (NotImplementedError, RuntimeError):
+            return
+
+
 def unseen_border(backbone: Backbone) -> str | None:
     """One sentence, if patches do not divide the images, on what becomes of the rest."""
     size, patch = preprocess(backbone).size, patch_size(backbone)

@@ -110,7 +110,7 @@ def _other_heads(vit: Vit, content: Mapping[str, Any], path: Path) -> str:
     own = getattr(getattr(vit.blocks[0], "attn", None), "num_heads", None)
     told, where = heads_of(content, vit.num_features), "MoCo v3's vision transformers have"
     config = path.parent / "config.json"
-    if told is None and path.suffix == ".safetensors" and config.is_file():
+    if told is None and path.suffix in (".safetensors", ".bin") and config.is_file():
         told, where = _heads_by(config), f"{config} says that they have"
     if None in (told, own) or told == own:
         return ""

@@ -24,7 +24,7 @@ class TrainConfig(Frozen):
     accumulate: Annotated[
         int, Field(ge=1, le=MOST, description="parts in which each worker computes a step, to save memory")
     ] = 1
-    lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 0.05
+    lr: Annotated[float, Field(gt=0, le=3.4e38, description="peak learning rate")] = 0.05
     optimizer: Annotated[Literal["sgd", "adam", "adamw"], Field(description="sgd, adam or adamw")] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1, description="of sgd")] = 0.9
     beta1: Annotated[float, Field(ge=0, lt=1, description="of adam and adamw, for the mean of the gradients")] = 0.9

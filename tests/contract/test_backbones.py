@@ -583,7 +583,13 @@ def test_weights_of_another_number_of_heads_are_refused(tmp_path: Path) -> None:
         {"state_dict": {f"module.base_encoder.{key}": value for key, value in state.items()}}, tmp_path / "m.pth"
     )
     save_file(state, tmp_path / "hf.safetensors")
-    for name, told in (("m.pth", "MoCo v3's"), ("hf.safetensors", "config.json says")):
+    linear = {f"module.{key}": value for key, value in state.items()}
+    torch.save({"arch": "vit_small", "state_dict": linear}, tmp_path / "lin.pth")
+    compiled = {f"module._orig_mod.base_encoder.{key}": value for key, value in state.items()}
+    torch.save({"teacher": compiled}, tmp_path / "compiled.pth")
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    mocos = [(name, "MoCo v3's") for name in ("m.pth", "lin.pth", "compiled.pth")]
+    for name, told in (*mocos, ("pytorch_model.bin", "config.json says"), ("hf.safetensors", "config.json says")):
         (tmp_path / "config.json").write_text('{"model_type": "vit", "num_attention_heads": 12}')
         backbone = Backbone(name="vit_small_patch16_224", image_size=32, weights=str(tmp_path / name))
         with pytest.raises(SpecError, match=f"{told}.* 12 attention heads, and this backbone 6"):
@@ -604,3 +610,11 @@ def test_patches_have_a_size_whatever_makes_them(name: str) -> None:
 def test_a_refusal_of_timm_that_says_nothing_is_named() -> None:
     with pytest.raises(SpecError, match="no more than AssertionError; another --image-size may do"):
         models.plain(Backbone(name="vit_tiny_r_s16_p8_224", weights="random", image_size=8), num_classes=0)
+
+
+def test_a_size_that_cannot_be_run_is_refused() -> None:
+    """It can be built: timm's own check comes with the first image."""
+    with pytest.raises(SpecError, match=r"cannot take images of 100 pixels a side .*divisible by patch size"):
+        models.check_size(Backbone(name="vit_small_patch16_dinov3", weights="random", image_size=100))
+    models.check_size(Backbone(name="vit_small_patch16_dinov3", weights="random", image_size=96))
+    models.check_size(Backbone(name="vit_tiny_patch16_224", weights="random", image_size=100))

@@ -395,3 +395,10 @@ def keeping_decoded(pictures: Path, results: Path) -> Launch:
         assignment("target.keep_decoded=true"),
     ]
     return preflight.prepare(Request.of("linear", "tiny", changes))
+
+
+def test_names_that_are_not_utf8_have_an_identity(tmp_path: Path) -> None:
+    place = classes(tmp_path / "pictures") / "cat"
+    sorted(place.iterdir())[0].rename(place / os.fsdecode(b"caf\xe9.png"))
+    split = data.target(f"folder:{tmp_path / 'pictures'}", size=16).train
+    assert len(split.identity()) == len(split.fingerprint()) == 64

@@ -373,3 +373,34 @@ def test_the_umask_says_who_may_read(tmp_path: Path, record: Make) -> None:
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path, record: Make) -> None:
+    path = record().write(tmp_path)
+    path.write_text(path.read_text().replace('"seed": 0,', '"seed": 1, "seed": 0,', 1))
+    with pytest.raises(ValueError, match=rf"{path.name} is not a record: 'seed' is there twice"):
+        records.read(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("k", 10), ("bank", 5)])
+def test_forgetting_is_no_difference_of_unlike_readings(tmp_path: Path, record: Make, name: str, value: int) -> None:
+    path = record().write(tmp_path)
+    values = json.loads(path.read_text())
+    (before,) = (one for one in values["readings"] if one["step"] == 0)
+    before["settings"] = {"k": 20, "bank": 4000, name: value}
+    before["numbers"] = {"top1": before["numbers"]["top1"]}
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"readings of the source with {name} = .* are mixed"):
+        records.read(path)
+
+
+def test_a_trial_that_ended_early_did_not_succeed(tmp_path: Path, record: Make) -> None:
+    path = record().write(tmp_path)
+    values = json.loads(path.read_text())
+    values["config"]["train"] = {"steps": values["steps"] + 10, "epochs": None}
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"contradicts config\.train, which says"):
+        records.read(path)
+    values["config"]["train"]["epochs"] = 2.0
+    path.write_text(json.dumps(values))
+    assert records.read(path).status == "ok"
