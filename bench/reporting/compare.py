@@ -94,7 +94,7 @@ def compare(first: str, second: str, quantities: Sequence[str] = QUANTITIES) -> 
             first=a.estimate(quantity),
             second=b.estimate(quantity),
             apart=Difference.of(estimate, p),
-            seeds=seeds_needed(estimate),
+            seeds=seeds_needed(estimate, len(found)),
             paired=same_images(a, b, quantity),
         )
         for (label, quantity, a, b, estimate), p in zip(found, p_values, strict=True)
@@ -173,8 +173,7 @@ def table(found: Comparison) -> Table:
     for name in ("A", "B", "A − B", "p"):
         shown.add_column(name, justify="right", no_wrap=True)
     for line in found.lines:
-        ends = [(100 * one.value, *(100 * end for end in one.interval())) for one in (line.first, line.second)]
-        numbers = [*ends, (line.apart.value, line.apart.low, line.apart.high)]
+        numbers = [line.first.percent(), line.second.percent(), (line.apart.value, line.apart.low, line.apart.high)]
         cells = [line.quantity.removesuffix("_accuracy"), *(with_interval(*each) for each in numbers)]
         names = [line.label] if several else []
         shown.add_row(*map(plain, (*names, *cells, f"{line.apart.p:.3f}")), style="bold" * line.apart.told_apart)
@@ -198,7 +197,7 @@ def sentences(found: Comparison) -> Iterator[str]:
     rest = [f"{name} ({_needed(line)})" for name, line in zip(names, lines, strict=True) if not line.apart.told_apart]
     if rest:
         yield f"Not told apart: {'; '.join(rest)}."
-    if any(_of_one_seed(line) for line in lines):
+    if any(_of_one_seed(line) and line.apart.low is not None for line in lines):
         yield "A row of one seed: its intervals and differences are over images alone, and leave out other seeds."
     if not all(line.paired for line in lines):
         yield "The records do not say which images were right: differences count as if they came from different images."
@@ -212,6 +211,8 @@ def _needed(line: Compared) -> str:
     """How many seeds would tell two rows apart."""
     if line.apart.value == 0:
         return "no difference was found"
+    if line.apart.low is None or line.apart.high is None:
+        return "how uncertain it is is not known: the records do not say how many images were measured"
     if not line.apart.low <= 0 <= line.apart.high:
         return "it would be if it were the only comparison"
     if _of_one_seed(line):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.reporting.front import Draws, Hypervolume, hypervolumes
+from bench.reporting.front import EQUAL, Draws, Hypervolume, hypervolumes
 from bench.reporting.outcomes import Outcome, difference
 from bench.reporting.statistics import LEVEL, Estimate, holm, seeds_needed
 
@@ -26,18 +26,20 @@ FORGETTING_LIMIT = 10.0
 
 @dataclass(frozen=True)
 class Difference:
-    """One row minus another in points: value, 95 % interval, and a p-value that counts its family's comparisons."""
+    """One row minus another in points: value, 95 % interval, and a p-value that counts its family's comparisons.
+
+    Where nothing is known of the uncertainty there is no interval, and p is 1.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
 
     @classmethod
     def of(cls, estimate: Estimate, p: float) -> Difference:
         """An estimate as it is shown."""
-        low, high = estimate.interval()
-        return cls(100 * estimate.value, 100 * low, 100 * high, p)
+        return cls(*estimate.percent(), p)
 
     @property
     def told_apart(self) -> bool:
@@ -48,10 +50,13 @@ class Difference:
 @dataclass(frozen=True)
 class Standing:
     """Where a row stands among the others: probabilities of having the best MEAN and of lying on the Pareto front; in
-    which comparisons it cannot be told from the best row; how far its MEAN lies from that of the row with the best."""
+    which comparisons it cannot be told from the best row; how far its MEAN lies from that of the row with the best.
 
-    best_probability: float
-    pareto_probability: float
+    There are no probabilities where nothing is known of some row's uncertainty.
+    """
+
+    best_probability: float | None
+    pareto_probability: float | None
     groups: tuple[str, ...]
     behind: Difference
 
@@ -60,22 +65,38 @@ class Standing:
 class Separation:
     """The two rows with the highest MEAN by label: their difference, and the seeds a row that would tell them apart.
 
-    ``seeds`` is None if no number would, since the images leave too much open; or if a single seed was trained.
+    Both count all pairs of rows, as ``Standing.behind`` does. ``seeds`` is None if no number would, since the images
+    leave too much open; or if one of the two has a single seed (``of_one_seed``), which does not say.
     """
 
     first: str
     second: str
     difference: Difference
     seeds: int | None
+    of_one_seed: bool
+
+
+@dataclass(frozen=True)
+class UnderLimit:
+    """Of the rows that keep to the limit of forgetting the one with the highest target accuracy, by label, and all
+    ``others`` that may keep to it.
+    """
+
+    best: str
+    others: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All that a leaderboard says of its rows together; ``standings`` in their order."""
+    """All that a leaderboard says of its rows together; ``standings`` in their order.
+
+    ``separation`` is None if there are no two rows, ``under_limit`` if none keeps to the limit of forgetting.
+    """
 
     standings: tuple[Standing, ...]
     hypervolumes: tuple[Hypervolume, ...]
     separation: Separation | None
+    under_limit: UnderLimit | None
 
 
 def compare_all(
@@ -88,21 +109,35 @@ def compare_all(
         methods: of the rows, whose hypervolumes are found.
         limit: points that a row may forget under the constraint.
     """
-    draws = Draws.of(outcomes)
-    best, front = draws.best(), draws.on_front()
+    draws = Draws.of(outcomes) if all(outcome.estimate("mean").known for outcome in outcomes) else None
     everybody = range(len(outcomes))
     against = {quantity: against_best(outcomes, quantity, everybody) for quantity in GROUPS}
-    against[CONSTRAINED] = _constrained(outcomes, limit / 100)
+    kept, able = _within(outcomes, limit / 100)
+    constrained = _highest(outcomes, "target_accuracy", kept) if kept else None
+    against[CONSTRAINED] = {} if constrained is None else _differences(outcomes, "target_accuracy", constrained, able)
+    chances = _chances(draws, len(outcomes))
     standings = tuple(
         Standing(
-            best_probability=float(best[row]),
-            pareto_probability=float(front[row]),
+            best_probability=chances[row][0],
+            pareto_probability=chances[row][1],
             groups=tuple(name for name, found in against.items() if row in found and not found[row].told_apart),
             behind=against["mean"][row],
         )
         for row in everybody
     )
-    return Comparisons(standings, hypervolumes(outcomes, methods, draws), _separation(outcomes, labels))
+    return Comparisons(
+        standings,
+        hypervolumes(outcomes, methods, draws),
+        _separation(outcomes, labels, against["mean"]),
+        None if constrained is None else _under_limit(labels, constrained, able),
+    )
+
+
+def _chances(draws: Draws | None, rows: int) -> list[tuple[float | None, float | None]]:
+    """How probably each row has the best MEAN, and lies on the Pareto front."""
+    if draws is None:
+        return [(None, None)] * rows
+    return [(float(best), float(front)) for best, front in zip(draws.best(), draws.on_front(), strict=True)]
 
 
 def against_best(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]) -> dict[int, Difference]:
@@ -113,35 +148,58 @@ def against_best(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]
     """
     if not rows:
         return {}
-    best = max(rows, key=lambda row: outcomes[row].estimate(quantity).value)
-    return _differences(outcomes, quantity, best, rows)
+    return _differences(outcomes, quantity, _highest(outcomes, quantity, rows), rows)
+
+
+def _highest(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]) -> int:
+    """The row with the highest value of a quantity, of equal ones the first."""
+    values = {row: outcomes[row].estimate(quantity).value for row in rows}
+    highest = max(values.values())
+    return next(row for row, value in values.items() if value >= highest - EQUAL)
 
 
 def _differences(outcomes: Sequence[Outcome], quantity: str, best: int, rows: Sequence[int]) -> dict[int, Difference]:
     estimates = {row: difference(outcomes[row], outcomes[best], quantity) for row in rows if row != best}
-    pairs = len(rows) * (len(rows) - 1) // 2
-    p_values = dict(zip(estimates, holm([estimate.p_value() for estimate in estimates.values()], pairs), strict=True))
+    alone = [estimate.p_value() for estimate in estimates.values()]
+    p_values = dict(zip(estimates, holm(alone, _pairs(len(rows))), strict=True))
     found = {row: Difference.of(estimate, p_values[row]) for row, estimate in estimates.items()}
     return {best: Difference(0.0, 0.0, 0.0, 1.0), **found}
 
 
-def _constrained(outcomes: Sequence[Outcome], limit: float) -> dict[int, Difference]:
-    """Target accuracies of the rows that may keep to the limit, against the best of those that do by their means."""
+def _within(outcomes: Sequence[Outcome], limit: float) -> tuple[list[int], list[int]]:
+    """Rows that forget at most such a share by their means, and those that may: these, and all not told from it."""
     forgotten = [outcome.estimate("forgetting") for outcome in outcomes]
-    kept = [row for row, own in enumerate(forgotten) if own.value <= limit]
-    able = [row for row, own in enumerate(forgotten) if own.value <= limit or own.p_value(limit) >= ALPHA]
-    if not kept:
-        return {}
-    best = max(kept, key=lambda row: outcomes[row].estimate("target_accuracy").value)
-    return _differences(outcomes, "target_accuracy", best, able)
+    kept = [row for row, own in enumerate(forgotten) if own.value <= limit + EQUAL]
+    able = [row for row, own in enumerate(forgotten) if row in kept or own.p_value(limit) >= ALPHA]
+    return kept, able
 
 
-def _separation(outcomes: Sequence[Outcome], labels: Sequence[str]) -> Separation | None:
-    """The first two rows by MEAN; None if there are no two."""
-    ranked = sorted(range(len(outcomes)), key=lambda row: -outcomes[row].estimate("mean").value)
-    if len(ranked) < 2:
+def _under_limit(labels: Sequence[str], best: int, able: Sequence[int]) -> UnderLimit:
+    return UnderLimit(labels[best], tuple(labels[row] for row in able if row != best))
+
+
+def _separation(
+    outcomes: Sequence[Outcome], labels: Sequence[str], behind: Mapping[int, Difference]
+) -> Separation | None:
+    """The first two rows by MEAN; None if there are no two.
+
+    Args:
+        behind: how far every row's MEAN lies from the highest.
+    """
+    if len(outcomes) < 2:
         return None
-    first, second = ranked[:2]
+    first = _highest(outcomes, "mean", range(len(outcomes)))
+    second = _highest(outcomes, "mean", [row for row in range(len(outcomes)) if row != first])
     apart = difference(outcomes[first], outcomes[second], "mean")
-    found = Difference.of(apart, apart.p_value())
-    return Separation(labels[first], labels[second], found, seeds_needed(apart))
+    return Separation(
+        first=labels[first],
+        second=labels[second],
+        difference=Difference.of(apart, behind[second].p),
+        seeds=seeds_needed(apart, _pairs(len(outcomes))),
+        of_one_seed=not apart.seeds,
+    )
+
+
+def _pairs(rows: int) -> int:
+    """How many pairs there are of so many rows."""
+    return rows * (rows - 1) // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.reporting.comparisons import CONSTRAINED
-from bench.reporting.rows import Leaderboard, Row
+from bench.reporting.rows import QUANTITIES, Leaderboard, Row, with_interval
 
 INTERVAL = (
     "In brackets: the 95 % interval; of 100 such studies with other seeds and other images of the same kind, 95 would "
@@ -15,6 +15,7 @@ INTERVAL_OF_ONE_SEED = (
     "In brackets: the 95 % interval over images alone, since one seed does not say how much seeds differ. It leaves "
     "out other seeds, and what another search would have chosen."
 )
+NO_INTERVAL = "No number has an interval: neither seeds nor images say how uncertain it is."
 BY_ACCURACY = (
     "These records do not say which images were right: what images leave open is the binomial variance of each "
     "accuracy, and differences count as if they came from different images, which makes them wider."
@@ -23,8 +24,10 @@ BY_ACCURACY = (
 
 def interval_legend(board: Leaderboard) -> str:
     """What an interval of this board means."""
-    several = any(row.mean is not None and row.mean.n > 1 for row in board.rows)
-    return INTERVAL if several else INTERVAL_OF_ONE_SEED
+    spreads = [spread for row in board.rows for name in QUANTITIES if (spread := getattr(row, name)) is not None]
+    if spreads and all(spread.low is None for spread in spreads):
+        return NO_INTERVAL
+    return INTERVAL if any(spread.n > 1 for spread in spreads) else INTERVAL_OF_ONE_SEED
 
 
 def basis(board: Leaderboard) -> str:
@@ -49,11 +52,17 @@ def caveats(board: Leaderboard) -> list[str]:
     said = []
     if any(not row.by_image for row in good):
         said.append(BY_ACCURACY)
-    if any(None in (row.target_images, row.source_images) for row in good):
+    unknown = [row.label for row in good if row.mean and row.mean.low is None]
+    if any(None in (row.target_images, row.source_images) and row.label not in unknown for row in good):
         said.append("How many images were measured was not recorded for every row: its intervals are over seeds alone.")
+    if unknown:
+        said.append(
+            "How uncertain these are is not known, since their images were not counted and their seeds do not differ; "
+            f"they are told from no other row, and no chances are given: {', '.join(unknown)}."
+        )
     if not board.same_images:
         said.append("Some rows answered different images: their differences are not paired, and their order says less.")
-    alone = [row.label for row in good if row.mean and row.mean.n == 1 and len(board.seeds) > 1]
+    alone = [r.label for r in good if r.mean and r.mean.n == 1 and len(board.seeds) > 1 and r.label not in unknown]
     if alone:
         said.append(f"Of one seed alone, with intervals and comparisons over images only: {', '.join(alone)}.")
     return said
@@ -64,10 +73,10 @@ def _group(board: Leaderboard, name: str) -> list[Row]:
 
 
 def _of_mean(board: Leaderboard) -> Iterator[str]:
-    rows = [row for row in board.rows if row.standing is not None]
-    best = next((row for row in rows if row.best), None)
-    if best is None or len(rows) < 2:
+    if board.separation is None:
         return
+    rows = [row for row in board.rows if row.standing is not None]
+    best = next(row for row in rows if row.label == board.separation.first)
     alike = [row.label for row in _group(board, "mean") if row is not best]
     others = [row.label for row in rows if row is not best and row.label not in alike]
     pairs = len(rows) * (len(rows) - 1) // 2
@@ -84,32 +93,38 @@ def _of_the_first_two(board: Leaderboard) -> Iterator[str]:
     if found is None:
         return
     apart = found.difference
-    said = f"{found.first} minus {found.second}: {apart.value:.1f} [{apart.low:.1f}, {apart.high:.1f}] points of MEAN"
+    shown = with_interval(apart.value, apart.low, apart.high)
+    said = f"{found.first} minus {found.second}: {shown} points of MEAN"
     if apart.told_apart:
         yield f"{said}, told apart with these seeds."
-    elif found.seeds is not None:
-        yield f"{said}; about {found.seeds} seeds a row would tell them apart."
-    elif len(board.seeds) == 1:
-        yield f"{said}; one seed does not say how many would tell them apart."
+        return
+    if apart.low is None or apart.high is None:
+        yield f"{said}; how uncertain that is is not known: the records do not say how many images were measured."
+        return
+    would = "would tell them apart" if apart.low <= 0 <= apart.high else "would tell them apart among all pairs"
+    if found.seeds is not None:
+        yield f"{said}; about {found.seeds} seeds a row {would}."
+    elif found.of_one_seed:
+        yield f"{said}; one seed does not say how many {would}."
     else:
-        yield f"{said}; no number of seeds would tell them apart: that takes more test images."
+        yield f"{said}; no number of seeds {would}: that takes more test images."
 
 
 def _under_the_limit(board: Leaderboard) -> Iterator[str]:
     limit = f"{board.forgetting_limit:g} points"
-    kept = [row for row in board.rows if row.forgetting and row.forgetting.mean <= board.forgetting_limit]
-    if not kept:
+    found = board.under_limit
+    if found is None:
         yield f"No row forgets at most {limit}."
         return
-    best = max(kept, key=lambda row: row.target_accuracy.mean if row.target_accuracy else 0.0)
-    alike = [row.label for row in _group(board, CONSTRAINED) if row is not best]
-    told = f", and cannot be told from {_named(alike)}" if alike else ", and is told from all others that may"
-    yield f"Of rows that forget at most {limit}, {best.label} has the highest target accuracy{told}."
+    alike = [row.label for row in _group(board, CONSTRAINED) if row.label != found.best]
+    told = ", and is told from all others that may" if found.others else ""
+    told = f", and cannot be told from {_named(alike)}" if alike else told
+    yield f"Of rows that forget at most {limit}, {found.best} has the highest target accuracy{told}."
 
 
 def _of_methods(board: Leaderboard) -> Iterator[str]:
     if len(board.hypervolumes) > 1:
-        each = (f"{own.method} {own.value:.1f} [{own.low:.1f}, {own.high:.1f}]" for own in board.hypervolumes)
+        each = (f"{own.method} {with_interval(own.value, own.low, own.high)}" for own in board.hypervolumes)
         yield f"Hypervolume of each method's rows, in percent of all accuracies: {'; '.join(each)}."
 
 

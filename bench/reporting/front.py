@@ -104,15 +104,17 @@ def _by_seeds(outcome: Outcome, count: int, rng: np.random.Generator) -> Array:
 
 @dataclass(frozen=True)
 class Hypervolume:
-    """Share of all pairs of target and source accuracy, in percent, that a method's rows reach, and its interval."""
+    """Share of all pairs of target and source accuracy, in percent, that a method's rows reach, and its interval; that
+    is None if nothing is known of what the accuracies may truly be.
+    """
 
     method: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
-def hypervolumes(outcomes: Sequence[Outcome], methods: Sequence[str], draws: Draws) -> tuple[Hypervolume, ...]:
+def hypervolumes(outcomes: Sequence[Outcome], methods: Sequence[str], draws: Draws | None) -> tuple[Hypervolume, ...]:
     """Hypervolume of every method's rows, in the order of the methods; 0 and 0 percent are the reference point.
 
     After Zitzler and Thiele 1999 (IEEE Transactions on Evolutionary Computation 3:257). The interval is the basic one,
@@ -123,10 +125,17 @@ def hypervolumes(outcomes: Sequence[Outcome], methods: Sequence[str], draws: Dra
     for method in dict.fromkeys(methods):
         rows = [row for row, own in enumerate(methods) if own == method]
         value = float(area(*(np.array([own])[:, rows] for own in values))[0])
-        low, high = np.quantile(area(draws.target[:, rows], draws.source[:, rows]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        ends = (max(0.0, 2 * value - float(high)), min(1.0, 2 * value - float(low)))
-        found.append(Hypervolume(method, 100 * value, 100 * ends[0], 100 * ends[1]))
+        low, high = (
+            (None, None) if draws is None else _mirrored(value, area(draws.target[:, rows], draws.source[:, rows]))
+        )
+        found.append(Hypervolume(method, 100 * value, low, high))
     return tuple(found)
+
+
+def _mirrored(value: float, drawn: Array) -> tuple[float, float]:
+    """The basic interval of a share, in percent, ``drawn`` ``[draws]``."""
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return 100 * max(0.0, 2 * value - float(high)), 100 * min(1.0, 2 * value - float(low))
 
 
 def area(target: Array, source: Array) -> Array:

@@ -88,8 +88,10 @@ class Outcome:
         shares = min(weights.values()) > 0
         if self.by_image:
             return of_answers(self.tables(quantity), shares=shares)
-        means = sum(weight * self.answers[name].shares for name, weight in weights.items())
-        return Estimate(float(np.mean(means)), tuple(self._approximate(weights)), Seeds.of(np.asarray(means)))
+        means = np.asarray(sum(weight * self.answers[name].shares for name, weight in weights.items()))
+        images = tuple(self._approximate(weights))
+        counted = self._same_features(weights) or all(self.answers[name].n is not None for name in weights)
+        return Estimate(float(means.mean()), images, Seeds.of(means), share=shares, counted=counted)
 
     def tables(self, quantity: str) -> list[Array]:
         """The weighted answers that make a quantity, ``[seeds, images]``, one table a data set; needs ``by_image``."""
@@ -102,16 +104,19 @@ class Outcome:
         return list(tables.values())
 
     def _approximate(self, weights: Mapping[str, float]) -> list[Images]:
-        """What images contribute by the binomial distribution; of a difference, as if its images were not the same.
-
-        A source accuracy that equals the untouched backbone's in every seed is that of the same features.
-        """
+        """What images contribute by the binomial distribution; of a difference, as if its images were not the same."""
+        if self._same_features(weights):
+            return [Images(0.0, self.answers["source"].n or 0)]
         parts = [(own, weight) for name, weight in weights.items() if (own := self.answers[name]).n]
         if min(weights.values()) > 0:
             return [Images(own.binomial, own.n or 0, float(own.shares.mean()), weight) for own, weight in parts]
-        if (self.answers["before"].shares == self.answers["source"].shares).all():
-            return []
         return [Images(own.binomial, own.n or 0) for own, _ in parts]
+
+    def _same_features(self, weights: Mapping[str, float]) -> bool:
+        """Whether a quantity is forgetting, and source accuracies equal the untouched backbone's in every seed: they
+        are of the same features then, and no image can change that.
+        """
+        return "before" in weights and bool((self.answers["before"].shares == self.answers["source"].shares).all())
 
 
 def _judged(record: Record, variant: str | None) -> dict[str, Reading]:
@@ -172,4 +177,4 @@ def _apart(first: Outcome, second: Outcome, quantity: str) -> Estimate:
         weights = WEIGHTS[quantity].items()
         apart = sum(weight * (first.answers[name].shares - second.answers[name].shares) for name, weight in weights)
         seeds = Seeds.of(np.asarray(apart))
-    return Estimate(one.value - other.value, images, seeds)
+    return Estimate(one.value - other.value, images, seeds, counted=one.counted and other.counted)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.readings import EQUAL
 from bench.records import Record
-from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, compare_all
+from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, UnderLimit, compare_all
 from bench.reporting.front import Hypervolume
 from bench.reporting.outcomes import Outcome, different_images
 from bench.spec import readable
@@ -141,6 +141,8 @@ class Leaderboard:
     hypervolumes: tuple[Hypervolume, ...] = ()
     separation: Separation | None = None
     """What would tell the first two rows apart; None if there are no two."""
+    under_limit: UnderLimit | None = None
+    """The best row that keeps to the limit of forgetting; None if none does."""
     forgetting_limit: float = FORGETTING_LIMIT
     """Points that a row may forget where the highest target accuracy under a constraint is looked for."""
 
@@ -216,6 +218,7 @@ def _compared(board: Leaderboard, outcomes: Sequence[Outcome | None]) -> Leaderb
         same_images=_same_images(able),
         hypervolumes=compared.hypervolumes,
         separation=compared.separation,
+        under_limit=compared.under_limit,
     )
 
 

@@ -93,22 +93,39 @@ def wilson(share: float, n: float, z: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A quantity, and what makes it uncertain. Without ``seeds`` there was one seed: the images' uncertainty alone."""
+    """A quantity, and what makes it uncertain. Without ``seeds`` there was one seed: the images' uncertainty alone.
+
+    ``share``: it is an accuracy or a mean of some, and lies between 0 and 1; otherwise it is a difference.
+    ``counted``: the numbers of all images are known; otherwise ``images`` lacks some.
+    """
 
     value: float
     images: tuple[Images, ...]
     seeds: tuple[Seeds, ...]
+    share: bool = False
+    counted: bool = True
 
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Between which values the quantity lies."""
+    @property
+    def known(self) -> bool:
+        """Whether anything says how uncertain it is: seeds that differ, or the images, if all were counted."""
+        varied = any(part.variance > ROUNDING**2 for part in self.seeds)
+        return varied or (self.counted and bool(self.images))
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """Between which values the quantity lies; None if nothing is known of that."""
+        if not self.known:
+            return None
         quantile = student(self._df, level)
         seeds = [quantile * math.sqrt(part.variance) for part in self.seeds]
         images = [part.distances(quantile) for part in self.images]
         low = self.value - math.hypot(*seeds, *(below for below, _ in images))
         high = self.value + math.hypot(*seeds, *(above for _, above in images))
-        if any(part.share is None for part in self.images):
-            return low, high
-        return max(0.0, low), min(1.0, high)
+        return (max(0.0, low), min(1.0, high)) if self.share else (low, high)
+
+    def percent(self) -> tuple[float, float | None, float | None]:
+        """Value and ends of the interval times 100, as they are shown."""
+        ends = self.interval()
+        return (100 * self.value, None, None) if ends is None else (100 * self.value, 100 * ends[0], 100 * ends[1])
 
     @property
     def variance(self) -> float:
@@ -125,10 +142,13 @@ class Estimate:
         """Of a difference: how probable one so far from ``null`` were if that were the truth, two-sided.
 
         At 5 % it says what the interval says. Below, where comparisons are many, a small variance of few seeds may be
-        luck: the distance grows with the parts' own quantiles there, of the seeds and of the images.
+        luck: the distance grows with the parts' own quantiles there, of the seeds and of the images. 1 if nothing is
+        known of the uncertainty.
         """
+        if not self.known:
+            return 1.0
         distance = abs(self.value - null)
-        if self.variance == 0:
+        if self.variance <= ROUNDING**2:
             return float(distance <= ROUNDING)
         scale = student(self._df, LEVEL) * math.sqrt(self.variance) / self._joined(LEVEL)
         low, high = math.log(SMALLEST), 0.0
@@ -161,7 +181,7 @@ def of_answers(tables: Sequence[Array], *, shares: bool) -> Estimate:
     means = sum(table.mean(axis=1) for table in tables)
     weight = 1 / len(tables) if shares else None
     parts = tuple(_images(table, weight) for table in tables)
-    return Estimate(float(np.mean(means)), parts, Seeds.of(np.asarray(means)))
+    return Estimate(float(np.mean(means)), parts, Seeds.of(np.asarray(means)), share=shares)
 
 
 def _images(table: Array, weight: float | None) -> Images:
@@ -199,17 +219,20 @@ def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
     return [min(1.0, adjusted[index]) for index in range(len(p_values))]
 
 
-def seeds_needed(difference: Estimate) -> int | None:
+def seeds_needed(difference: Estimate, family: int = 1) -> int | None:
     """Seeds a row with which a paired difference as large as this one would be told from 0.
 
     None: no number would, since the images are too few; or a single seed does not say how much seeds differ.
+
+    Args:
+        family: among how many comparisons, whichever of Holm's places it takes.
     """
     if not difference.seeds:
         return None
     each = sum(part.variance * (part.df + 1) for part in difference.seeds)
 
     def enough(count: int) -> bool:
-        return replace(difference, seeds=(Seeds(each / count, count - 1),)).p_value() < 1 - LEVEL
+        return replace(difference, seeds=(Seeds(each / count, count - 1),)).p_value() * family < 1 - LEVEL
 
     counts = range(2, MOST_SEEDS + 1)
     place = bisect.bisect_left(counts, True, key=enough)

@@ -30,6 +30,12 @@ def without_answers(record: Record) -> Record:
     return record.model_copy(update={"readings": readings})
 
 
+def uncounted(record: Record) -> Record:
+    """The same without the numbers of images, as one of schema 1 may be."""
+    readings = tuple(one.model_copy(update={"answers": None, "n": None}) for one in record.readings)
+    return record.model_copy(update={"readings": readings})
+
+
 def found(board: Leaderboard) -> dict[str, Row]:
     return {row.label: row for row in board.rows}
 
@@ -171,17 +177,138 @@ def test_a_board_says_what_its_intervals_leave_out(launch_of: LaunchOf, failed: 
 
 
 def test_records_that_do_not_say_how_many_images_have_intervals_over_seeds(launch_of: LaunchOf) -> None:
-    """As those of schema 1 may be."""
-
-    def old(record: Record) -> Record:
-        readings = tuple(one.model_copy(update={"answers": None, "n": None}) for one in record.readings)
-        return record.model_copy(update={"readings": readings})
-
-    board = build([old(record) for record in launch_of(ROWS)])
+    board = build([uncounted(record) for record in launch_of(ROWS)])
     assert "was not recorded for every row: its intervals are over seeds alone" in said(board)
     row = found(board)["lora"]
     assert row.mean and row.mean.std and row.mean.low is not None
     assert row.mean.mean - row.mean.low == pytest.approx(4.3027 * row.mean.std / 3**0.5, rel=1e-4)
+
+
+def read(
+    target: float | list[float],
+    source: float | list[float],
+    before: float = 0.9,
+    *,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    n: int | None = None,
+) -> Outcome:
+    """A row of which the accuracies are known, and the number of images if any."""
+    shares = {"target": target, "source": source, "before": before}
+    return Outcome(seeds, {name: Answered(np.broadcast_to(own, len(seeds)) * 1.0, n) for name, own in shares.items()})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (read(0.80, 0.7, seeds=(0,)), read(0.801, 0.7, seeds=(0,))),
+        (read(0.80, 0.7), read(0.801, 0.7)),
+        (read([0.80, 0.81, 0.82], 0.7), read(0.801, 0.7, seeds=(0,))),
+        (read(0.9, 0.7, seeds=(0,), n=300), read(0.3, 0.7, seeds=(0,))),
+    ],
+    ids=["one seed", "seeds that agree", "one seed against three", "one of both counted"],
+)
+def test_without_counts_and_seeds_that_differ_nothing_is_told_apart(first: Outcome, second: Outcome) -> None:
+    found = compare_all([first, second], ["a", "b"], ["m", "m"])
+    assert found.separation
+    assert (found.separation.difference.low, found.separation.difference.p) == (None, 1)
+    assert all({"mean", "target_accuracy"} <= set(own.groups) for own in found.standings)
+    assert {own.best_probability for own in found.standings} == {None}
+    assert (found.hypervolumes[0].low, found.hypervolumes[0].high) == (None, None)
+
+
+def test_what_is_not_told_apart_for_want_of_counts_is_said(launch_of: LaunchOf) -> None:
+    board = build([uncounted(record) for record in launch_of(ROWS, seeds=(0,))])
+    text = leaderboard.markdown(board)
+    assert "cannot be told from" in text
+    assert "told apart" not in text
+    assert "points of MEAN; how uncertain that is is not known: the records do not say how many images" in text
+    assert findings.INTERVAL_OF_ONE_SEED in text  # a linear probe's forgetting is certain
+    assert "no chances are given: full, top_k, linear, lora." in text
+    assert "★" not in text.replace(leaderboard.LEGEND.format(k=leaderboard.probe(board)), "")
+    assert ", None" not in text
+    assert "nan" not in text
+    some = {name: ROWS[name] for name in ("full", "lora")}
+    assert findings.NO_INTERVAL in said(build([uncounted(record) for record in launch_of(some, seeds=(0,))]))
+
+
+def test_differences_over_seeds_alone_may_lie_below_0() -> None:
+    worse = difference(read([0.78, 0.785, 0.775], 0.7), read([0.82, 0.821, 0.819], 0.7), "target_accuracy")
+    gained = read(0.8, [0.92, 0.915, 0.93]).estimate("forgetting")
+    for estimate in (worse, gained):
+        low, high = estimate.interval()
+        assert low < estimate.value < high < 0
+        assert low + high == pytest.approx(2 * estimate.value)
+    low, high = read([0.99, 0.95, 1.0], 0.7).estimate("target_accuracy").interval()
+    assert low < high == 1
+
+
+def rivals(seed: int, seeds: int = 3, n: int = 1000) -> list[Outcome]:
+    """Six rows, the first of them a little better."""
+    rng = np.random.default_rng(seed)
+    hard = {"target": rng.random(n), "source": rng.random(n)}
+
+    def answered(domain: str, accuracy: float, noise: float) -> Answered:
+        right = hard[domain] + rng.normal(0, noise, (seeds, n)) < accuracy
+        return Answered(right.mean(axis=1), n, domain, right)
+
+    return [
+        Outcome(
+            tuple(range(seeds)),
+            {
+                "target": answered("target", 0.82 if row == 0 else 0.8, 0.1),
+                "source": answered("source", 0.7, 0.05),
+                "before": answered("source", 0.72, 0.0),
+            },
+        )
+        for row in range(6)
+    ]
+
+
+def test_the_first_two_rows_are_told_apart_as_all_pairs_are() -> None:
+    corrected = 0
+    for seed in range(12, 24):
+        rows = rivals(seed)
+        found = compare_all(rows, list("abcdef"), ["m"] * 6)
+        pair = found.separation
+        assert pair
+        first, second = ("abcdef".index(label) for label in (pair.first, pair.second))
+        behind = found.standings[second].behind
+        assert (pair.difference.value, pair.difference.p) == (pytest.approx(-behind.value), behind.p)
+        assert pair.difference.told_apart is ("mean" not in found.standings[second].groups)
+        assert pair.difference.told_apart or pair.seeds is None or pair.seeds > 3
+        corrected += difference(rows[first], rows[second], "mean").p_value() < 0.05 and not pair.difference.told_apart
+    assert corrected  # by itself such a pair would be told apart
+
+
+def test_a_pair_of_which_one_seed_is_left_does_not_say_what_would_tell_it_apart(
+    launch_of: LaunchOf, failed: Callable[..., Record]
+) -> None:
+    records = launch_of({"lora": (0.9, 0.8), "full": (0.9, 0.8), "linear": (0.7, None)})
+    lost = [failed(one) if one.method == "lora" and one.seed else one for one in records]
+    text = said(build(lost))
+    assert "one seed does not say how many would tell them apart" in text
+    assert "no number of seeds" not in text
+
+
+@pytest.mark.parametrize(("before", "source"), [(0.8, 0.7), (0.9, 0.8), (0.95, 0.85), (0.6, 0.5), (0.4, 0.3)])
+def test_what_is_forgotten_up_to_the_limit_is_within_it(before: float, source: float) -> None:
+    rows = [read([0.9, 0.91, 0.92], source, before, n=1000), read([0.5, 0.51, 0.52], before, before, n=1000)]
+    found = compare_all(rows, ["a", "b"], ["m", "m"], 10.0)
+    assert found.under_limit
+    assert (found.under_limit.best, found.under_limit.others) == ("a", ("b",))
+    assert "constrained" in found.standings[0].groups
+
+
+def test_sentences_and_groups_agree_on_the_limit(launch_of: LaunchOf) -> None:
+    records = launch_of({"lora": (0.9, 0.8), "full": (0.95, 0.5), "linear": (0.6, None)})
+    for limit in {row.forgetting.mean for row in build(records).rows if row.forgetting}:
+        board = build(records, forgetting_limit=limit)
+        assert board.under_limit
+        groups = {row.label: row.standing.groups for row in board.rows if row.standing}
+        assert "constrained" in groups[board.under_limit.best]
+        assert f"{limit:g} points, {board.under_limit.best} has the highest target accuracy" in said(board)
+    alone = build(launch_of({"full": (0.95, 0.5), "linear": (0.6, None)}), forgetting_limit=1.0)
+    assert "Of rows that forget at most 1 points, linear has the highest target accuracy." in said(alone)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
@@ -277,6 +404,20 @@ def test_a_comparison_is_shown_with_what_it_says(folders: Path, capsys: Any, mon
     assert "Nothing is told apart (95 %, Holm over 1 comparison)." in " ".join(capsys.readouterr().out.split())
     assert __main__.main(["compare", "e:lora", "full"]) == 0
     assert "do not say which images were right" in " ".join(capsys.readouterr().out.split())
+
+
+def test_rows_without_counts_are_compared_without_intervals(
+    tmp_path: Path, launch_of: LaunchOf, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for one in launch_of(ROWS, seeds=(0,)):
+        uncounted(one).write(tmp_path / "old" / "records")
+    assert __main__.main(["compare", "old:lora", "full"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Nothing is told apart" in told
+    assert "[" not in told
+    assert "the records do not say how many images were measured" in told
+    assert "are over images alone" not in told
 
 
 def test_what_is_lost_to_the_number_of_comparisons_is_said(folders: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,14 @@ def test_all_right_or_all_wrong_is_not_certain(right: float, seeds: int) -> None
     assert 0.005 < high - low < 0.02
 
 
+def test_more_seeds_tell_a_difference_apart_among_many() -> None:
+    found = Estimate(0.02, (Images(0.003**2, 500),), Seeds.of(0.02 + np.array([-0.02, 0.0, 0.02])))
+    needed = seeds_needed(found, 15)
+    assert needed > seeds_needed(found)
+    for count, told in ((needed, True), (needed - 1, False)):
+        assert (replace(found, seeds=(Seeds(0.02**2 / count, count - 1),)).p_value() < 0.05 / 15) is told
+
+
 def test_what_never_changes_an_answer_has_no_interval() -> None:
     """A linear probe forgets nothing: that is exact. One query more or less is not."""
     table = np.zeros((3, 1000))
@@ -97,8 +106,35 @@ def test_an_interval_ends_where_its_p_value_is_5_percent() -> None:
     for end in found.interval():
         assert found.p_value(end) == pytest.approx(0.05, abs=1e-9)
     assert found.p_value(found.value) == 1
-    assert Estimate(0.0, (), ()).p_value() == 1
-    assert Estimate(0.1, (), ()).p_value() == 0
+    certain = (Images(0.0, 500),)
+    assert Estimate(0.0, certain, ()).p_value() == 1
+    assert Estimate(0.1, certain, ()).p_value() == 0
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        Estimate(0.1, (), ()),
+        Estimate(0.1, (), Seeds.of(np.full(3, 0.1)), counted=False),
+        Estimate(0.1, (Images(1e-6, 500),), (), counted=False),
+    ],
+    ids=["no part", "seeds that agree", "images of which some were not counted"],
+)
+def test_where_nothing_is_known_of_the_uncertainty_nothing_is_concluded(unknown: Estimate) -> None:
+    assert not unknown.known
+    assert unknown.interval() is None
+    assert unknown.percent() == (10.0, None, None)
+    assert (unknown.p_value(), unknown.p_value(0.9)) == (1, 1)
+    assert seeds_needed(unknown) is None
+
+
+def test_only_shares_end_at_0_and_1() -> None:
+    means = np.array([-0.9, -0.8, -1.0])
+    low, high = Estimate(-0.9, (), Seeds.of(means)).interval()
+    assert low < -1
+    assert low < -0.9 < high < 0
+    low, high = Estimate(0.9, (), Seeds.of(-means), share=True).interval()
+    assert (low, high) == (pytest.approx(0.9 - 4.3027 * 0.1 / 3**0.5, rel=1e-4), 1.0)
 
 
 def test_holms_p_values() -> None:
