@@ -205,13 +205,17 @@ def _check_alike(root: Path) -> None:
 
 
 def _kinds(folder: Path) -> set[str]:
-    """Names of the folders of pictures in a folder, or in the only one that is in it."""
-    inside = subfolders(folder)
+    """Names of the folders of pictures in a folder, or in the only one of them that is in it, whatever their case."""
+    inside = _full(folder)
     for _ in range(WRAPPERS):
-        if len(inside) != 1 or not (deeper := subfolders(inside[0])):
+        if len(inside) != 1 or not (deeper := _full(inside[0])):
             break
         inside = deeper
-    return {one.name for one in inside if holds_pictures(one)}
+    return {one.name.casefold() for one in inside}
+
+
+def _full(folder: Path) -> list[Path]:
+    return [one for one in subfolders(folder) if holds_pictures(one)]
 
 
 def check_classes(root: Path, folders: Sequence[Path]) -> None:
@@ -244,9 +248,9 @@ def check_classes(root: Path, folders: Sequence[Path]) -> None:
 
 def _check_copies(root: Path, folders: Sequence[Path]) -> None:
     """Refuse a class folder that holds folders named like those beside it: it is a split, or a copy of all."""
-    names = {folder.name for folder in folders}
+    names = {folder.name.casefold() for folder in folders}
     for folder in folders:
-        copied = sorted((_kinds(folder) & names) - {folder.name})
+        copied = sorted((_kinds(folder) & names) - {folder.name.casefold()})
         if len(copied) > 1 or (copied and part_of(folder.name)):
             shown = ", ".join(map(printable, copied[:3]))
             raise SpecError(

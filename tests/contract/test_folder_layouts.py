@@ -192,6 +192,7 @@ SPLITS_OF_ANY_NAME = (
         (["tr/*", "te/*"], SPLITS_OF_ANY_NAME),
         (["fold1/*", "fold2/*", "fold3/*"], SPLITS_OF_ANY_NAME),
         (["fold1/pictures/*", "fold2/pictures/*"], SPLITS_OF_ANY_NAME),
+        (["tri/ant", "tri/bee", "tes/Ant", "tes/Bee"], SPLITS_OF_ANY_NAME),
         (
             ["fold1/train", "fold1/bus", "fold2/train", "fold2/bus"],
             "with folders of the same names in them .*bus, train",
@@ -479,3 +480,13 @@ def test_image_sizes_are_checked_before_anything_else(capsys: pytest.CaptureFixt
         prepare(15)
     prepare(40)
     assert "note: image_size = 40 is not a multiple of" in capsys.readouterr().out
+
+
+def test_folders_without_pictures_hide_no_splits(tmp_path: Path, seeds: Iterator[int]) -> None:
+    for fold in ("fold1", "fold2"):
+        for kind in ("ant", "bee"):
+            paint(tmp_path / fold / "images" / kind / "0.png", next(seeds))
+        (tmp_path / fold / "labels").mkdir()
+        (tmp_path / fold / "labels" / "0.txt").write_text("ant")
+    with pytest.raises(SpecError, match=SPLITS_OF_ANY_NAME):
+        target(tmp_path)
