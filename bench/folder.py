@@ -99,6 +99,17 @@ class LaunchFolder:
         """The file of a trial's trained tensors."""
         return self.checkpoints / f"{trial}{WEIGHTS}"
 
+    def snapshot(self, trial: str) -> Path:
+        """The file that a trial goes on from if it is cut."""
+        return self.unfinished / f"{trial}{SNAPSHOT}"
+
+    def remove_snapshots(self) -> None:
+        """Remove the snapshots of trials that have ended; one that failed, and is tried again, goes on from its own."""
+        for path in self.unfinished.glob(f"*{SNAPSHOT}"):
+            record = self.record(path.stem)
+            if record.is_file() and not read(record).is_tried_again:
+                path.unlink(missing_ok=True)
+
     def new_log(self) -> Path:
         """A file for what Ray, Optuna and MLflow say, named after the time."""
         place = self.path / "logs"

@@ -105,6 +105,12 @@ class Record(BaseModel):
         step: int = self.details.get("kept_step", self.steps)
         return step
 
+    @property
+    def is_tried_again(self) -> bool:
+        """Whether a launch that is gone on with runs the trial again: it failed, and not by its own doing, as it is
+        when a loss becomes NaN."""
+        return self.status == "failed" and "traceback" in self.details
+
     def scores_of(self, variant: str | None = None) -> dict[str, float]:
         """Scores of the trained model, or of a variant of it, in percent (see :data:`bench.readings.SCORES`)."""
         if self.status == "failed":

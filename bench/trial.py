@@ -58,7 +58,8 @@ def run(
         device: where to train.
         keep: receives what was trained, if the trial succeeds.
         unfinished: folder for the trial's snapshot while it trains. If there is one from a run that was cut, the trial
-            goes on from there, after reporting again what was reported before. Rank 0's counts; None: no snapshots.
+            goes on from there, after reporting again what was reported before. It is the caller's to remove, once the
+            record is safe. Rank 0's counts; None: no snapshots.
 
     Returns:
         The record, with equal readings on every rank.
@@ -67,12 +68,9 @@ def run(
     course = _Course(trial, Setting.of(trial, device), report)
     snapshots = _snapshots(trial, unfinished, device)
     try:
-        record = _ended(course, keep, snapshots)
+        return _ended(course, keep, snapshots)
     finally:
         gc.collect()  # a method's wrappers may hold reference cycles; the next trial needs their memory
-    if snapshots is not None:
-        snapshots.remove()
-    return record
 
 
 def _ended(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> Record:

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bench.cluster import runtime, watchdog
 from bench.cluster.board import MARK, START_SECONDS, Board, Event, NoSlotsError, Snapshots
 from bench.cluster.slot import handles, serve
-from bench.folder import SNAPSHOT
+from bench.folder import SNAPSHOT, LaunchFolder
 from bench.records import Record, write_atomically
 from bench.resources import CPUS_PER_WORKER, Plan
 from bench.spec import Trial
@@ -124,6 +124,7 @@ class Pool:
         self._join(CLOSE_SECONDS)
         if self._unfinished is not None and self._unfinished.is_dir():
             self._tidy()
+            LaunchFolder(self._unfinished.parent).remove_snapshots()  # a worker that was given up may have written one
             if not any(self._unfinished.iterdir()):  # what failed without an end of its own may go on later
                 self._unfinished.rmdir()
 

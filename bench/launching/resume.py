@@ -162,7 +162,6 @@ def _known(folder: LaunchFolder) -> dict[str, Record]:
         except ValueError:
             continue  # it is written again
         complete = record.phase == "search" or record.status != "ok" or folder.checkpoint(record.trial).is_file()
-        own_doing = record.status != "failed" or "traceback" not in record.details
-        if path.stem == record.trial and complete and own_doing:
+        if path.stem == record.trial and complete and not record.is_tried_again:
             known[record.trial] = record
     return known

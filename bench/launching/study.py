@@ -126,7 +126,7 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
         records = _trials(launch, console, tracker, pool)
         launch.folder.keep_only({record.trial for record in records})
         code = _conclude(launch, records, console, tracker)
-        if not any("traceback" in record.details for record in records):  # such trials are tried again
+        if not any(record.is_tried_again for record in records):
             resume.end(launch, begun)
         return code
     finally:

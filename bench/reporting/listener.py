@@ -147,11 +147,21 @@ class Listener:
         else:  # the tensors first: whoever finds the record finds all of the trial
             kept = bool([self._folder.keep_tensors(record.trial, bytes(weights)) for weights in event.weights])
             record.write(self._folder.records)
+        self._remove_snapshot(record)
         with self._news:
             self.records.append(record)
             self._news.notify_all()
         write = self._tracker.trial_known if event.kind == "known" else self._tracker.trial_finished
         write(record, checkpoint if kept else None)
+
+    def _remove_snapshot(self, record: Record) -> None:
+        """Only now that the record is safe; a trial that is tried again goes on from its snapshot."""
+        if record.is_tried_again:
+            return
+        try:
+            self._folder.snapshot(record.trial).unlink(missing_ok=True)
+        except OSError as error:  # it does no harm
+            log.warning("%s cannot be removed (%s)", error.filename, error.strerror)
 
     def _tell(self, event: Event) -> None:
         if self._error is not None:

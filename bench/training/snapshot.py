@@ -120,14 +120,6 @@ class Snapshots:
                 _warn(f"{self._path} cannot be written ({error.strerror or error}): a trial that is cut starts anew")
         self._saved = time.monotonic()
 
-    def remove(self) -> None:
-        """The trial has come to an end of its own: nothing is left of it."""
-        if parallel.rank() == 0 and self._path is not None:
-            try:
-                self._path.unlink(missing_ok=True)
-            except OSError as error:
-                _warn(f"{self._path} cannot be removed ({error.strerror or error})")
-
     def _steps_left(self, step: int) -> int:
         """Steps until the next look at the clock, 0 if it is time: not beyond as many as there were."""
         now = time.monotonic()

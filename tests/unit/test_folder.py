@@ -52,6 +52,19 @@ def test_records_are_read_by_file_name(tmp_path: Path, record: Make) -> None:
     assert [found.trial for found in folder.read_records()] == ["a", "b", "c"]
 
 
+def test_only_what_has_not_ended_keeps_its_snapshot(tmp_path: Path, record: Make) -> None:
+    folder = LaunchFolder(tmp_path)
+    folder.remove_snapshots()  # there may be none
+    folder.unfinished.mkdir()
+    raised = {"status": "failed", "error": "x", "readings": (), "details": {"traceback": "..."}}
+    for name, changes in {"ended": {}, "raised": raised}.items():
+        record(trial=name, **changes).write(folder.records)
+    for name in ("ended", "raised", "runs"):
+        folder.snapshot(name).write_bytes(b"state")
+    folder.remove_snapshots()
+    assert {path.name for path in folder.unfinished.iterdir()} == {"raised.pt", "runs.pt"}
+
+
 def test_an_empty_folder_has_no_records(tmp_path: Path) -> None:
     folder = LaunchFolder(tmp_path)
     said = f"there are no records in {re.escape(str(folder.records))}; run a study first"

@@ -27,6 +27,7 @@ class Events:
 
     def __init__(self) -> None:
         self.waiting: queue.Queue[list[Event]] = queue.Queue()
+        self.absent: set[int] = set()
 
     def events(self) -> list[Event]:
         return self.waiting.get(timeout=10)
@@ -49,8 +50,12 @@ class Told:
         if self.broken:
             raise RuntimeError("the screen\n[/x] broke")
 
+    known = finished
+
     def trial_finished(self, record: Record, checkpoint: Path | None) -> None:
         self.tracked.append(record.trial)
+
+    trial_known = trial_finished
 
 
 def listener(pool: Events, told: Told, folder: Path) -> Listener:
@@ -99,6 +104,46 @@ def test_a_record_that_cannot_be_written_is_the_reason(tmp_path: Path, record: M
     pool.wake()
     with pytest.raises(ListenerError):
         heard.close()
+
+
+SNAPSHOTS: dict[str, tuple[dict[str, Any], bool]] = {
+    "ok": ({}, False),
+    "stopped": ({"status": "stopped", "steps": 40}, False),
+    "diverged": ({"status": "failed", "error": "the loss is nan", "readings": ()}, False),
+    "raised": ({"status": "failed", "error": "x", "readings": (), "details": {"traceback": "..."}}, True),
+}
+"""How a trial ends, and whether its snapshot stays: one that raised is tried again."""
+
+
+@pytest.mark.parametrize("kind", ["finished", "known"])
+@pytest.mark.parametrize("end", SNAPSHOTS)
+def test_a_snapshot_goes_once_the_record_is_on_disk(end: str, kind: str, tmp_path: Path, record: Make) -> None:
+    changes, stays = SNAPSHOTS[end]
+    pool, folder = Events(), LaunchFolder(tmp_path)
+    folder.unfinished.mkdir()
+    for name in ("a", "other"):
+        folder.snapshot(name).write_bytes(b"state")
+    heard = listener(pool, Told(), tmp_path)
+    made = record(trial="a", **changes)
+    pool.waiting.put([Event(cast(Any, kind), 0, cast(Any, None), record=made)])
+    heard.wait_for(1, lambda one: True)
+    heard.close()
+    assert folder.snapshot("a").exists() is stays
+    assert folder.snapshot("other").exists()
+
+
+def test_a_snapshot_stays_if_the_record_cannot_be_written(tmp_path: Path, record: Make) -> None:
+    folder = LaunchFolder(tmp_path)
+    folder.records.write_text("in the way")
+    folder.unfinished.mkdir()
+    folder.snapshot("a").write_bytes(b"state")
+    pool = Events()
+    heard = listener(pool, Told(), tmp_path)
+    pool.finish(record(trial="a"))
+    pool.wake()
+    with pytest.raises(ListenerError):
+        heard.close()
+    assert folder.snapshot("a").exists()
 
 
 def test_an_interruption_stays_one(tmp_path: Path) -> None:
