@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -140,6 +140,7 @@ class Runs:
         self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
         self._children = _Children()
         self._described: set[str] = set()  # ids of child runs that have all parameters
+        self._made: set[str] = set()  # trials whose runs were made here, and not by an earlier try of the launch
         place = launch.folder and f"{platform.node()}:{os.path.realpath(launch.folder.path)}"
         tags = {**launch.tags, **({FOLDER: place} if place else {})}
         self.parent = self._parent(launch, tags)
@@ -215,17 +216,29 @@ class Runs:
         """Whether a trial's run is complete."""
         return trial in self._children.written
 
+    def lost(self, trials: Iterable[str]) -> list[str]:
+        """Those trials whose runs were written, and do not stand in the store as ended ones."""
+        there = {run.info.run_id for run in self.children() if _has_ended(run)}
+        return [trial for trial in trials if self._children.written.get(trial) not in there]
+
     def start(self, trial: str, about: About) -> None:
-        """Make a trial's run, in place of one that has ended; one that is being written goes on."""
-        if trial in self._children.written:  # it failed in an earlier try of the launch
+        """Make a trial's run, in place of an earlier try's that has ended; any other one goes on."""
+        if trial in self._children.written and trial not in self._made:
             self._client.delete_run(self._children.written[trial])
             del self._children.written[trial]
         self._make(trial, about)
+
+    def drop(self, trial: str) -> None:
+        """Delete a trial's run that is being written, if there is one."""
+        if trial in self._children.open:
+            self._client.delete_run(self._children.open[trial])
+            del self._children.open[trial]
 
     def _make(self, trial: str, about: About) -> str:
         """The id of a trial's run, which is made if need be."""
         run_id = self._children.open.get(trial) or self._children.written.get(trial)
         if run_id is None:
+            self._made.add(trial)
             tags = {**about.tags, STATUS: "running", PARENT: self.parent}
             run = self._client.create_run(self._experiment, start_time=about.begun, tags=tags, run_name=trial)
             run_id = self._children.open[trial] = str(run.info.run_id)

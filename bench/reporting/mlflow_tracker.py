@@ -15,7 +15,8 @@ import shlex
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class Tracker:
         self._keeper = Keeper()
         self._writer: _Writer | None = None
         self._closed, self._over = False, False
+        self._lost: list[str] = []
         self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -126,7 +128,8 @@ class Tracker:
         """One line that says what has not arrived, why, and what brings it."""
         missing, uri = sum(self._due.values()), self._launch.uri
         runs = f"{missing} of {len(self._due)} trials" if missing else "the end of the launch"
-        said = f"{runs} did not arrive at {without_password(uri)} ({self._keeper.reason or 'it is slow'})"
+        why = "what was written is gone" if self._lost else self._keeper.reason or "it is slow"
+        said = f"{runs} did not arrive at {without_password(uri)} ({why})"
         if self._launch.folder is None:
             return said
         folder, store = (shlex.quote(str(one)) for one in (self._launch.folder.path, without_password(uri)))
@@ -135,16 +138,27 @@ class Tracker:
     def _write(self) -> None:
         try:
             job = self._jobs.get()  # MLflow is not imported while the workers start: they need the cores
-            missed = []
+            missed: list[Callable[[_Writer], None]] = []
             while job is not None:
-                if not self._do(job):
-                    missed.append(job)
+                if self._writer is None and missed and self._do(lambda writer: None):  # no news comes before older ones
+                    missed = self._missed(missed)
+                missed += self._missed([job])
                 job = self._next()
-            missed = [job for job in missed if not self._do(job)]
-            self._over = self._do(lambda writer: writer.close()) and not missed
+            missed = self._missed(missed)
+            closed = self._do(lambda writer: writer.close()) and self._do(self._look_up)
+            self._over = closed and not missed and not self._lost
         except BaseException as error:
             log.error("MLflow: %s", reason(error, self._launch.uri))
             self._keeper.reason = reason(error, self._launch.uri)
+
+    def _missed(self, jobs: Sequence[Callable[[_Writer], None]]) -> list[Callable[[_Writer], None]]:
+        """Do jobs; returns those that could not be done."""
+        return [job for job in jobs if not self._do(job)]
+
+    def _look_up(self, writer: _Writer) -> None:
+        """Whether what was written is there; a trial whose run is not is due again."""
+        self._lost = writer.runs.lost([trial for trial, due in list(self._due.items()) if not due])
+        self._due |= dict.fromkeys(self._lost, True)
 
     def _next(self) -> Callable[[_Writer], None] | None:
         """The next job; while there is none, what is due is written."""
@@ -204,6 +218,42 @@ class Keeper:
         return False
 
 
+@dataclass
+class _Child:
+    """A trial that has not ended, as far as it was told of.
+
+    Whoever goes on with a trial that was cut is told its curves again from their beginning. What is told twice is
+    written once; if it is not the same, the trial has begun again from its first step, and so does its run.
+    """
+
+    about: About | None = None
+    begun: bool = False
+    """Its run is there."""
+    stale: bool = False
+    """The run that is there is to be made again."""
+    told: dict[tuple[int, str], Point] = field(default_factory=dict)
+    """The points of its curves, by step and name."""
+    pending: list[Point] = field(default_factory=list)
+    """Those of them that are not written yet."""
+
+    def add(self, points: Sequence[Point]) -> None:
+        """Take up what was not told before."""
+        known = [(self.told.get((step, name)), value) for name, value, _, step in points]
+        if any(before is not None and repr(before[1]) != repr(value) for before, value in known):  # NaN is itself
+            self._begin_again(min(step for _, _, _, step in points))
+        for point in points:
+            name, _, _, step = point
+            if (step, name) not in self.told:
+                self.told[step, name] = point
+                self.pending.append(point)
+
+    def _begin_again(self, step: int) -> None:
+        """Forget what an earlier try told from a step on: until there both have told the same."""
+        self.told = {key: point for key, point in self.told.items() if key[0] < step}
+        self.pending = list(self.told.values())
+        self.stale, self.begun = self.stale or self.begun, False
+
+
 class _Writer:
     """The MLflow side; lives in the tracker's thread. Whatever fails is kept, and can be done again."""
 
@@ -211,38 +261,57 @@ class _Writer:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # or MLflow would sleep for minutes between tries
         self.runs = Runs(launch)
         self.runs.go_on()
-        self._about: dict[str, About] = {}
-        self._points: dict[str, list[Point]] = {}
+        self._children: dict[str, _Child] = {}
+        self._complete: set[str] = set()
         self._flushed = time.monotonic()
         self._ended = False
 
     def start(self, trial: str, about: About) -> None:
-        self.runs.start(trial, self._about.setdefault(trial, about))
-        self._points.setdefault(trial, [])
+        if trial in self._complete:  # done again, since it had failed: the trial's run was made all the same
+            return
+        child = self._children.setdefault(trial, _Child())
+        child.about = child.about or about
+        self._begin(trial, child, child.about)
 
-    def report(self, trial: str, points: list[Point]) -> None:
-        self._points.setdefault(trial, []).extend(points)
+    def report(self, trial: str, points: Sequence[Point]) -> None:
+        if trial in self._complete:
+            return
+        self._children.setdefault(trial, _Child()).add(points)
         if time.monotonic() - self._flushed > BATCH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         self._flushed = time.monotonic()
-        for trial in list(self._points):
-            self._flush(trial)
+        for trial, child in self._children.items():
+            self._flush(trial, child)
 
-    def _flush(self, trial: str) -> None:
-        points = self._points.get(trial)
-        if points and trial in self._about:
-            self.runs.log(trial, self._about[trial], points)
-            self._points[trial] = []
+    def _flush(self, trial: str, child: _Child) -> None:
+        if child.about is None:
+            return
+        self._begin(trial, child, child.about)
+        if child.pending:
+            self.runs.log(trial, child.about, child.pending)
+            child.pending = []
+
+    def _begin(self, trial: str, child: _Child, about: About) -> None:
+        """Make a trial's run, unless it is there."""
+        if child.begun:
+            return
+        if child.stale:
+            self.runs.drop(trial)
+        self.runs.start(trial, about)
+        child.begun, child.stale = True, False
 
     def end(self, record: Record, checkpoint: Path | None, now: int, *, known: bool) -> None:
-        if known and self.runs.is_written(record.trial):
+        trial = record.trial
+        if known and self.runs.is_written(trial):
             return
-        self._flush(record.trial)
-        about = self._about.get(record.trial) or About.of(record)  # it may have failed before it started
+        child = self._children.setdefault(trial, _Child())
+        child.about = about = child.about or About.of(record)  # it may have failed before it started
+        self._flush(trial, child)
         self.runs.end(record, about, checkpoint, now)
-        self._points.pop(record.trial, None)
+        self._complete.add(trial)
+        del self._children[trial]
 
     def finish(self, folder: LaunchFolder, board: Leaderboard | None, status: str) -> None:
         self.runs.finish(folder, board, status)

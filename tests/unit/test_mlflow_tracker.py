@@ -410,6 +410,94 @@ def test_a_trial_that_starts_again_goes_on_in_its_run(store: Path, record: Make)
     assert [(point.step, point.value) for point in curve] == [(10, 0.5), (20, 0.4)]
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_what_a_trial_tells_again_is_in_its_curves_once(store: Path, record: Make, goes_on: bool) -> None:
+    """It goes on from a snapshot, and says the same again; or it begins anew, and its numbers are other ones."""
+    tracker, name, client = opened(store), "train_loss", MlflowClient(default_uri(store))
+    shift = 0.0 if goes_on else 0.01
+    tracker.trial_started("a", TRIAL, TAGS)
+    for step in (10, 20, 30):
+        tracker.trial_reported("a", {name: 1 / step, "lr": float("nan")}, step)
+    tracker._jobs.put(lambda writer: writer.flush())
+    drain(tracker)
+    _, before = runs(store)
+    time.sleep(0.01)  # what is told again has another time
+    tracker.trial_started("a", TRIAL, TAGS)
+    for step in (10, 20, 30, 40):
+        tracker.trial_reported("a", {name: 1 / step + (step > 10) * shift, "lr": float("nan")}, step)
+    tracker.trial_finished(record(trial="a"))
+    tracker.close()
+    assert tracker.problem is None
+    _, children = runs(store)
+    assert (children["a"].info.run_id == before["a"].info.run_id) is goes_on
+    curve = client.get_metric_history(children["a"].info.run_id, name)
+    assert [(point.step, point.value) for point in curve] == [
+        (step, 1 / step + (step > 10) * shift) for step in (10, 20, 30, 40)
+    ]
+    assert len(client.get_metric_history(children["a"].info.run_id, "lr")) == 4
+
+
+def refused_once(call: Callable[..., Any], wanted: Callable[[dict[str, Any]], bool]) -> Callable[..., Any]:
+    """A call that is refused the first time, as by a server at which a token is being renewed: no outage."""
+    refused: list[bool] = []
+
+    def called(*given: Any, **named: Any) -> Any:
+        if wanted(named) and not refused:
+            refused.append(True)
+            raise MlflowException("403")
+        return call(*given, **named)
+
+    return called
+
+
+@pytest.mark.parametrize("call", ["create_run", "delete_run", "log_batch", "search_runs", "set_tag", "set_terminated"])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_what_was_refused_once_replaces_nothing_that_arrived(
+    store: Path, record: Make, failed: Make, monkeypatch: pytest.MonkeyPatch, call: str, earlier: bool
+) -> None:
+    """The trial's run is made all the same, in place of that of an earlier try, and stays when all is done again."""
+
+    def again() -> Tracker:
+        tags = {"benchmark": "tiny", "launch": "1234"}
+        return open_tracker(default_uri(store), experiment="paper", run_name="x", parameters={}, tags=tags)
+
+    if earlier:
+        tracker = again()
+        tracker.trial_started("a", TRIAL, TAGS)
+        tracker.trial_reported("a", {"train_loss": 9.0}, 10)
+        tracker.trial_finished(failed(record(trial="a"), error="ValueError: x"))
+        tracker.close()
+    monkeypatch.setattr(
+        MlflowClient, call, refused_once(getattr(MlflowClient, call), lambda named: named.get("run_name") != "x")
+    )
+    tracker = again()
+    tracker.trial_started("a", TRIAL, TAGS)
+    tracker.trial_reported("a", {"train_loss": 0.5}, 10)
+    tracker.trial_finished(record(trial="a"))
+    tracker.finish(LaunchFolder(store), None, "FINISHED")
+    tracker.close()
+    assert tracker.problem is None
+    parent, children = runs(store)
+    assert parent.info.status == "FINISHED"
+    assert {name: run.data.tags["status"] for name, run in children.items()} == {"a": "ok"}
+    assert "error" not in children["a"].data.tags
+    curve = MlflowClient(default_uri(store)).get_metric_history(children["a"].info.run_id, "train_loss")
+    assert [(point.step, point.value) for point in curve] == [(10, 0.5)]
+
+
+def test_a_run_that_is_gone_at_the_end_is_said(store: Path, record: Make) -> None:
+    tracker = opened(store)
+    for name in ("a", "b"):
+        tracker.trial_finished(record(trial=name))
+    drain(tracker)
+    MlflowClient(default_uri(store)).delete_run(runs(store)[1]["a"].info.run_id)
+    tracker.finish(LaunchFolder(store), None, "FINISHED")
+    tracker.close()
+    assert tracker.problem is not None
+    assert tracker.problem.startswith("1 of 2 trials did not arrive at sqlite:///")
+    assert tracker.problem.endswith("(what was written is gone)")
+
+
 def test_a_search_trial_is_measured_on_validation_data(store: Path, searched: Make) -> None:
     made = searched(trial="a")
     tracker = opened(store)
