@@ -108,8 +108,9 @@ def long_tmpdir(place: Path) -> bool:
 def environment(place: Path) -> bool:
     """Variables that describe another Ray, or an older one."""
     fault = Fault("RAY_ADDRESS, RAY_TRAIN_V2_ENABLED=0")
-    foreign = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_TRAIN_V2_ENABLED": "0", "RAY_NAMESPACE": "else"}
-    launch = Launch(place / "environment", trials=1, **foreign)
+    launch = Launch(
+        place / "environment", trials=1, RAY_ADDRESS="127.0.0.1:1", RAY_TRAIN_V2_ENABLED="0", RAY_NAMESPACE="else"
+    )
     try:
         code = launch.wait()
         fault.expect(code == 0, f"exit code {code}: {launch.output[-200:]}")
