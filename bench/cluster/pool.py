@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bench.cluster import runtime, watchdog
+from bench.cluster import placement, runtime, watchdog
 from bench.cluster.board import MARK, START_SECONDS, Board, Event, NoSlotsError, Snapshots
 from bench.cluster.slot import serve
 from bench.folder import SNAPSHOT
@@ -154,6 +154,7 @@ class Pool:
                 wait = ray.get(self.board.slot_failed.remote(slot, reason, "\n".join(words)))
                 if wait is None or self._ending.wait(wait):
                     return
+                placement.free_orphans()
 
     def _last_words(self, slot: int) -> list[str]:
         """What the processes of a slot have noted before they died, by rank; it is read once."""
