@@ -24,6 +24,10 @@ def free_orphans() -> None:
 
 
 def orphaned(group: Any, job: str) -> bool:
-    """Whether a placement group, as Ray's store holds it, is still there though an actor of a job made it and died."""
+    """Whether a placement group, as Ray's store holds it, is still there though the actor of a job that made it died.
+
+    One that a driver has made, as Tune's, has no such actor, which Ray's store calls dead all the same.
+    """
     gone = group.state == PlacementGroupTableData.REMOVED or group.is_detached
-    return group.creator_job_id.hex() == job and group.creator_actor_dead and not gone
+    died = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
+    return died and group.creator_job_id.hex() == job and not gone

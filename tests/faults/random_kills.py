@@ -6,6 +6,8 @@ Workers of a group of two (either rank), Tune's actors and Ray Train's controlle
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random
 import sqlite3
 import sys
@@ -21,11 +23,11 @@ KILLS = 5
 
 KINDS = ("RayTrainWorker", "PooledTrial", "TrainController")
 
-STEPS = 50
+STEPS = 40
 """Of a trial, for each kill: so that the study is long enough for all of them."""
 
-PAUSE = (2.0, 6.0)
-"""So many seconds lie between two kills, counted from when the workers are there again."""
+PAUSE = (1.0, 5.0)
+"""So many seconds after the workers train again one of them is killed; every third time after they are there again."""
 
 SECONDS = 1500
 """Within which a launch ends, on a busy machine."""
@@ -36,22 +38,34 @@ def start(results: Path, kills: int) -> Launch:
     steps = STEPS * kills
     group = ["--num-workers", "2", "--set", "train.batch_size=16"]
     often = ["--set", "train.checkpoint_minutes=0.02", "--set", f"train.val_every={steps // 3}"]
-    return Launch(results, *group, *often, trials=8, seeds=2, steps=steps)
+    return Launch(results, *group, *often, trials=6, seeds=2, steps=steps)
 
 
 def kill(launch: Launch, kills: int, seed: int) -> Counter[str]:
     """Kill processes until there were enough, or the launch has ended; returns how many of each kind."""
-    draw, killed = random.Random(seed), Counter[str]()
+    draw, killed, last = random.Random(seed), Counter[str](), 0.0
     launch.wait_for_records(1)
     while killed.total() < kills and launch.wait_for(lambda: len(launch.named(KINDS[0])) == 2, SECONDS):
+        if killed.total() % 3:  # or a trial would die of it: three times at the same step
+            launch.wait_for(functools.partial(came_further, launch, last), SECONDS)
         launch.wait_for(lambda: False, draw.uniform(*PAUSE))
         kind = draw.choice(KINDS)
         try:
             draw.choice(launch.named(kind)).kill()
             killed[kind] += 1
+            last = time.time()
         except (IndexError, psutil.NoSuchProcess):
             continue  # none of them runs now
     return killed
+
+
+def came_further(launch: Launch, since: float) -> bool:
+    """Whether a snapshot or a record has been written since then."""
+    folders = (launch.folder.unfinished, launch.folder.records)
+    files = [path for folder in folders for path in folder.glob("[!.]*")]
+    with contextlib.suppress(FileNotFoundError):  # of a trial that has just ended
+        return any(path.stat().st_mtime > since for path in files)
+    return False
 
 
 def faults(quiet: Launch, killed: Launch) -> list[str]:

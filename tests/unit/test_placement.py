@@ -10,11 +10,13 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from bench.cluster import placement
 
 OWN, OTHER = b"\x01\x00\x00\x00", b"\x02\x00\x00\x00"
+CREATOR, DRIVER = b"\x07" * 16, b"\xff" * 16
 
 
 def group(number: int, **fields: object) -> bytes:
     """A placement group of a controller that has died, as the store gives it."""
-    values = {"state": PlacementGroupTableData.CREATED, "creator_job_id": OWN, "creator_actor_dead": True, **fields}
+    creator = {"creator_job_id": OWN, "creator_actor_id": CREATOR, "creator_actor_dead": True}
+    values = {"state": PlacementGroupTableData.CREATED, **creator, **fields}
     return PlacementGroupTableData(placement_group_id=bytes([number] * 18), **values).SerializeToString()
 
 
@@ -26,6 +28,7 @@ def test_room_that_a_dead_controller_had_reserved_is_freed_and_no_other(monkeypa
         group(4, state=PlacementGroupTableData.REMOVED),
         group(5, is_detached=True),
         group(6, state=PlacementGroupTableData.PENDING),
+        group(7, creator_actor_id=DRIVER),
     ]
     removed: list[str] = []
     accessor = SimpleNamespace(get_placement_group_table=lambda: there)
