@@ -21,7 +21,8 @@ from tests.faults.harness import Fault, Launch, folder
 
 KILLS = 5
 
-KINDS = ("RayTrainWorker", "PooledTrial", "TrainController")
+TUNES = "ray::ResourceTrainable"
+KINDS = ("ray::RayTrainWorker", TUNES, "ray::TrainController")
 
 STEPS = 40
 """Of a trial, for each kill: so that the study is long enough for all of them."""
@@ -43,20 +44,27 @@ def start(results: Path, kills: int) -> Launch:
 
 def kill(launch: Launch, kills: int, seed: int) -> Counter[str]:
     """Kill processes until there were enough, or the launch has ended; returns how many of each kind."""
-    draw, killed, last = random.Random(seed), Counter[str](), 0.0
+    draw, killed, before = random.Random(seed), Counter[str](), set[int]()
     launch.wait_for_records(1)
-    while killed.total() < kills and launch.wait_for(lambda: len(launch.named(KINDS[0])) == 2, SECONDS):
+    while killed.total() < kills and launch.wait_for(functools.partial(group, launch, before), SECONDS):
         if killed.total() % 3:  # or a trial would die of it: three times at the same step
-            launch.wait_for(functools.partial(came_further, launch, last), SECONDS)
+            launch.wait_for(functools.partial(came_further, launch, time.time()), SECONDS)
         launch.wait_for(lambda: False, draw.uniform(*PAUSE))
-        kind = draw.choice(KINDS)
+        kind, workers = draw.choice(KINDS), group(launch, before)
         try:
             draw.choice(launch.named(kind)).kill()
-            killed[kind] += 1
-            last = time.time()
         except (IndexError, psutil.NoSuchProcess):
             continue  # none of them runs now
+        killed[kind] += 1
+        if kind != TUNES:  # the group ends, which takes a moment
+            before |= workers
     return killed
+
+
+def group(launch: Launch, before: set[int]) -> set[int]:
+    """The two workers of a group, none of which was there before; empty while they are not both there."""
+    workers = {process.pid for process in launch.named(KINDS[0])} - before
+    return workers if len(workers) == 2 else set()
 
 
 def came_further(launch: Launch, since: float) -> bool:
