@@ -27,7 +27,7 @@ def main() -> int:
     root = project(place / "project", ["eats", "well"])
     launch = Launch(
         place / "results",
-        trials=4,
+        trials=2,
         study="sick",
         root=root,
         RAY_memory_usage_threshold=f"{threshold:.3f}",
