@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bench.cluster import runtime, watchdog
+from bench.cluster import placement, runtime, watchdog
 from bench.cluster.board import MARK, START_SECONDS, Board, Event, NoSlotsError, Snapshots
 from bench.cluster.slot import handles, serve
 from bench.folder import SNAPSHOT, LaunchFolder
@@ -189,7 +189,10 @@ class Pool:
             return True
         words = self._last_words(slot)
         wait = ray.get(self.board.slot_failed.remote(slot, _first_reason(error, words), "\n".join(words)))
-        return wait is not None and not self._ending.wait(wait)
+        if wait is None or self._ending.wait(wait):
+            return False
+        placement.free_orphans()
+        return True
 
     def _lost_a_node(self, slot: int) -> bool:
         """Whether a node of a slot's workers is gone; Ray needs a while to know of one that vanishes without a word."""

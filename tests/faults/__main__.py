@@ -31,10 +31,13 @@ def run(name: str) -> tuple[list[tuple[str, str, str]], bool]:
 
 
 def main() -> int:
-    """Returns the exit code: 0, or 1 if a fault was not survived or a script failed."""
-    scripts = [path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in ("__init__", "__main__", "harness")]
-    chosen = [name for name in scripts if name in sys.argv[1:]] if sys.argv[1:] else scripts
-    table, good = Table("fault", "seconds", "outcome"), bool(chosen)
+    """Returns the exit code: 0; 1 if a fault was not survived or a script failed; 2 if there is no such script."""
+    scripts = [path.stem for path in sorted(HERE.glob("[!_]*.py")) if path.stem != "harness"]
+    if unknown := set(sys.argv[1:]) - set(scripts):
+        print(f"error: there is no {', '.join(sorted(unknown))}; there are {', '.join(scripts)}", file=sys.stderr)
+        return 2
+    chosen = sys.argv[1:] or scripts
+    table, good = Table("fault", "seconds", "outcome"), True
     for name in chosen:
         rows, went_well = run(name)
         good = good and went_well

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ ID = "f417" * 8
 
 def opened(uri: str, folder: LaunchFolder) -> Tracker:
     """The tracker of a launch on a store."""
-    asked = {"study": {}, "benchmark": {}}
+    asked: dict[str, dict[str, str]] = {"study": {}, "benchmark": {}}
     write_atomically(folder.manifest, json.dumps({"id": ID, "ended": True, "asked": asked}))
     tags = {"launch": ID}
     return open_tracker(uri, experiment="faults", run_name="launch", parameters={"a": 1}, tags=tags, folder=folder)
@@ -75,7 +74,6 @@ def faults_of(database: Path, trials: int, *, curves: bool = True) -> str:
 
 def said(name: str, what: str, began: float, wrong: str) -> bool:
     """Print a fault's line; returns whether it was survived."""
-    text = f"{what}: {wrong}" if wrong else what
-    print(f"{name}: {text}, {time.monotonic() - began:.0f} s, {'FAIL' if wrong else 'ok'}", flush=True)
-    sys.stdout.flush()
+    outcome = f"FAIL ({wrong})" if wrong else f"ok ({what})"
+    print(f"{name}: {time.monotonic() - began:.1f} seconds, {outcome}", flush=True)
     return not wrong

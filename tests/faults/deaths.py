@@ -27,7 +27,7 @@ def of_ray(name: str, results: Path) -> bool:
         # What the guardian says and marks comes after the process's own end.
         launch.wait(60)
         launch.left(30)
-        ended_well(fault, launch, codes=(1,), seconds=60, began=began)
+        ended_well(fault, launch, codes=(1,), seconds=30, began=began)
         fault.expect(not launch.running_in_mlflow(), "MLflow's runs are still running")
     finally:
         launch.end()

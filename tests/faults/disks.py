@@ -1,6 +1,6 @@
-"""Places that are full or small: results, cache, ``/dev/shm`` of a container; and a TMPDIR with a long name.
+"""Places that are full or small: results, cache, ``/dev/shm`` of a container; and odd environment variables.
 
-The first three need a mount of their own (``unshare -m``), and are skipped where that is not allowed.
+Those that are full or small need a mount of their own (``unshare -m``), and are skipped where that is not allowed.
 """
 
 from __future__ import annotations
@@ -59,6 +59,26 @@ def results(place: Path) -> bool:
     return fault.report()
 
 
+def no_room(place: Path) -> bool:
+    """The results' file system is full from the beginning."""
+    fault = Fault("results folder full before the start")
+    disk = place / "full"
+    disk.mkdir()
+    mount(disk, SMALL)
+    (disk / "results").mkdir()
+    fill(disk)
+    launch = Launch(disk / "results")
+    try:
+        code, last = launch.wait(120), (launch.output.splitlines() or [""])[-1]
+        fault.expect(code == 2, f"exit code {code}")
+        fault.expect(f"MiB are free in {disk / 'results'}, and this launch needs" in last, f"it says {last[:120]!r}")
+        made = sorted(path.name for path in disk.rglob("*") if path.is_file())
+        fault.expect(made == ["filler"], f"files: {made}")
+    finally:
+        launch.end()
+    return fault.report()
+
+
 def cache(place: Path) -> bool:
     """The cache folder is full from the beginning: everything goes on without it."""
     fault = Fault("cache folder full")
@@ -108,8 +128,9 @@ def long_tmpdir(place: Path) -> bool:
 def environment(place: Path) -> bool:
     """Variables that describe another Ray, or an older one."""
     fault = Fault("RAY_ADDRESS, RAY_TRAIN_V2_ENABLED=0")
-    foreign = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_TRAIN_V2_ENABLED": "0", "RAY_NAMESPACE": "else"}
-    launch = Launch(place / "environment", trials=1, **foreign)
+    launch = Launch(
+        place / "environment", trials=1, RAY_ADDRESS="127.0.0.1:1", RAY_TRAIN_V2_ENABLED="0", RAY_NAMESPACE="else"
+    )
     try:
         code = launch.wait()
         fault.expect(code == 0, f"exit code {code}: {launch.output[-200:]}")
@@ -123,7 +144,7 @@ def main() -> int:
     """Returns the exit code."""
     place = folder()
     if UNSHARED in os.environ:
-        return 0 if all([results(place), cache(place), shared_memory(place)]) else 1
+        return 0 if all([no_room(place), results(place), cache(place), shared_memory(place)]) else 1
     done = [long_tmpdir(place), environment(place)]
     again = [sys.executable, "-m", "tests.faults.disks"]
     began = time.monotonic()

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300
 """Within which every launch here gets where it should, on a busy machine."""
 
-SHORT = ["--seeds", "0", "--slots", "1", "--set", "train.steps=30", "--set", "train.warmup_steps=3"]
+SHORT = ["--slots", "1", "--set", "train.warmup_steps=3"]
 TIMINGS = {"train_seconds", "eval_seconds", "images_per_second", "provenance"}
 
 
@@ -50,18 +50,27 @@ class Launch:
     """A running ``launch.py`` in a session of its own."""
 
     def __init__(
-        self, results: Path, *arguments: str, trials: int = 4, wrap: tuple[str, ...] = (), **environment: str
+        self,
+        results: Path,
+        *arguments: str,
+        trials: int = 4,
+        seeds: int = 1,
+        steps: int = 30,
+        study: str = "linear",
+        root: Path = ROOT,
+        **environment: str,
     ) -> None:
         results.mkdir(parents=True, exist_ok=True)
-        self.results, self.folder = results, LaunchFolder.of(results, "linear", "tiny")
-        command = [*wrap, sys.executable, "launch.py", "--study", "linear", "--results", str(results)]
+        self.results, self.folder = results, LaunchFolder.of(results, study, "tiny")
+        command = [sys.executable, "launch.py", "--study", study, "--results", str(results), *SHORT]
+        command += ["--trials", str(trials), "--seeds", *map(str, range(seeds)), "--set", f"train.steps={steps}"]
         descriptor, name = tempfile.mkstemp(prefix="fault-", suffix=".out")  # beside the results, which may be full
         os.close(descriptor)
         self._output = Path(name)
         with self._output.open("w") as file:
             self.process = subprocess.Popen(
-                [*command, "--trials", str(trials), *SHORT, *arguments],
-                cwd=ROOT,
+                [*command, *arguments],
+                cwd=root,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -128,8 +137,8 @@ class Launch:
 
     def end(self) -> None:
         """Kill all that is left of it."""
-        for process in [*self.family(), psutil.Process()]:
-            if process.pid != os.getpid() and process.is_running():
+        for process in self.family():
+            if process.is_running():
                 process.kill()
         if self.process.poll() is None:
             self.process.kill()

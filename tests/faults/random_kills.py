@@ -1,131 +1,116 @@
-"""One study in which twenty processes are killed at random, beside a quiet one: nothing is lost, and nothing is twice.
+"""One study in which processes are killed at random, beside a quiet one: nothing is lost, and nothing is twice.
 
-Workers (either rank), Tune's actors and Ray Train's controllers are killed with SIGKILL. Run it with
-``python -m tests.faults.random_kills [kills]``.
+Workers of a group of two (either rank), Tune's actors and Ray Train's controllers are killed with SIGKILL.
+``python -m tests.faults.random_kills [KILLS] [SEED]``.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
+import functools
 import random
-import signal
 import sqlite3
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.faults.harness import Fault, Launch, folder
 
-KILLS = 20
+KILLS = 5
 
-KINDS = ("RayTrainWorker", "PooledTrial", "TrainController")
+TUNES = "ray::ResourceTrainable"
+KINDS = ("ray::RayTrainWorker", TUNES, "ray::TrainController")
 
-VOLATILE = ("train_seconds", "eval_seconds", "images_per_second", "provenance")
-
-STUDY = ["--study", "linear", "--trials", "8", "--seeds", "0", "1", "--slots", "1", "--num-workers", "2"]
-STUDY += ["--set", "train.batch_size=16", "--set", "train.checkpoint_minutes=0.02"]
-
-STEPS = 50
+STEPS = 40
 """Of a trial, for each kill: so that the study is long enough for all of them."""
 
-PAUSE = (2.0, 6.0)
-"""So many seconds lie between two kills, counted from when the workers are there again."""
+PAUSE = (1.0, 5.0)
+"""So many seconds after the workers train again one of them is killed; every third time after they are there again."""
 
-SECONDS = 3000
+SECONDS = 1500
 """Within which a launch ends, on a busy machine."""
 
 
-def start(results: Path, log: Path, kills: int) -> subprocess.Popen[bytes]:
+def start(results: Path, kills: int) -> Launch:
     """Start the launch."""
     steps = STEPS * kills
-    length = ["--set", f"train.steps={steps}", "--set", f"train.val_every={steps // 3}"]
-    command = [sys.executable, "launch.py", *STUDY, *length, "--results", str(results)]
-    with log.open("wb") as out:
-        return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+    group = ["--num-workers", "2", "--set", "train.batch_size=16"]
+    often = ["--set", "train.checkpoint_minutes=0.02", "--set", f"train.val_every={steps // 3}"]
+    return Launch(results, *group, *often, trials=6, seeds=2, steps=steps)
 
 
-def victims(launch: subprocess.Popen[bytes], kind: str) -> list[psutil.Process]:
-    """The launch's processes of a kind."""
-    found = []
-    for process in psutil.Process(launch.pid).children(recursive=True):
-        try:
-            if kind in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue  # it has ended meanwhile
-    return found
-
-
-def kill(launch: subprocess.Popen[bytes], records: Path, kills: int) -> Counter[str]:
+def kill(launch: Launch, kills: int, seed: int) -> Counter[str]:
     """Kill processes until there were enough, or the launch has ended; returns how many of each kind."""
-    draw, killed = random.Random(0), Counter[str]()
-    while killed.total() < kills and launch.poll() is None:
-        if not any(records.glob("*.json")) or len(victims(launch, "RayTrainWorker")) < 2:
-            time.sleep(0.5)
-            continue
-        time.sleep(draw.uniform(*PAUSE))
-        if launch.poll() is None and (found := victims(launch, draw.choice(KINDS))):
-            victim = draw.choice(found)
-            try:
-                kind = next(kind for kind in KINDS if kind in " ".join(victim.cmdline()))
-                os.kill(victim.pid, signal.SIGKILL)
-                killed[kind] += 1
-            except (ProcessLookupError, psutil.Error, StopIteration):
-                continue  # it has ended by itself
+    draw, killed, before = random.Random(seed), Counter[str](), set[int]()
+    launch.wait_for_records(1)
+    while killed.total() < kills and launch.wait_for(functools.partial(group, launch, before), SECONDS):
+        if killed.total() % 3:  # or a trial would die of it: three times at the same step
+            launch.wait_for(functools.partial(came_further, launch, time.time()), SECONDS)
+        launch.wait_for(lambda: False, draw.uniform(*PAUSE))
+        kind, workers = draw.choice(KINDS), group(launch, before)
+        try:
+            draw.choice(launch.named(kind)).kill()
+        except (IndexError, psutil.NoSuchProcess):
+            continue  # none of them runs now
+        killed[kind] += 1
+        if kind != TUNES:  # the group ends, which takes a moment
+            before |= workers
     return killed
 
 
-def stable(records: Path) -> dict[str, dict[str, Any]]:
-    """Records by trial, without what differs between two runs of the same."""
-    found = [json.loads(path.read_text()) for path in sorted(records.glob("*.json"))]
-    return {one["trial"]: {name: value for name, value in one.items() if name not in VOLATILE} for one in found}
+def group(launch: Launch, before: set[int]) -> set[int]:
+    """The two workers of a group, none of which was there before; empty while they are not both there."""
+    workers = {process.pid for process in launch.named(KINDS[0])} - before
+    return workers if len(workers) == 2 else set()
 
 
-def faults(quiet: Path, killed: Path, code: int) -> list[str]:
+def came_further(launch: Launch, since: float) -> bool:
+    """Whether a snapshot or a record has been written since then."""
+    folders = (launch.folder.unfinished, launch.folder.records)
+    files = [path for folder in folders for path in folder.glob("[!.]*")]
+    with contextlib.suppress(FileNotFoundError):  # of a trial that has just ended
+        return any(path.stat().st_mtime > since for path in files)
+    return False
+
+
+def faults(quiet: Launch, killed: Launch) -> list[str]:
     """What is wrong with the results of the launch in which processes were killed."""
-    there = "linear/tiny/records"
-    expected, found = stable(quiet / there), stable(killed / there)
-    wrong = [f"exit code {code}"] if code else []
-    wrong += [f"{trial} is lost" for trial in expected if trial not in found]
+    expected, found = quiet.records, killed.records
+    wrong = [f"{trial} is lost" for trial in expected if trial not in found]
     wrong += [f"{trial} was not asked for" for trial in found if trial not in expected]
     wrong += [f"{trial} differs" for trial in found if trial in expected and found[trial] != expected[trial]]
-    with sqlite3.connect(f"file:{killed / 'mlflow.db'}?mode=ro", uri=True) as store:
+    with sqlite3.connect(f"file:{killed.results / 'mlflow.db'}?mode=ro", uri=True, timeout=30) as store:
         runs = Counter(name for (name,) in store.execute("select name from runs where lifecycle_stage = 'active'"))
     wrong += [f"{name} has {count} runs in MLflow" for name, count in runs.items() if count > 1]
-    left = list((killed / "linear/tiny").glob("unfinished/*"))
-    return wrong + [f"{path.name} is left" for path in left]
+    wrong += [f"{name} is running in MLflow" for name in killed.running_in_mlflow()]
+    return wrong + [f"{path.name} is left" for path in killed.folder.unfinished.glob("*")]
 
 
-def main(kills: int = KILLS) -> int:
-    """Run both launches; prints one line."""
-    with tempfile.TemporaryDirectory() as folder:
-        quiet, killed = Path(folder, "quiet"), Path(folder, "killed")
-        launch = start(quiet, Path(folder, "quiet.log"), kills)
-        if launch.wait(SECONDS):
-            print("random kills: the quiet launch failed, FAIL")
-            return 1
-        begun = time.monotonic()
-        launch = start(killed, Path(folder, "killed.log"), kills)
-        counts = kill(launch, killed / "linear/tiny/records", kills)
-        wrong = faults(quiet, killed, launch.wait(SECONDS))
-        wrong += [f"only {counts.total()} of {kills} kills"] if counts.total() < kills else []
-        if wrong:
-            print(Path(folder, "killed.log").read_text(errors="replace")[-2000:], file=sys.stderr)
-    seconds = time.monotonic() - begun
-    said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-    print(
-        f"random kills ({said}): before: a dead rank failed its trial, two deaths in a row ended the slot / after: "
-        f"{'; '.join(wrong) or 'exit 0, nothing lost, nothing twice, records as without'}, {seconds:.0f} s, "
-        f"{'FAIL' if wrong else 'ok'}"
-    )
-    return 1 if wrong else 0
+def main(kills: int = KILLS, seed: int = 0) -> int:
+    """Returns the exit code."""
+    fault, place = Fault(f"{kills} processes killed"), folder()
+    quiet = start(place / "quiet", kills)
+    try:
+        fault.expect(quiet.wait(SECONDS) == 0, f"the quiet launch failed: {quiet.output[-200:]}")
+    finally:
+        quiet.end()
+    began = time.monotonic()
+    launch = start(place / "killed", kills)
+    try:
+        counts = kill(launch, kills, seed)
+        code = launch.wait(SECONDS)
+        fault.expect(code == 0, f"exit code {code}: {launch.output[-200:]}")
+        fault.expect(counts.total() == kills, f"there was time for {counts.total()} kills only")
+        fault.problems.extend(faults(quiet, launch))
+        left = launch.left(30)
+        fault.expect(not left, f"left: {', '.join(left)}")
+    finally:
+        launch.end()
+    killed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return 0 if fault.report(f"{killed}; this launch took {time.monotonic() - began:.0f} s") else 1
 
 
 if __name__ == "__main__":

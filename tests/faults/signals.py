@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tests.faults.harness import Fault, Launch, ended_well, folder
 
-LONG = ("--set", "train.steps=1000000", "--set", "train.val_every=1000000")
+LONG = 1_000_000
+"""Steps of a trial that does not end meanwhile."""
 WAYS = {
     "SIGTERM while imports run": ("imports", signal.SIGTERM, 1, False),
     "SIGTERM while Ray starts": ("ray", signal.SIGTERM, 1, False),
@@ -26,7 +27,7 @@ def run(name: str, results: Path) -> bool:
     """One of the ways."""
     stage, number, times, everywhere = WAYS[name]
     fault = Fault(name)
-    launch = Launch(results, *(LONG if stage == "long" else ()))
+    launch = Launch(results, "--set", f"train.val_every={LONG}", steps=LONG) if stage == "long" else Launch(results)
     try:
         if stage == "imports":
             time.sleep(0.6)
