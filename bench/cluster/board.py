@@ -181,7 +181,8 @@ class Board:
         return False
 
     async def stay_away(self, slot: int, reason: str) -> None:
-        """A slot that has left does not come back."""
+        """A slot is gone, and does not come back."""
+        self._leave(slot)
         self._away.discard(slot)
         self._last_error = reason
         await self._notify()
