@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,12 @@ class Choice:
 
     row: Mapping[str, Value]
     winner: Record | None
+    unmet: tuple[str, ...] = ()
+    """Constraints that the winner exceeds: no trial of the row keeps all of them, and it exceeds them least."""
 
 
 Selection = Callable[[Study, Sequence[Record]], list[Choice]]
-"""Every row that was tried has at least one choice; a row may have several."""
+"""From a study's search records to what is confirmed."""
 
 
 def row_key(row: Mapping[str, Value]) -> RowKey:
@@ -35,12 +38,72 @@ def row_key(row: Mapping[str, Value]) -> RowKey:
     return tuple((name, type(value).__name__, value) for name, value in row.items())
 
 
+def choose(study: Study, records: Sequence[Record]) -> list[Choice]:
+    """What a study's objective asks for: the best of every row, or where it names several scores the front."""
+    return front(study, records) if study.objective.others else best_of_rows(study, records)
+
+
 def best_of_rows(study: Study, records: Sequence[Record]) -> list[Choice]:
-    """The best trial of every row by the study's objective; of equals the earliest."""
-    rows: dict[RowKey, list[Record]] = {}
-    for record in sorted(records, key=lambda record: _in_order(record.trial)):
-        rows.setdefault(row_key(record.row), []).append(record)
-    return [Choice(trials[0].row, _best(study, trials)) for trials in rows.values()]
+    """The best trial of every row by the study's objective; of equals the earliest.
+
+    Under constraints it is the best of those that keep them. Where none does, it is the one whose excesses have the
+    smallest sum.
+    """
+    return [_best(study, trials) for trials in _by_row(records)]
+
+
+def front(study: Study, records: Sequence[Record]) -> list[Choice]:
+    """The Pareto front of a study's trials, thinned to ``study.confirm`` that are spread along it.
+
+    A row that has no trial on the front is not confirmed. The first choice is the best by the first score.
+    """
+    trials = _measured(study, sorted(records, key=lambda record: _in_order(record.trial)))
+    if not trials:
+        return [Choice(group[0].row, None) for group in _by_row(records)]
+    points = [values for record in trials if (values := study.objective.values(record.scores)) is not None]
+    best = non_dominated(points)
+    chosen = [best[place] for place in spread([points[index] for index in best], study.confirm)]
+    kept = sorted(chosen, key=lambda index: points[index], reverse=True)
+    return [Choice(trials[index].row, trials[index]) for index in kept]
+
+
+def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other one is at least as good as everywhere and better somewhere.
+
+    Args:
+        points: larger is better, in every score. Of equal points the first one counts.
+    """
+    first = {tuple(point): index for index, point in reversed(list(enumerate(points)))}
+
+    def beaten(point: tuple[float, ...]) -> bool:
+        return any(other != point and all(map(operator.ge, other, point)) for other in first)
+
+    return sorted(index for point, index in first.items() if not beaten(point))
+
+
+def spread(points: Sequence[Sequence[float]], count: int) -> list[int]:
+    """Indices of at most so many points that stand for all of a front.
+
+    They are the best by each score, and then again and again the point that is farthest from those there are, with
+    every score's range as its unit. A single one is that with the highest sum of scores in these units.
+
+    Args:
+        points: larger is better, in every score.
+    """
+    lows, highs = ([end(column) for column in zip(*points, strict=True)] for end in (min, max))
+    scaled = [
+        tuple((value - low) / ((high - low) or 1.0) for value, low, high in zip(point, lows, highs, strict=True))
+        for point in points
+    ]
+    indices = range(len(points))
+    if count == 1:
+        return [max(indices, key=lambda index: sum(scaled[index]))]
+    ends = (max(indices, key=lambda index: (scaled[index][axis], sum(scaled[index]))) for axis in range(len(lows)))
+    chosen = list(dict.fromkeys(ends))[:count]
+    while len(chosen) < min(count, len(points)):
+        left = [index for index in indices if index not in chosen]
+        chosen.append(max(left, key=lambda one: min(math.dist(scaled[one], scaled[other]) for other in chosen)))
+    return chosen
 
 
 def _in_order(trial: str) -> list[tuple[int, str]]:
@@ -48,17 +111,45 @@ def _in_order(trial: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", trial)]
 
 
-def _best(study: Study, trials: Sequence[Record]) -> Record | None:
-    """Of the trials that ran to their end, or if there is none, by their last reading of those that were stopped."""
+def _by_row(records: Sequence[Record]) -> list[list[Record]]:
+    """The trials of every row, rows and trials in the order of the search."""
+    rows: dict[RowKey, list[Record]] = {}
+    for record in sorted(records, key=lambda record: _in_order(record.trial)):
+        rows.setdefault(row_key(record.row), []).append(record)
+    return list(rows.values())
+
+
+def _measured(study: Study, trials: Sequence[Record]) -> list[Record]:
+    """The trials that ran to their end, or if there is none, those that were stopped after a reading."""
     for status in ("ok", "stopped"):
-        best, highest = None, None
-        for record in trials:
-            value = study.objective.value(record.scores) if record.status == status else None
-            if value is not None and (highest is None or value > highest):
-                best, highest = record, value
-        if best is not None:
-            return best
-    return None
+        found = [
+            record
+            for record in trials
+            if record.status == status
+            and study.objective.values(record.scores) is not None
+            and study.objective.excesses(record.scores) is not None
+        ]
+        if found:
+            return found
+    return []
+
+
+def _best(study: Study, trials: Sequence[Record]) -> Choice:
+    """The best of a row's trials; of equals the first."""
+
+    def merit(record: Record) -> tuple[float, float]:
+        excesses = study.objective.excesses(record.scores) or ()
+        value = study.objective.value(record.scores)
+        assert value is not None  # it is measured
+        return -sum(max(0.0, excess) for excess in excesses), value
+
+    measured = _measured(study, trials)
+    if not measured:
+        return Choice(trials[0].row, None)
+    best = max(measured, key=merit)
+    excesses = study.objective.excesses(best.scores) or ()
+    limits = zip(study.objective.subject_to, excesses, strict=True)
+    return Choice(trials[0].row, best, tuple(str(limit) for limit, excess in limits if excess > 0))
 
 
 def names(choices: Sequence[Choice]) -> list[str]:

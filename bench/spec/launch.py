@@ -38,3 +38,11 @@ class LaunchOptions(Frozen):
     fresh: Annotated[bool, Field(description="start anew where an unfinished launch could be gone on with")] = False
     results: Annotated[str, Field(min_length=1, description="folder to write to")] = "results"
     tracking_uri: Annotated[str | None, Field(description="MLflow store; SQLite in the results folder if empty")] = None
+    optuna_storage: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="where Optuna's tools find the searches: a database's URL, or a journal file; optuna.db in the "
+            "launch folder if empty",
+        ),
+    ] = None
