@@ -9,15 +9,24 @@ from typing import Any
 
 import pytest
 
-from bench.launching.selection import Choice, at_edges, best_of_rows, names, row_key
+from bench.launching.selection import (
+    Choice,
+    at_edges,
+    best_of_rows,
+    choose,
+    names,
+    non_dominated,
+    row_key,
+    spread,
+)
 from bench.records import Record
 from bench.spec import QUANTITIES, Objective, Study, parse
 
 Make = Callable[..., Record]
 
 
-def study(objective: str = "mean") -> Study:
-    return parse(Study, {"name": "mine", "method": "full", "objective": objective}, where="here")
+def study(objective: Any = "mean", **more: Any) -> Study:
+    return parse(Study, {"name": "mine", "method": "full", "objective": objective, **more}, where="here")
 
 
 def trials(make: Make, rows: Sequence[dict[str, Any]], **changes: Sequence[Any]) -> list[Record]:
@@ -176,3 +185,70 @@ def test_a_best_value_at_an_end_of_its_range_is_said(space: dict[str, Any], valu
     if side:
         assert f"lies at the {side} end of its range" in said[0]
         assert said[0].endswith(": widen search.lr")
+
+
+UNDER = {"maximise": "target_accuracy", "subject_to": {"forgetting": {"max": 2}, "source_accuracy": {"min": 80}}}
+SEVERAL = ["target_accuracy", "source_accuracy"]
+
+
+def test_the_best_that_keeps_the_constraints_is_chosen(searched: Make) -> None:
+    rows = [{"k": 1}] * 4 + [{"k": 2}] * 3
+    records = trials(
+        searched,
+        rows,
+        target=[99, 90, 92, 91, 99, 98, 97],
+        source=[90, 89.5, 89, 79, 70, 75, 75],  # of 91: forgetting 1, 1.5, 2, 12; 21, 16, 16
+        before=[91, 91, 91, 91, 91, 91, 91],
+    )
+    assert winners(choose(study(UNDER), records)) == ["00", "05"]
+    assert [choice.unmet for choice in choose(study(UNDER), records)] == [
+        (),
+        ("forgetting <= 2", "source_accuracy >= 80"),
+    ]
+    assert winners(choose(study(UNDER), records[1:4])) == ["02"]  # a limit that is met exactly is kept
+
+
+def test_a_failed_trial_keeps_no_constraint(searched: Make, failed: Make) -> None:
+    good = trials(searched, [{}, {}], target=[99, 50], source=[91, 60], before=[91, 91])
+    (choice,) = choose(study(UNDER), [failed(good[0]), good[1]])
+    assert (winners([choice]), choice.unmet) == (["01"], ("forgetting <= 2", "source_accuracy >= 80"))
+
+
+def test_several_scores_give_the_front_of_all_rows(searched: Make, failed: Make) -> None:
+    rows = [{"k": 1}, {"k": 2}, {"k": 1}, {"k": 2}, {"k": 3}, {"k": 1}]
+    records = trials(searched, rows, target=[80, 95, 85, 95, 70, 99], source=[90, 60, 85, 60, 80, 99])
+    records[5] = failed(records[5])
+    chosen = choose(study(SEVERAL), records)
+    assert winners(chosen) == ["01", "02", "00"]  # by target accuracy; of equals the earliest, and none of k = 3
+    assert [choice.row["k"] for choice in chosen] == [2, 1, 1]
+    assert names(chosen) == ["k2", "k1", "k1-2"]
+    assert winners(choose(study(SEVERAL, confirm=2), records)) == ["01", "00"]
+    assert winners(choose(study(SEVERAL, confirm=1), records)) == ["02"]
+    assert winners(choose(study(["forgetting", "target_accuracy"]), records)) == ["00", "02", "01"]
+
+
+def test_a_front_of_nothing_is_nothing_row_by_row(searched: Make, failed: Make) -> None:
+    records = [failed(record) for record in trials(searched, [{"k": 1}, {"k": 2}])]
+    assert [(choice.row["k"], choice.winner) for choice in choose(study(SEVERAL), records)] == [(1, None), (2, None)]
+
+
+def test_a_point_is_beaten_by_one_that_is_as_good_everywhere_and_better_somewhere() -> None:
+    draw = random.Random(0)
+    for _ in range(100):
+        points = [tuple(draw.choice([1, 2, 3, 4]) for _ in range(3)) for _ in range(12)]
+        kept = non_dominated(points)
+        for index, point in enumerate(points):
+            better = any(all(a >= b for a, b in zip(one, point, strict=True)) and one != point for one in points)
+            assert (index in kept) == (not better and points.index(point) == index)
+
+
+def test_points_spread_along_a_front_whatever_its_units() -> None:
+    line = [(x, 100 - x) for x in (0, 1, 2, 49, 51, 98, 99, 100)]
+    assert {line[index][0] for index in spread(line, 3)} in ({0, 49, 100}, {0, 51, 100})
+    scaled = [(0.001 * x, 7 * y) for x, y in line]
+    for count in range(1, 10):
+        assert spread(scaled, count) == spread(line, count)
+        assert len(set(spread(line, count))) == min(count, len(line))
+    corner = [(0, 10), (9, 9), (10, 0)]
+    assert spread(corner, 1) == [1]
+    assert spread([(3, 4)], 3) == spread([(3, 4)], 1) == [0]
