@@ -27,21 +27,25 @@ BUSY_SECONDS = 60
 """A SQLite file that somebody reads is waited for so long."""
 
 
-def file_url(path: Path) -> str:
-    """The URL of a SQLite file, whatever characters its path has."""
-    return f"sqlite:///file:{urllib.parse.quote(str(path.absolute()))}?uri=true"
-
-
-def opened(url: str) -> BaseStorage:
+def opened(place: Path | str) -> BaseStorage:
     """Open a storage, or make it.
 
     Args:
-        url: of a database, as SQLAlchemy has it; without ``://`` the path of a journal file.
+        place: a SQLite file, whatever characters its path has; or a database's URL, as SQLAlchemy has it; or, as text
+            without ``://``, a journal file.
     """
+    url = _url(place) if isinstance(place, Path) else place
     if "://" not in url:
         return JournalStorage(JournalFileBackend(url))
     options = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite:") else None
     return RDBStorage(url, engine_kwargs=options)
+
+
+def _url(file: Path) -> str:
+    from sqlalchemy import URL  # takes half a second, which the thread that writes has
+
+    database = f"file:{urllib.parse.quote(str(file.absolute()))}"  # SQLite's own form, which it decodes
+    return URL.create("sqlite", database=database, query={"uri": "true"}).render_as_string()
 
 
 def check(url: str) -> None:
@@ -72,15 +76,15 @@ class SearchStorage:
     launch and study; where another launch has left one of that name, a number is added.
     """
 
-    def __init__(self, url: str, *, name: str, launch: str) -> None:
+    def __init__(self, place: Path | str, *, name: str, launch: str) -> None:
         """Write to a storage, as soon as there is something to write.
 
         Args:
-            url: see :func:`opened`.
+            place: see :func:`opened`.
             name: of the suite.
             launch: its id.
         """
-        self._url, self._name, self._launch = url, name, launch
+        self._place, self._name, self._launch = place, name, launch
         self._queue: queue.SimpleQueue[tuple[Study, FrozenTrial] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.problem: str | None = None
@@ -108,7 +112,7 @@ class SearchStorage:
 
     def _write(self) -> None:
         try:
-            storage, made = opened(self._url), dict[str, optuna.Study]()
+            storage, made = opened(self._place), dict[str, optuna.Study]()
             while (item := self._queue.get()) is not None:
                 study, trial = item
                 if study.name not in made:

@@ -165,10 +165,10 @@ def _open_tracker(launch: Launch, begun: resume.Begun) -> Tracker:
 
 
 def _storage(launch: Launch, begun: resume.Begun) -> SearchStorage:
-    from bench.cluster.search_storage import SearchStorage, file_url
+    from bench.cluster.search_storage import SearchStorage
 
-    url = launch.options.optuna_storage or file_url(launch.folder.optuna)
-    return SearchStorage(url, name=launch.suite.name, launch=begun.id)
+    place = launch.options.optuna_storage or launch.folder.optuna
+    return SearchStorage(place, name=launch.suite.name, launch=begun.id)
 
 
 def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool, storage: SearchStorage) -> list[Record]:
