@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from mlflow import MlflowClient
 
@@ -98,6 +99,24 @@ def test_the_best_of_each_row_is_confirmed(small: Run) -> None:
             confirmed = found[f"block_expansion-confirm-p{p}-seed{seed}"]
             assert confirmed["hyperparameters"] == best["hyperparameters"]
             assert confirmed["seed"] == seed
+            assert confirmed["seed"] != best["seed"]  # with which it was selected
+
+
+@OF_THE_SMALL
+def test_optuna_loads_the_search_as_the_records_have_it(small: Run) -> None:
+    study = optuna.load_study(
+        study_name="block_expansion/block_expansion", storage=f"sqlite:///{small.folder / 'optuna.db'}"
+    )
+    searched = [record for record in small.records.values() if record["phase"] == "search"]
+    assert [trial.user_attrs["record"] for trial in study.trials] == [record["trial"] for record in searched]
+    for trial, record in zip(study.trials, searched, strict=True):
+        assert trial.state.name == "COMPLETE"
+        assert trial.values == [record["val_mean"]]
+        assert trial.params == {name: record["hyperparameters"][name] for name in ("p", "lr")}
+        assert list(trial.intermediate_values) == [5, 10, 12]
+        assert trial.intermediate_values[12] == record["val_mean"]
+    assert study.best_trial.value == max(record["val_mean"] for record in searched)
+    assert study.metric_names == ["mean"]
 
 
 @OF_THE_SMALL
