@@ -33,6 +33,12 @@ def stable(record: dict[str, Any]) -> str:
     return json.dumps({key: value for key, value in record.items() if key not in VOLATILE}, sort_keys=True)
 
 
+def in_optuna(folder: Path) -> list[tuple[str, str]]:
+    """Record and state of every trial in the one study of a launch folder's storage."""
+    trials = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'optuna.db'}").trials
+    return [(trial.user_attrs["record"], trial.state.name) for trial in trials]
+
+
 @OF_THE_SMALL
 def test_it_succeeds_and_says_where_things_are(small: Run) -> None:
     assert small.code == 0, small.err
@@ -242,6 +248,7 @@ def test_a_launch_that_was_cut_off_ends_as_one_that_was_not(launched: Launch, tm
         assert {name: stable(record) for name, record in again.records.items()} == expected
         assert (again.folder / "leaderboard.md").read_bytes() == (whole.folder / "leaderboard.md").read_bytes()
         assert json.loads(folder.manifest.read_text())["ended"]
+        assert in_optuna(again.folder) == [(f"top_k-search-{index:02d}", "COMPLETE") for index in range(6)]
         runs = MlflowClient(f"sqlite:///{results / 'mlflow.db'}").search_runs(["1"])
         assert sorted(str(run.info.run_name) for run in runs if PARENT in run.data.tags) == sorted(whole.records)
         assert {run.info.status for run in runs} == {"FINISHED"}
@@ -260,6 +267,10 @@ def test_a_scheduler_stops_trials_that_do_not_promise_much(launched: Launch, tmp
     (folder,) = (tmp_path / "results" / "halving").iterdir()
     assert done.code == 0, done.out
     searched = [record for record in LaunchFolder(folder).read_records() if record.phase == "search"]
+    states = dict(in_optuna(folder))
+    assert list(states) == [record.trial for record in searched]
+    # One whose end comes before the scheduler's word has a whole record all the same.
+    assert all(states[record.trial] == "PRUNED" for record in searched if record.status == "stopped")
     stopped = [record for record in searched if record.status == "stopped"]
     assert len(searched) == 6
     assert stopped

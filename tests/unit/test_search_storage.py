@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -10,8 +12,12 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from bench.cluster.search import InOrder, _last_result
+from bench.cluster.search_optuna import Proposals
 from bench.cluster.search_storage import SearchStorage, check, opened
 from bench.launching import studies
+from bench.launching.selection import choose
+from bench.records import Record
 from bench.spec import SpecError, Study
 
 SEVERAL = "[target_accuracy, forgetting]"
@@ -65,6 +71,57 @@ def test_what_is_loaded_is_what_was_told(place: Path | str) -> None:
     assert [direction.name for direction in loaded.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert loaded.metric_names == ["target_accuracy", "forgetting"]
     assert loaded.user_attrs == {"launch": "one", "method": "full", "objective": "target_accuracy and forgetting"}
+
+
+UNDER = "{maximise: target_accuracy, subject_to: {forgetting: {max: 2}, source_accuracy: {min: 80}}}"
+
+
+def searched_by(plan: Study, records: list[Record], place: Path | str, launch: str = "one") -> optuna.Study:
+    """What a storage holds of a search whose trials have ended in such records."""
+    storage = SearchStorage(place, name="mine", launch=launch)
+    proposals = Proposals(plan, lambda trial: storage.add(plan, trial))
+    search = InOrder(proposals, lambda index, values: None, lambda index: {}, lag=3)
+    for number, record in enumerate(records):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), _last_result(plan.objective, record))
+    search.finish()
+    storage.close()
+    assert storage.problem is None
+    return optuna.load_study(study_name="mine/full", storage=opened(place))
+
+
+@pytest.mark.parametrize("objective", ["mean", "forgetting", UNDER, SEVERAL, "[source_accuracy, target_accuracy]"])
+def test_the_best_and_the_front_are_those_that_are_confirmed(
+    searched: Callable[..., Record], failed: Callable[..., Record], tmp_path: Path, objective: str
+) -> None:
+    draw = random.Random(objective)
+    records = [
+        searched(
+            trial=f"full-search-{number:02d}",
+            row={},
+            target=draw.uniform(60, 99),
+            source=draw.uniform(70, 90),
+            before=90.7,
+            status=draw.choice(["ok", "ok", "stopped"]),
+        )
+        for number in range(30)
+    ]
+    records[4] = failed(records[4])
+    plan = studies.load("full", overrides=[f"objective={objective}", "confirm=30"]).studies[0]
+    loaded = searched_by(plan, records, tmp_path / "optuna.db")
+    assert [trial.user_attrs["record"] for trial in loaded.trials] == [record.trial for record in records]
+    states = {"ok": TrialState.COMPLETE, "failed": TrialState.FAIL, "stopped": TrialState.PRUNED}
+    assert [trial.state for trial in loaded.trials] == [states[record.status] for record in records]
+    for trial, record in zip(loaded.trials, records, strict=True):
+        if record.status == "ok":
+            assert trial.values == [record.scores[name] for name in plan.objective.quantities]
+    best = loaded.best_trials if plan.objective.others else [loaded.best_trial]
+    winners = [choice.winner.trial for choice in choose(plan, records) if choice.winner]
+    assert sorted(trial.user_attrs["record"] for trial in best) == sorted(winners)
+    assert len(winners) > 1 or not plan.objective.others
+    assert {trial.user_attrs["record"] for trial in searched_by(plan, records, tmp_path / "optuna.db").trials} == {
+        record.trial for record in records
+    }
 
 
 def test_a_launch_that_goes_on_has_every_trial_once(place: Path | str) -> None:
