@@ -8,9 +8,12 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from bench.launching.posterior import posterior_means
+from bench.readings import HEAD, KNN
 from bench.records import Record
-from bench.spec import Study, Value, readable
+from bench.spec import Quantity, Space, Study, Value, readable
 
 LONGEST = 120
 """Bytes of a row's name, which is a part of a trial's: a file's name has a limit."""
@@ -27,6 +30,8 @@ class Choice:
     winner: Record | None
     unmet: tuple[str, ...] = ()
     """Constraints that the winner exceeds: no trial of the row keeps all of them, and it exceeds them least."""
+    highest: Record | None = None
+    """The trial that was measured best, where the winner is another one (see :func:`_by_posterior`)."""
 
 
 Selection = Callable[[Study, Sequence[Record]], list[Choice]]
@@ -45,6 +50,9 @@ def choose(study: Study, records: Sequence[Record]) -> list[Choice]:
 
 def best_of_rows(study: Study, records: Sequence[Record]) -> list[Choice]:
     """The best trial of every row by the study's objective; of equals the earliest.
+
+    With enough trials along one range the best is the one with the highest posterior mean, in which its neighbours'
+    results count, too: the highest of many measurements was lucky. docs/search.md compares this with other rules.
 
     Under constraints it is the best of those that keep them. Where none does, it is the one whose excesses have the
     smallest sum.
@@ -147,9 +155,72 @@ def _best(study: Study, trials: Sequence[Record]) -> Choice:
     if not measured:
         return Choice(trials[0].row, None)
     best = max(measured, key=merit)
+    likeliest = _by_posterior(study, measured)
+    if likeliest is not None and likeliest is not best:
+        return Choice(trials[0].row, likeliest, highest=best)
     excesses = study.objective.excesses(best.scores) or ()
     limits = zip(study.objective.subject_to, excesses, strict=True)
     return Choice(trials[0].row, best, tuple(str(limit) for limit, excess in limits if excess > 0))
+
+
+ENOUGH = 8
+"""Of fewer trials a row's best is the one that was measured best: a posterior gains nothing (docs/search.md)."""
+
+SEED_POINTS = 0.7
+"""Standard deviation of an accuracy between seeds, in points, as on benchmark tiny away from the range's ends."""
+
+PARTS: Mapping[Quantity, Mapping[Literal["target", "source"], float]] = {
+    "mean": {"target": 0.5, "source": 0.5},
+    "target_accuracy": {"target": 1.0},
+    "source_accuracy": {"source": 1.0},
+    "forgetting": {"source": 1.0},
+}
+"""So much a score moves with the accuracy in either domain."""
+
+
+def _by_posterior(study: Study, trials: Sequence[Record]) -> Record | None:
+    """Of a row's trials the one with the highest posterior mean along the range that is searched within the row.
+
+    Returns:
+        None where that was not shown to be better: of few trials, of several ranges or none, under constraints; where
+        the protocol asks for the highest; where trials have not run to their end, or do not say how many images they
+        read.
+    """
+    spaces = [(name, space) for name, space in study.search.items() if name not in study.rows]
+    plain = len(spaces) == 1 and not study.objective.subject_to and study.protocol == "clean"
+    if not plain or len(trials) < ENOUGH or trials[0].status != "ok":
+        return None
+    ((name, space),) = spaces
+    places = [_place(space, trial.hyperparameters.get(name)) for trial in trials]
+    values = [study.objective.value(trial.scores) for trial in trials]
+    errors = [_error(study.objective.quantity, trial) for trial in trials]
+    known = [(p, v, e) for p, v, e in zip(places, values, errors, strict=True) if None not in (p, v, e)]
+    if len(known) < len(trials):
+        return None
+    means = posterior_means(*zip(*known, strict=True))
+    return trials[max(range(len(trials)), key=lambda index: means[index])]
+
+
+def _error(quantity: Quantity, record: Record) -> float | None:
+    """The standard error of a trial's score, in points, from its images and its seed; None if these are not known."""
+    variance = 0.0
+    for domain, weight in PARTS[quantity].items():
+        probe = HEAD if domain == "target" else KNN
+        key = (record.measured_step, "val", domain, probe, None)
+        (reading,) = (one for one in record.readings if one.key == key)
+        if reading.n is None:
+            return None
+        share = min(max(reading.numbers["top1"] / 100, 0.01), 0.99)
+        variance += weight**2 * (100**2 * share * (1 - share) / reading.n + SEED_POINTS**2)
+    return math.sqrt(variance)
+
+
+def _place(space: Space, value: Value) -> float | None:
+    """Where a value lies in its range, from 0 to 1; None where there is no range, or no number."""
+    if space.low is None or space.high is None or not isinstance(value, int | float):
+        return None
+    scale = math.log if space.log else float
+    return (scale(value) - scale(space.low)) / (scale(space.high) - scale(space.low))
 
 
 def names(choices: Sequence[Choice]) -> list[str]:
@@ -176,8 +247,8 @@ def at_edges(study: Study, values: Mapping[str, Value]) -> Iterator[str]:
         low, high, value = space.low, space.high, values.get(name)
         if low is None or high is None or not isinstance(value, int | float):
             continue
-        scale = math.log if space.log else float
-        place = (scale(value) - scale(low)) / (scale(high) - scale(low))
+        place = _place(space, value)
+        assert place is not None
         natural = low == 0 or (isinstance(low, int) and low == 1)
         if place > 1 - EDGE or (place < EDGE and not natural):
             side = "upper" if place > EDGE else "lower"

@@ -33,7 +33,7 @@ from bench.reporting.progress import StudyProgress, settings
 from bench.reporting.rows import build
 from bench.reporting.screen import plain, say
 from bench.resources import cores
-from bench.spec import Study, make_trial
+from bench.spec import Study, make_trial, readable
 
 if TYPE_CHECKING:
     from bench.cluster.search_storage import SearchStorage
@@ -202,8 +202,8 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
     choices = choose(study, records)
     queued = 0
     for choice, name in zip(choices, names(choices), strict=True):
-        if choice.winner is None or choice.unmet:
-            progress.said(_remark(study, choice), "yellow" if choice.winner else "red")
+        if choice.winner is None or choice.unmet or choice.highest:
+            progress.said(_remark(study, choice), "red" if choice.winner is None else "yellow" if choice.unmet else "")
         if choice.winner is None:
             continue
         values = choice.winner.hyperparameters
@@ -217,10 +217,16 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
 
 
 def _remark(study: Study, choice: Choice) -> str:
-    """What to say of a row of which no trial is what was asked for."""
+    """What to say of a row whose winner, if there is one, is not what one would expect."""
     row = f"{study.name} {settings(choice.row)}".rstrip()
     if choice.winner is None:
         return f"{row}: no search trial succeeded, nothing to confirm"
+    if choice.highest is not None:
+        scores = [readable(one.scores[study.objective.quantity], 3) for one in (choice.highest, choice.winner)]
+        return (
+            f"{row}: {choice.highest.trial} was measured best ({study.objective} {scores[0]}); by all trials of the "
+            f"row {choice.winner.trial} ({scores[1]}) is more likely to be, and is confirmed"
+        )
     limits = study.objective.subject_to
     known: dict[str, object] = {limit.quantity: choice.winner.scores[limit.quantity] for limit in limits}
     return (

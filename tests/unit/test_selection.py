@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bench.launching.posterior import HEIGHTS, LENGTHS, posterior_means
 from bench.launching.selection import (
     Choice,
     at_edges,
@@ -252,3 +254,98 @@ def test_points_spread_along_a_front_whatever_its_units() -> None:
     corner = [(0, 10), (9, 9), (10, 0)]
     assert spread(corner, 1) == [1]
     assert spread([(3, 4)], 3) == spread([(3, 4)], 1) == [0]
+
+
+RATES = {"lr": {"low": 0.001, "high": 1.0, "log": True}}
+SMOOTH = [60.0, 70.0, 79.0, 86.0, 90.0, 90.4, 90.2, 89.0, 85.0, 78.0, 70.0, 60.0]
+LUCKY = [*SMOOTH[:7], 91.0, *SMOOTH[8:]]
+"""Trial 07 lies above a curve whose top is at 05."""
+
+
+def along(make: Make, curve: Sequence[float], **changes: Any) -> list[Record]:
+    """Trials in equal steps of log lr, whose target accuracy is the curve."""
+    rates = [10 ** (-3 + 3 * index / (len(curve) - 1)) for index in range(len(curve))]
+    return [
+        make(
+            trial=f"full-search-{index:02d}",
+            row={},
+            hyperparameters={"lr": rate, "alpha": 0.1},
+            target=value,
+            **changes,
+        )
+        for index, (rate, value) in enumerate(zip(rates, curve, strict=True))
+    ]
+
+
+def test_of_many_trials_along_a_range_the_likeliest_is_chosen_and_not_the_luckiest(searched: Make) -> None:
+    plan = study("target_accuracy", search=RATES)
+    (choice,) = best_of_rows(plan, along(searched, LUCKY))
+    assert winners([choice]) == ["05"]
+    assert choice.highest is not None
+    assert choice.highest.trial == "full-search-07"
+    (choice,) = best_of_rows(plan, along(searched, SMOOTH))
+    assert (winners([choice]), choice.highest) == (["05"], None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "curve"),
+    [
+        ({}, LUCKY[3:10]),  # few trials
+        ({"search": {**RATES, "alpha": {"low": 0.0, "high": 1.0}}}, LUCKY),
+        ({"search": {"lr": {"choices": [0.1, 0.2]}}}, LUCKY),
+        ({"search": {}}, LUCKY),
+        ({"protocol": "paper"}, LUCKY),
+        (
+            {"objective": {"maximise": "target_accuracy", "subject_to": {"source_accuracy": {"min": 10}}}},
+            LUCKY,
+        ),
+    ],
+)
+def test_elsewhere_the_highest_is_chosen(searched: Make, changes: dict[str, Any], curve: list[float]) -> None:
+    plan = study(**{"objective": "target_accuracy", "search": RATES, **changes})
+    (choice,) = best_of_rows(plan, along(searched, curve))
+    assert choice.winner is not None
+    assert choice.winner.scores["target_accuracy"] == max(curve)
+    assert choice.highest is None
+
+
+def test_stopped_trials_are_not_compared_by_their_neighbours(searched: Make) -> None:
+    (choice,) = best_of_rows(study("target_accuracy", search=RATES), along(searched, LUCKY, status="stopped"))
+    assert winners([choice]) == ["07"]
+
+
+def test_the_same_rate_measured_often_is_one_rate(searched: Make) -> None:
+    records = [
+        searched(trial=f"full-search-{index:02d}", row={}, hyperparameters={"lr": 0.1}, target=80.0)
+        for index in range(12)
+    ]
+    assert winners(best_of_rows(study("target_accuracy", search=RATES), records)) == ["00"]
+
+
+def test_an_exact_measurement_is_believed() -> None:
+    """The posterior of values without error is the values, and of values that say nothing their mean."""
+    places = [index / 11 for index in range(12)]
+    assert posterior_means(places, LUCKY, [1e-3] * 12) == pytest.approx(LUCKY, abs=0.01)
+    flat = posterior_means(places, LUCKY, [1e4] * 12)
+    assert flat == pytest.approx([sum(LUCKY) / 12] * 12, abs=0.1)
+
+
+def test_posterior_means_are_those_of_scikit_learn() -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+    draw = random.Random(3)
+    for count in (8, 15):
+        places, errors = [draw.random() for _ in range(count)], [draw.uniform(0.5, 2) for _ in range(count)]
+        values = [80 - 60 * (place - 0.4) ** 2 + draw.gauss(0, 1) for place in places]
+        centre = sum(values) / count
+        fits = [
+            GaussianProcessRegressor(
+                ConstantKernel(height**2) * RBF(length), alpha=np.square(errors), optimizer=None
+            ).fit([[place] for place in places], [value - centre for value in values])
+            for length in LENGTHS
+            for height in HEIGHTS
+        ]
+        likeliest = max(fits, key=lambda fit: fit.log_marginal_likelihood_value_)
+        expected = centre + likeliest.predict([[place] for place in places])
+        assert posterior_means(places, values, errors) == pytest.approx(list(expected))
