@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from bench.cluster.board import START_SECONDS
 from bench.cluster.pool import Pool
-from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, decoded, label, proposals
+from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, decoded, label, nobody, proposals
 from bench.readings import scores
 from bench.records import Record
 from bench.spec import Benchmark, Objective, Study, make_trial
@@ -42,7 +42,7 @@ def search(
     *,
     launch: str,
     storage: Path,
-    ended: Callable[[FrozenTrial], None],
+    ended: Callable[[FrozenTrial], None] = nobody,
 ) -> None:
     """Run a study's search phase on the pool; the results are the pool's events.
 

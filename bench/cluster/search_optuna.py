@@ -41,8 +41,8 @@ def label(index: int) -> str:
     return f"search-{index:02d}"
 
 
-def _nobody(trial: FrozenTrial) -> None:
-    """Nobody is told of ended trials."""
+def nobody(trial: FrozenTrial) -> None:
+    """Who is told of ended trials where nobody wants to know."""
 
 
 class Proposals(OptunaSearch):
@@ -51,7 +51,7 @@ class Proposals(OptunaSearch):
     Ray tells Optuna of a trial that was stopped as of one that ended, knows no constraints, and gives trials no names.
     """
 
-    def __init__(self, study: Study, ended: Callable[[FrozenTrial], None] = _nobody) -> None:
+    def __init__(self, study: Study, ended: Callable[[FrozenTrial], None] = nobody) -> None:
         """Search a study's space.
 
         Args:
@@ -103,7 +103,7 @@ class Proposals(OptunaSearch):
         return [value if mode == "max" else -value for mode, value in zip(modes, maximised, strict=True)]
 
 
-def proposals(study: Study, ended: Callable[[FrozenTrial], None] = _nobody) -> Proposals:
+def proposals(study: Study, ended: Callable[[FrozenTrial], None] = nobody) -> Proposals:
     """Optuna's sampler of the study's name, over the study's space.
 
     Every leaderboard row gets the same number of trials (one more for the first ones where it does not divide): the row
