@@ -223,6 +223,28 @@ def _place(space: Space, value: Value) -> float | None:
     return (scale(value) - scale(space.low)) / (scale(space.high) - scale(space.low))
 
 
+def remark_on(study: Study, choice: Choice) -> str | None:
+    """What to say of a choice, if it is not what one would expect."""
+    if choice.winner is None:
+        return "no search trial succeeded, nothing to confirm"
+    quantity, winner = study.objective.quantity, choice.winner
+    if choice.highest is not None:
+        scores = [readable(one.scores[quantity], 3) for one in (choice.highest, winner)]
+        return (
+            f"{choice.highest.trial} was measured best ({quantity} {scores[0]}); by all trials of the row "
+            f"{winner.trial} ({scores[1]}) is more likely to be, and is confirmed"
+        )
+    if choice.unmet:
+        limits = study.objective.subject_to
+        known = dict.fromkeys(limit.quantity for limit in limits)
+        found = ", ".join(f"{name} {readable(winner.scores[name], 3)}" for name in known)
+        return (
+            f"no search trial keeps {' and '.join(map(str, limits))}; the one that comes nearest is confirmed, "
+            f"{winner.trial} with {found}"
+        )
+    return None
+
+
 def names(choices: Sequence[Choice]) -> list[str]:
     """A name for every choice that can be a part of a file's name, each once: ``rank8``, ``k3``."""
     unique: list[str] = []

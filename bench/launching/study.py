@@ -23,7 +23,7 @@ from bench.launching import resume
 from bench.launching.launch import Launch, at_once
 from bench.launching.preflight import make_ready
 from bench.launching.screen import second_stdout
-from bench.launching.selection import Choice, at_edges, choose, names
+from bench.launching.selection import at_edges, choose, names, remark_on
 from bench.launching.signals import heard, received
 from bench.records import Record
 from bench.reporting import leaderboard
@@ -33,7 +33,7 @@ from bench.reporting.progress import StudyProgress, settings
 from bench.reporting.rows import build
 from bench.reporting.screen import plain, say
 from bench.resources import cores
-from bench.spec import Study, make_trial, readable
+from bench.spec import Study, make_trial
 
 if TYPE_CHECKING:
     from bench.cluster.search_storage import SearchStorage
@@ -202,8 +202,9 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
     choices = choose(study, records)
     queued = 0
     for choice, name in zip(choices, names(choices), strict=True):
-        if choice.winner is None or choice.unmet or choice.highest:
-            progress.said(_remark(study, choice), "red" if choice.winner is None else "yellow" if choice.unmet else "")
+        if said := remark_on(study, choice):
+            row = f"{study.name} {settings(choice.row)}".rstrip()
+            progress.said(f"{row}: {said}", "red" if choice.winner is None else "yellow")
         if choice.winner is None:
             continue
         values = choice.winner.hyperparameters
@@ -214,25 +215,6 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
             pool.submit(trial, minutes=study.trial_minutes)
             queued += 1
     return queued
-
-
-def _remark(study: Study, choice: Choice) -> str:
-    """What to say of a row whose winner, if there is one, is not what one would expect."""
-    row = f"{study.name} {settings(choice.row)}".rstrip()
-    if choice.winner is None:
-        return f"{row}: no search trial succeeded, nothing to confirm"
-    if choice.highest is not None:
-        scores = [readable(one.scores[study.objective.quantity], 3) for one in (choice.highest, choice.winner)]
-        return (
-            f"{row}: {choice.highest.trial} was measured best ({study.objective} {scores[0]}); by all trials of the "
-            f"row {choice.winner.trial} ({scores[1]}) is more likely to be, and is confirmed"
-        )
-    limits = study.objective.subject_to
-    known: dict[str, object] = {limit.quantity: choice.winner.scores[limit.quantity] for limit in limits}
-    return (
-        f"{row}: no search trial keeps {' and '.join(map(str, limits))}; the one that comes nearest is confirmed, "
-        f"{choice.winner.trial} with {settings(known)}"
-    )
 
 
 def _conclude(launch: Launch, records: Sequence[Record], console: Console, tracker: Tracker) -> int:

@@ -18,6 +18,7 @@ from bench.launching.selection import (
     choose,
     names,
     non_dominated,
+    remark_on,
     row_key,
     spread,
 )
@@ -349,3 +350,21 @@ def test_posterior_means_are_those_of_scikit_learn() -> None:
         likeliest = max(fits, key=lambda fit: fit.log_marginal_likelihood_value_)
         expected = centre + likeliest.predict([[place] for place in places])
         assert posterior_means(places, values, errors) == pytest.approx(list(expected))
+
+
+def test_what_is_not_as_expected_is_said(searched: Make, failed: Make) -> None:
+    under, mean = study(UNDER), study()
+    (nearest,) = choose(under, trials(searched, [{}, {}], target=[99, 98], source=[70, 75.25], before=[91, 91]))
+    assert remark_on(under, nearest) == (
+        "no search trial keeps forgetting <= 2 and source_accuracy >= 80; the one that comes nearest is confirmed, "
+        "full-search-01 with forgetting 15.8, source_accuracy 75.2"
+    )
+    plan = study("target_accuracy", search=RATES)
+    (likelier,) = choose(plan, along(searched, LUCKY))
+    assert remark_on(plan, likelier) == (
+        "full-search-07 was measured best (target_accuracy 91); by all trials of the row full-search-05 (90.4) is more "
+        "likely to be, and is confirmed"
+    )
+    good = trials(searched, [{}])
+    assert remark_on(mean, choose(mean, good)[0]) is None
+    assert remark_on(mean, choose(mean, [failed(good[0])])[0]) == "no search trial succeeded, nothing to confirm"
