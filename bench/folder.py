@@ -91,6 +91,11 @@ class LaunchFolder:
         """Source accuracy over target accuracy."""
         return self.path / "pareto.png"
 
+    @property
+    def optuna(self) -> Path:
+        """The searches, as Optuna's tools read them."""
+        return self.path / "optuna.db"
+
     def record(self, trial: str) -> Path:
         """The file of a trial's record."""
         return self.records / f"{trial}.json"
@@ -171,7 +176,7 @@ class LaunchFolder:
             Where it is now; None if there was none.
         """
         tables = (self.table, self.table_csv, self.table_json, self.picture)
-        own = (self.records, self.checkpoints, self.unfinished, self.evaluation, self.manifest, *tables)
+        own = (self.records, self.checkpoints, self.unfinished, self.evaluation, self.manifest, self.optuna, *tables)
         return self._move([path for path in own if path.exists()])
 
     def keep_only(self, trials: Collection[str]) -> None:

@@ -1,9 +1,8 @@
-"""Ray Tune and Optuna: what to try next, and when to stop it."""
+"""Ray Tune: a search on the pool, and when to stop a trial."""
 
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import time
 import uuid
@@ -12,19 +11,19 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 import ray
+from optuna.trial import FrozenTrial
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from bench.cluster.board import START_SECONDS
 from bench.cluster.pool import Pool
+from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, decoded, label, nobody, proposals
 from bench.readings import scores
 from bench.records import Record
-from bench.spec import Benchmark, Objective, Scalar, Space, Study, Value, make_trial
+from bench.spec import Benchmark, Objective, Study, make_trial
 
 INDEX = "trial_index"
 """Under this key Tune's configuration of a trial carries its place in the search."""
@@ -32,25 +31,29 @@ INDEX = "trial_index"
 FAILED = "failed"
 """Under this key a trial's last result says whether it failed."""
 
-STOPPED = "stopped"
-"""Under this key it says whether it was stopped in an earlier try of the launch."""
-
 SHARE_OF_NODE = 0.001
 """Tune's actor of a slot is given so much of what stands for the driver's node; it needs nothing, but not 0."""
 
-METRIC = "objective"
-"""Under this key Tune and Optuna get what is maximised, see :meth:`bench.spec.Objective.value`."""
 
-
-def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, storage: Path) -> None:
+def search(
+    study: Study,
+    benchmark: Benchmark,
+    pool: Pool,
+    *,
+    launch: str,
+    storage: Path,
+    ended: Callable[[FrozenTrial], None] = nobody,
+) -> None:
     """Run a study's search phase on the pool; the results are the pool's events.
 
     Args:
         launch: name under which the records are filed.
         storage: folder for Ray Tune's own files.
+        ended: is told of every trial as Optuna knows it, in the order of the trials.
     """
     submit = functools.partial(_submit, board=pool.board, study=study, benchmark=benchmark, launch=launch)
     outcome = functools.partial(_outcome, board=pool.board, study=study)
+    algorithm = InOrder(proposals(study, ended), submit, outcome, lag=study.lag)
     watchers = min(pool.plan.slots, study.trials)
     tuner = tune.Tuner(
         # The worker groups hold the cores and GPUs; what Tune starts only waits for them.
@@ -59,7 +62,7 @@ def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, stora
             _on_own_node(),
         ),
         tune_config=tune.TuneConfig(
-            search_alg=InOrder(proposals(study), submit, outcome, lag=study.lag),
+            search_alg=algorithm,
             scheduler=scheduler(study, benchmark),
             num_samples=study.trials,
             max_concurrent_trials=pool.plan.slots,
@@ -75,6 +78,7 @@ def search(study: Study, benchmark: Benchmark, pool: Pool, *, launch: str, stora
         ),
     )
     tuner.fit()
+    algorithm.finish()
 
 
 def _on_own_node() -> tune.PlacementGroupFactory:
@@ -83,59 +87,6 @@ def _on_own_node() -> tune.PlacementGroupFactory:
     (node,) = (node for node in ray.nodes() if node["NodeID"] == own)
     name = next(name for name in node["Resources"] if name.startswith("node:") and "__" not in name)
     return tune.PlacementGroupFactory([{name: SHARE_OF_NODE}], bundle_label_selector=[{"ray.io/node-id": own}])
-
-
-def proposals(study: Study) -> OptunaSearch:
-    """Optuna's tree-structured Parzen estimator over the study's space.
-
-    Every leaderboard row gets the same number of trials (one more for the first ones where it does not divide): the row
-    fields are dealt out in turn, and Optuna chooses all other fields. A row that is searched less looks worse. A space
-    that is no larger than the number of trials is tried completely.
-    """
-    startup, seed = max(2, study.trials // 3), study.search_seed
-    # Proposals whose results are not known yet push the next one away (constant_liar), whatever Optuna's default is.
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
-    return OptunaSearch(
-        space=functools.partial(suggest, search=study.search),
-        metric=METRIC,
-        mode="max",
-        points_to_evaluate=[{name: coded(value) for name, value in point.items()} for point in study.dealt_points]
-        or None,
-        sampler=sampler,
-    )
-
-
-def suggest(trial: optuna.Trial, *, search: Mapping[str, Space]) -> None:
-    """Ask Optuna for every searched field.
-
-    The space is given to Ray as this function, not as a table, because only then may a point that is dealt out leave
-    fields open.
-    """
-    for name, space in search.items():
-        low, high = space.low, space.high
-        if space.choices is not None:
-            trial.suggest_categorical(name, [coded(choice) for choice in space.choices])
-        elif isinstance(low, int) and isinstance(high, int):
-            trial.suggest_int(name, low, high, log=space.log)
-        else:
-            assert low is not None
-            assert high is not None
-            trial.suggest_float(name, low, high, log=space.log)
-
-
-def coded(value: Value) -> Scalar:
-    """A value as Optuna stores it: lists as text."""
-    return json.dumps(value) if isinstance(value, tuple) else value
-
-
-def decoded(values: Mapping[str, Any], search: Mapping[str, Space]) -> dict[str, Value]:
-    """What :func:`coded` made of searched values, turned back."""
-
-    def one(name: str, value: Any) -> Value:
-        choices = search[name].choices or ()
-        return next((choice for choice in choices if isinstance(choice, tuple) and coded(choice) == value), value)
-
-    return {name: one(name, value) for name, value in values.items()}
 
 
 def scheduler(study: Study, benchmark: Benchmark) -> TrialScheduler:
@@ -245,12 +196,18 @@ class InOrder(Searcher):
         self._told = 0
         self._dealt = 0
         self._ended: dict[str, dict[str, Any] | None] = {}
+        self._seen: defaultdict[str, dict[int, Any]] = defaultdict(dict)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next trial's index."""
         self._order.append(trial_id)
         self._deal()
         return {INDEX: len(self._order) - 1}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep what a trial has read on the way; an actor that takes a lost one's place reads it once more."""
+        if METRIC in result:
+            self._seen[trial_id][result["step"]] = result[METRIC]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Keep a result until its turn comes; an error is Tune's, not the trial's, and says nothing of its result."""
@@ -261,17 +218,31 @@ class InOrder(Searcher):
         """Submit the trials that are asked for and whose proposals lack no result any more."""
         while self._dealt < len(self._order):
             due = max(0, self._dealt - self._lag + 1)
-            while self._told < due and (name := self._order[self._told]) in self._ended:
-                result = self._ended.pop(name) or self._outcome(self._told)
-                failed = result.get(FAILED, False)
-                self._inner.on_trial_complete(name, result=None if failed else result, error=failed)
-                self._told += 1
+            while self._told < due and self._order[self._told] in self._ended:
+                self._tell()
             if self._told < due:
                 return
             values = self._inner.suggest(self._order[self._dealt])
             assert values is not None  # Optuna never runs out of proposals
             self._submit(self._dealt, values)
             self._dealt += 1
+
+    def finish(self) -> None:
+        """Tell the inner search of the last trials, too, whose results no proposal has waited for."""
+        while self._told < len(self._order):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell the inner search how the next trial in order has ended."""
+        name = self._order[self._told]
+        result = self._ended.pop(name) or self._outcome(self._told)
+        failed = result.get(FAILED, False)
+        seen = self._seen.pop(name, {})
+        if "step" in result and METRIC in result:
+            seen[result["step"]] = result[METRIC]
+        known = None if failed else {**result, SEEN: sorted(seen.items())}
+        self._inner.on_trial_complete(name, result=known, error=failed)
+        self._told += 1
 
     def save(self, checkpoint_path: str) -> None:
         """Tune saves its searcher now and then; a study is restarted from its records, so nothing is kept here."""
@@ -308,7 +279,8 @@ class PooledTrial(tune.Trainable):
             point, record = ray.get(self._board.reading.remote(self._trial, self._seen))
         if point is not None:
             self._seen += 1
-            return {"step": point.step, **_metric(self._objective, scores(point.readings))}
+            # If Tune hears nothing after this, its scheduler has stopped the trial.
+            return {"step": point.step, STOPPED: True, **_metric(self._objective, scores(point.readings))}
         assert record is not None
         return _last_result(self._objective, record)
 
@@ -338,16 +310,11 @@ class PooledTrial(tune.Trainable):
         self._trial, self._seen, self._watching = f"{self._method}-{label(config[INDEX])}", 0, False
 
 
-def label(index: int) -> str:
-    """What makes a search trial's id unique within its method."""
-    return f"search-{index:02d}"
-
-
 def _submit(
     index: int, values: Mapping[str, Any], *, board: Any, study: Study, benchmark: Benchmark, launch: str
 ) -> None:
     """Queue a proposal as a trial that is watched."""
-    chosen, seed = decoded(values, study.search), study.seeds[0]
+    chosen, seed = decoded(values, study.search), study.trial_seed
     trial = make_trial(study, benchmark, chosen, launch=launch, label=label(index), seed=seed, phase="search")
     ray.get(board.submit.remote(trial, watched=True, minutes=study.trial_minutes))
 
@@ -371,6 +338,10 @@ def _last_result(objective: Objective, record: Record) -> dict[str, Any]:
     return {**ended, **_metric(objective, record.scores)}
 
 
-def _metric(objective: Objective, named: Mapping[str, float | None]) -> dict[str, float]:
-    value = objective.value(named)
-    return {} if value is None else {METRIC: value}
+def _metric(objective: Objective, named: Mapping[str, float | None]) -> dict[str, Any]:
+    """What Tune and Optuna get of a trial's scores; nothing where one that the objective looks at is missing."""
+    values, excesses = objective.values(named), objective.excesses(named)
+    if values is None or excesses is None:
+        return {}
+    measured: dict[str, Any] = {METRIC: list(values) if objective.others else values[0]}
+    return {**measured, EXCESSES: list(excesses)} if objective.subject_to else measured

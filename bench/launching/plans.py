@@ -107,9 +107,12 @@ def _seen(suite: Suite, benchmark: Benchmark) -> int:
 
 def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
     rows = study.row_count
+    what = f"{rows} row{'s' * (rows > 1)}"
+    if study.objective.others:
+        what = f"at most {study.confirmations // len(study.seeds)} of their front"
     yield (
-        f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then "
-        f"{rows} row{'s' * (rows > 1)} x {len(study.seeds)} seeds = {study.confirmations} confirmations"
+        f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then {what} x "
+        f"{len(study.seeds)} seeds = {study.confirmations} confirmations"
     )
     if methods.has_variants(methods.load(study.method)):
         yield "           (what the method makes of the trained models besides is measured, too, in rows of its own)"
@@ -212,12 +215,12 @@ FLOAT32 = 4
 
 def checkpoint_bytes(suite: Suite, benchmark: Benchmark) -> int:
     """What the trained tensors of all confirmations take on the disk, at most."""
-    sizes = (
-        len(study.seeds) * max(parameters(trial) for trial in _corners(study, benchmark, row))
-        for study in suite.studies
-        for row in study.row_values
-    )
-    return FLOAT32 * sum(sizes)
+    needed = 0
+    for study in suite.studies:
+        rows = (_corners(study, benchmark, row) for row in study.row_values)
+        largest = [max(parameters(trial) for trial in trials) for trials in rows]
+        needed += study.confirmations * max(largest) if study.objective.others else len(study.seeds) * sum(largest)
+    return FLOAT32 * needed
 
 
 def parameters(trial: Trial) -> int:

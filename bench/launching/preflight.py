@@ -42,6 +42,10 @@ def prepare(request: Request) -> Launch:
     results = _writable(Path(options.results))
     uri = options.tracking_uri or mlflow_store.default_uri(results)
     _trackable(uri)
+    if options.optuna_storage is not None:
+        from bench.cluster import search_storage
+
+        search_storage.check(options.optuna_storage)
     return Launch(suite, benchmark, options, results, uri, plan, tuple(said))
 
 

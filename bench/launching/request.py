@@ -96,6 +96,7 @@ FLAGS = (
     Flag("--results", ("results",), "FOLDER"),
     Flag("--fresh", ("fresh",), ""),
     Flag("--tracking-uri", ("tracking_uri",), "URI"),
+    Flag("--optuna-storage", ("optuna_storage",), "URL"),
 )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from bench.launching.posterior import posterior_means
+from bench.readings import HEAD, KNN
 from bench.records import Record
-from bench.spec import Study, Value, readable
+from bench.spec import Quantity, Space, Study, Value, readable
 
 LONGEST = 120
 """Bytes of a row's name, which is a part of a trial's: a file's name has a limit."""
@@ -24,10 +28,14 @@ class Choice:
 
     row: Mapping[str, Value]
     winner: Record | None
+    unmet: tuple[str, ...] = ()
+    """Constraints that the winner exceeds: no trial of the row keeps all of them, and it exceeds them least."""
+    highest: Record | None = None
+    """The trial that was measured best, where the winner is another one (see :func:`_by_posterior`)."""
 
 
 Selection = Callable[[Study, Sequence[Record]], list[Choice]]
-"""Every row that was tried has at least one choice; a row may have several."""
+"""From a study's search records to what is confirmed."""
 
 
 def row_key(row: Mapping[str, Value]) -> RowKey:
@@ -35,12 +43,75 @@ def row_key(row: Mapping[str, Value]) -> RowKey:
     return tuple((name, type(value).__name__, value) for name, value in row.items())
 
 
+def choose(study: Study, records: Sequence[Record]) -> list[Choice]:
+    """What a study's objective asks for: the best of every row, or where it names several scores the front."""
+    return front(study, records) if study.objective.others else best_of_rows(study, records)
+
+
 def best_of_rows(study: Study, records: Sequence[Record]) -> list[Choice]:
-    """The best trial of every row by the study's objective; of equals the earliest."""
-    rows: dict[RowKey, list[Record]] = {}
-    for record in sorted(records, key=lambda record: _in_order(record.trial)):
-        rows.setdefault(row_key(record.row), []).append(record)
-    return [Choice(trials[0].row, _best(study, trials)) for trials in rows.values()]
+    """The best trial of every row by the study's objective; of equals the earliest.
+
+    With enough trials along one range the best is the one with the highest posterior mean, in which its neighbours'
+    results count, too: the highest of many measurements was lucky. docs/search.md compares this with other rules.
+
+    Under constraints it is the best of those that keep them. Where none does, it is the one whose excesses have the
+    smallest sum.
+    """
+    return [_best(study, trials) for trials in _by_row(records)]
+
+
+def front(study: Study, records: Sequence[Record]) -> list[Choice]:
+    """The Pareto front of a study's trials, thinned to ``study.confirm`` that are spread along it.
+
+    A row that has no trial on the front is not confirmed. The first choice is the best by the first score.
+    """
+    trials = _measured(study, sorted(records, key=lambda record: _in_order(record.trial)))
+    if not trials:
+        return [Choice(group[0].row, None) for group in _by_row(records)]
+    points = [values for record in trials if (values := study.objective.values(record.scores)) is not None]
+    best = non_dominated(points)
+    chosen = [best[place] for place in spread([points[index] for index in best], study.confirm)]
+    kept = sorted(chosen, key=lambda index: points[index], reverse=True)
+    return [Choice(trials[index].row, trials[index]) for index in kept]
+
+
+def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other one is at least as good as everywhere and better somewhere.
+
+    Args:
+        points: larger is better, in every score. Of equal points the first one counts.
+    """
+    first = {tuple(point): index for index, point in reversed(list(enumerate(points)))}
+
+    def beaten(point: tuple[float, ...]) -> bool:
+        return any(other != point and all(map(operator.ge, other, point)) for other in first)
+
+    return sorted(index for point, index in first.items() if not beaten(point))
+
+
+def spread(points: Sequence[Sequence[float]], count: int) -> list[int]:
+    """Indices of at most so many points that stand for all of a front.
+
+    They are the best by each score, and then again and again the point that is farthest from those there are, with
+    every score's range as its unit. A single one is that with the highest sum of scores in these units.
+
+    Args:
+        points: larger is better, in every score.
+    """
+    lows, highs = ([end(column) for column in zip(*points, strict=True)] for end in (min, max))
+    scaled = [
+        tuple((value - low) / ((high - low) or 1.0) for value, low, high in zip(point, lows, highs, strict=True))
+        for point in points
+    ]
+    indices = range(len(points))
+    if count == 1:
+        return [max(indices, key=lambda index: sum(scaled[index]))]
+    ends = (max(indices, key=lambda index: (scaled[index][axis], sum(scaled[index]))) for axis in range(len(lows)))
+    chosen = list(dict.fromkeys(ends))[:count]
+    while len(chosen) < min(count, len(points)):
+        left = [index for index in indices if index not in chosen]
+        chosen.append(max(left, key=lambda one: min(math.dist(scaled[one], scaled[other]) for other in chosen)))
+    return chosen
 
 
 def _in_order(trial: str) -> list[tuple[int, str]]:
@@ -48,16 +119,129 @@ def _in_order(trial: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", trial)]
 
 
-def _best(study: Study, trials: Sequence[Record]) -> Record | None:
-    """Of the trials that ran to their end, or if there is none, by their last reading of those that were stopped."""
+def _by_row(records: Sequence[Record]) -> list[list[Record]]:
+    """The trials of every row, rows and trials in the order of the search."""
+    rows: dict[RowKey, list[Record]] = {}
+    for record in sorted(records, key=lambda record: _in_order(record.trial)):
+        rows.setdefault(row_key(record.row), []).append(record)
+    return list(rows.values())
+
+
+def _measured(study: Study, trials: Sequence[Record]) -> list[Record]:
+    """The trials that ran to their end, or if there is none, those that were stopped after a reading."""
     for status in ("ok", "stopped"):
-        best, highest = None, None
-        for record in trials:
-            value = study.objective.value(record.scores) if record.status == status else None
-            if value is not None and (highest is None or value > highest):
-                best, highest = record, value
-        if best is not None:
-            return best
+        found = [
+            record
+            for record in trials
+            if record.status == status
+            and study.objective.values(record.scores) is not None
+            and study.objective.excesses(record.scores) is not None
+        ]
+        if found:
+            return found
+    return []
+
+
+def _best(study: Study, trials: Sequence[Record]) -> Choice:
+    """The best of a row's trials; of equals the first."""
+
+    def merit(record: Record) -> tuple[float, float]:
+        excesses = study.objective.excesses(record.scores) or ()
+        value = study.objective.value(record.scores)
+        assert value is not None  # it is measured
+        return -sum(max(0.0, excess) for excess in excesses), value
+
+    measured = _measured(study, trials)
+    if not measured:
+        return Choice(trials[0].row, None)
+    best = max(measured, key=merit)
+    likeliest = _by_posterior(study, measured)
+    if likeliest is not None and likeliest is not best:
+        return Choice(trials[0].row, likeliest, highest=best)
+    excesses = study.objective.excesses(best.scores) or ()
+    limits = zip(study.objective.subject_to, excesses, strict=True)
+    return Choice(trials[0].row, best, tuple(str(limit) for limit, excess in limits if excess > 0))
+
+
+ENOUGH = 8
+"""Of fewer trials a row's best is the one that was measured best: a posterior gains nothing (docs/search.md)."""
+
+SEED_POINTS = 0.7
+"""Standard deviation of an accuracy between seeds, in points, as on benchmark tiny away from the range's ends."""
+
+PARTS: Mapping[Quantity, Mapping[Literal["target", "source"], float]] = {
+    "mean": {"target": 0.5, "source": 0.5},
+    "target_accuracy": {"target": 1.0},
+    "source_accuracy": {"source": 1.0},
+    "forgetting": {"source": 1.0},
+}
+"""So much a score moves with the accuracy in either domain."""
+
+
+def _by_posterior(study: Study, trials: Sequence[Record]) -> Record | None:
+    """Of a row's trials the one with the highest posterior mean along the range that is searched within the row.
+
+    Returns:
+        None where that was not shown to be better: of few trials, of several ranges or none, under constraints; where
+        the protocol asks for the highest; where trials have not run to their end, or do not say how many images they
+        read.
+    """
+    spaces = [(name, space) for name, space in study.search.items() if name not in study.rows]
+    plain = len(spaces) == 1 and not study.objective.subject_to and study.protocol == "clean"
+    if not plain or len(trials) < ENOUGH or trials[0].status != "ok":
+        return None
+    ((name, space),) = spaces
+    places = [_place(space, trial.hyperparameters.get(name)) for trial in trials]
+    values = [study.objective.value(trial.scores) for trial in trials]
+    errors = [_error(study.objective.quantity, trial) for trial in trials]
+    known = [(p, v, e) for p, v, e in zip(places, values, errors, strict=True) if None not in (p, v, e)]
+    if len(known) < len(trials):
+        return None
+    means = posterior_means(*zip(*known, strict=True))
+    return trials[max(range(len(trials)), key=lambda index: means[index])]
+
+
+def _error(quantity: Quantity, record: Record) -> float | None:
+    """The standard error of a trial's score, in points, from its images and its seed; None if these are not known."""
+    variance = 0.0
+    for domain, weight in PARTS[quantity].items():
+        probe = HEAD if domain == "target" else KNN
+        key = (record.measured_step, "val", domain, probe, None)
+        (reading,) = (one for one in record.readings if one.key == key)
+        if reading.n is None:
+            return None
+        share = min(max(reading.numbers["top1"] / 100, 0.01), 0.99)
+        variance += weight**2 * (100**2 * share * (1 - share) / reading.n + SEED_POINTS**2)
+    return math.sqrt(variance)
+
+
+def _place(space: Space, value: Value) -> float | None:
+    """Where a value lies in its range, from 0 to 1; None where there is no range, or no number."""
+    if space.low is None or space.high is None or not isinstance(value, int | float):
+        return None
+    scale = math.log if space.log else float
+    return (scale(value) - scale(space.low)) / (scale(space.high) - scale(space.low))
+
+
+def remark_on(study: Study, choice: Choice) -> str | None:
+    """What to say of a choice, if it is not what one would expect."""
+    if choice.winner is None:
+        return "no search trial succeeded, nothing to confirm"
+    quantity, winner = study.objective.quantity, choice.winner
+    if choice.highest is not None:
+        scores = [readable(one.scores[quantity], 3) for one in (choice.highest, winner)]
+        return (
+            f"{choice.highest.trial} was measured best ({quantity} {scores[0]}); by all trials of the row "
+            f"{winner.trial} ({scores[1]}) is more likely to be, and is confirmed"
+        )
+    if choice.unmet:
+        limits = study.objective.subject_to
+        known = dict.fromkeys(limit.quantity for limit in limits)
+        found = ", ".join(f"{name} {readable(winner.scores[name], 3)}" for name in known)
+        return (
+            f"no search trial keeps {' and '.join(map(str, limits))}; the one that comes nearest is confirmed, "
+            f"{winner.trial} with {found}"
+        )
     return None
 
 
@@ -85,8 +269,8 @@ def at_edges(study: Study, values: Mapping[str, Value]) -> Iterator[str]:
         low, high, value = space.low, space.high, values.get(name)
         if low is None or high is None or not isinstance(value, int | float):
             continue
-        scale = math.log if space.log else float
-        place = (scale(value) - scale(low)) / (scale(high) - scale(low))
+        place = _place(space, value)
+        assert place is not None
         natural = low == 0 or (isinstance(low, int) and low == 1)
         if place > 1 - EDGE or (place < EDGE and not natural):
             side = "upper" if place > EDGE else "lower"

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from bench.spec import (
 )
 
 START = "start_from"
+TRIALS = ("trials", "trials_per_row")
+"""Two ways to say one thing: the word that comes last counts."""
+
 POINTS = 1000
 """A space is checked at so many points at most."""
 
@@ -66,6 +69,7 @@ def load(name: str, *, overrides: Sequence[str | Change] = (), folder: Path = FO
         raise SpecError("a study is called after its file: its name cannot be set")
     title = Path(name).stem
     if "suite" not in values:
+        values = _making_room(values, [change.path[0] for change in changes])
         for change in changes:
             _assign(values, change)
         return Suite(name=title, studies=(_study(title, _settled(values, changes)),))
@@ -84,11 +88,13 @@ def _suite(title: str, values: Mapping[str, Any], changes: Sequence[Change], fol
     common = {key: value for key, value in values.items() if key != "suite"}
     documents = {}
     for member, own in _members(title, values["suite"]).items():
-        documents[member] = {**_read(member, folder), **common}
+        documents[member] = {**_making_room(_read(member, folder), common), **common}
+        documents[member] = _making_room(documents[member], own)
         inside = [Change(tuple(name.split(".")), value, f"suite {title!r}") for name, value in own.items()]
         refuse_contradictions(inside)
         for change in inside:
             _assign(documents[member], change)
+        documents[member] = _making_room(documents[member], [change.path[0] for change in changes])
     for change in changes:
         fitting = [document for document in documents.values() if _fits(document, change.path)]
         if not fitting:
@@ -97,6 +103,12 @@ def _suite(title: str, values: Mapping[str, Any], changes: Sequence[Change], fol
             _assign(document, change)
     studies = tuple(_study(name, _settled(document, changes)) for name, document in documents.items())
     return parse(Suite, {"name": title, "studies": studies}, where=f"suite {title!r}")
+
+
+def _making_room(values: Mapping[str, Any], changed: Collection[str]) -> dict[str, Any]:
+    """A study's fields without those whose place a change takes: trials and trials_per_row take each other's."""
+    instead = [other for one, other in (TRIALS, TRIALS[::-1]) if one in changed]
+    return {name: value for name, value in values.items() if name not in instead}
 
 
 def _members(title: str, suite: Any) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from bench.launching import resume
 from bench.launching.launch import Launch, at_once
 from bench.launching.preflight import make_ready
 from bench.launching.screen import second_stdout
-from bench.launching.selection import at_edges, best_of_rows, names
+from bench.launching.selection import at_edges, choose, names, remark_on
 from bench.launching.signals import heard, received
 from bench.records import Record
 from bench.reporting import leaderboard
@@ -33,6 +34,9 @@ from bench.reporting.rows import build
 from bench.reporting.screen import plain, say
 from bench.resources import cores
 from bench.spec import Study, make_trial
+
+if TYPE_CHECKING:
+    from bench.cluster.search_storage import SearchStorage
 
 PROJECT = Path(__file__).parent.parent.parent
 
@@ -121,15 +125,18 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
         say(console, begun.said)
     pool.know(begun.known)
     pool.keep_snapshots(launch.folder.unfinished)
-    tracker = _open_tracker(launch, begun)
+    tracker, storage = _open_tracker(launch, begun), _storage(launch, begun)
     try:
-        records = _trials(launch, console, tracker, pool)
+        records = _trials(launch, console, tracker, pool, storage)
         launch.folder.keep_only({record.trial for record in records})
         code = _conclude(launch, records, console, tracker)
         if not any(record.is_tried_again for record in records):
             resume.end(launch, begun)
         return code
     finally:
+        storage.close()
+        if storage.problem:
+            say(console, plain("Optuna's storage is incomplete:", "yellow"), f" {storage.problem}")
         tracker.close()
         if tracker.problem:
             say(console, plain("MLflow is incomplete:", "yellow"), f" {tracker.problem}")
@@ -160,7 +167,14 @@ def _open_tracker(launch: Launch, begun: resume.Begun) -> Tracker:
     )
 
 
-def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool) -> list[Record]:
+def _storage(launch: Launch, begun: resume.Begun) -> SearchStorage:
+    from bench.cluster.search_storage import SearchStorage
+
+    place = launch.options.optuna_storage or launch.folder.optuna
+    return SearchStorage(place, name=launch.suite.name, launch=begun.id)
+
+
+def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool, storage: SearchStorage) -> list[Record]:
     """Run all trials of the launch; returns their records in the order in which they ended."""
     from bench.cluster.search import search
 
@@ -169,7 +183,8 @@ def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool) -> l
         with interruptible(pool), listener.ending():
             expected = 0
             for study in launch.suite.studies:
-                search(study, launch.benchmark, pool, launch=launch.suite.name, storage=launch.folder.ray)
+                ended = functools.partial(storage.add, study)
+                search(study, launch.benchmark, pool, launch=launch.suite.name, storage=launch.folder.ray, ended=ended)
                 searched = listener.wait_for(study.trials, _searched_by(study))
                 expected += study.trials + _confirm(study, searched, launch, pool, progress)
             listener.wait_for(expected, lambda record: True)
@@ -187,12 +202,13 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
     Returns:
         How many trials were queued.
     """
-    choices = best_of_rows(study, records)
+    choices = choose(study, records)
     queued = 0
     for choice, name in zip(choices, names(choices), strict=True):
-        if choice.winner is None:
+        if said := remark_on(study, choice):
             row = f"{study.name} {settings(choice.row)}".rstrip()
-            progress.said(f"{row}: no search trial succeeded, nothing to confirm", "red")
+            progress.said(f"{row}: {said}", "red" if choice.winner is None else "yellow")
+        if choice.winner is None:
             continue
         values = choice.winner.hyperparameters
         for seed in study.seeds:

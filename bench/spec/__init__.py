@@ -6,7 +6,7 @@ Every mistake is a :class:`SpecError` (a ``ValueError``) with one sentence that 
 from bench.spec.benchmark import Backbone, BadImages, Benchmark, Size, SourceData, TargetData
 from bench.spec.characters import printable
 from bench.spec.launch import LaunchOptions
-from bench.spec.objective import QUANTITIES, Objective, Quantity
+from bench.spec.objective import QUANTITIES, Constraint, Objective, Quantity
 from bench.spec.parsing import (
     LARGEST,
     Frozen,
@@ -31,6 +31,7 @@ __all__ = [
     "Backbone",
     "BadImages",
     "Benchmark",
+    "Constraint",
     "Frozen",
     "LaunchOptions",
     "Name",

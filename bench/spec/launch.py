@@ -44,3 +44,11 @@ class LaunchOptions(Frozen):
     tracking_uri: Annotated[
         str | None, Field(description="MLflow store; if empty $MLFLOW_TRACKING_URI, else SQLite in the results folder")
     ] = None
+    optuna_storage: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="where Optuna's tools find the searches: a database's URL, or a journal file; optuna.db in the "
+            "launch folder if empty",
+        ),
+    ] = None

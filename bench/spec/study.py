@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from bench.spec.objective import Objective
 from bench.spec.parsing import Frozen, SpecError, Value, readable
@@ -92,6 +92,14 @@ Protocol = Literal["clean", "paper"]
 repeats arXiv 2404.17245, which chose on test data and fine-tuned with mean and deviation 0.5."""
 
 
+Sampler = Literal["tpe", "gp", "nsga2", "qmc", "random", "grid"]
+"""What proposes values: ``tpe`` (tree-structured Parzen estimator), ``gp`` (Gaussian process) and ``nsga2`` (evolution)
+learn from results; ``qmc`` (a low-discrepancy sequence, the same for every row), ``random`` and ``grid`` do not."""
+
+TRIAL_SEED = 1000
+"""Search trials have this seed, or the next one that no confirmation has."""
+
+
 class SearchContext(Frozen):
     """How the search was held that a trial belongs to, or whose outcome it confirms."""
 
@@ -99,6 +107,13 @@ class SearchContext(Frozen):
     trials: int
     lag: int
     seed: int
+    sampler: str = "tpe"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The usual sampler is not written down: what was written before there were others reads the same."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if (name, value) != ("sampler", "tpe")}
 
 
 class Study(Frozen):
@@ -115,8 +130,24 @@ class Study(Frozen):
     rows: Annotated[
         tuple[str, ...], Field(strict=False, description="searched fields whose choices are rows of the leaderboard")
     ] = ()
-    objective: Annotated[Objective, Field(description="score by which configurations are chosen")] = Objective()
+    objective: Annotated[
+        Objective,
+        Field(
+            description="score by which configurations are chosen, a list of several, or one under constraints: "
+            "{maximise: target_accuracy, subject_to: {forgetting: {max: 2}}}"
+        ),
+    ] = Objective(quantity="mean")
     trials: Annotated[int, Field(ge=1, le=100_000, description="search trials of each method")] = 12
+    trials_per_row: Annotated[
+        int | None, Field(ge=1, le=100_000, description="search trials of each row, in place of trials")
+    ] = None
+    confirm: Annotated[
+        int,
+        Field(ge=1, le=1000, description="where the objective is a list, configurations of the front to confirm"),
+    ] = 3
+    sampler: Annotated[
+        Sampler, Field(description="what proposes values: tpe, gp, nsga2, qmc (quasi-random), random or grid")
+    ] = "tpe"
     seeds: Annotated[
         tuple[Seed, ...],
         Field(strict=False, min_length=1, max_length=1000, description="seeds of the confirmation"),
@@ -150,7 +181,36 @@ class Study(Frozen):
         if twice := sorted(set(self.search) & set(self.fixed)):
             raise ValueError(f"{twice[0]!r} is both searched and fixed")
         self._refuse_what_is_overruled()
+        self._count_trials()
+        self._refuse_what_cannot_be_searched()
         return self
+
+    def _count_trials(self) -> None:
+        """``trials`` follows from ``trials_per_row``, if that is set."""
+        if self.trials_per_row is None:
+            return
+        trials = self.trials_per_row * self.row_count
+        if "trials" in self.model_fields_set and self.trials != trials:
+            raise ValueError(
+                f"trials = {self.trials} and trials_per_row = {self.trials_per_row} contradict each other: set only one"
+            )
+        object.__setattr__(self, "trials", trials)
+
+    def _refuse_what_cannot_be_searched(self) -> None:
+        objective = self.objective
+        if self.scheduler == "asha" and (objective.others or objective.subject_to):
+            kind = "several scores" if objective.others else "constraints"
+            raise ValueError(
+                f"scheduler asha compares trials by one score, and the objective {objective} has {kind}: use "
+                f"scheduler none, or an objective such as mean"
+            )
+        others = (space.choices for name, space in self.search.items() if name not in self.rows)
+        needed = math.prod(len(choices) for choices in others if choices is not None)
+        if self.sampler == "grid" and needed * self.row_count > self.trials:
+            raise ValueError(
+                f"sampler grid needs {needed * self.row_count} trials for all choices, and trials = {self.trials}: set "
+                f"trials={needed * self.row_count}, or choose another sampler"
+            )
 
     def _refuse_what_is_overruled(self) -> None:
         """A training field has one place in a study: what is searched or fixed would hide what ``train`` says."""
@@ -197,12 +257,24 @@ class Study(Frozen):
     @property
     def search_context(self) -> SearchContext:
         """What the choice of a configuration depends on beside the space."""
-        return SearchContext(objective=str(self.objective), trials=self.trials, lag=self.lag, seed=self.search_seed)
+        return SearchContext(
+            objective=str(self.objective),
+            trials=self.trials,
+            lag=self.lag,
+            seed=self.search_seed,
+            sampler=self.sampler,
+        )
+
+    @property
+    def trial_seed(self) -> int:
+        """The seed of every search trial. No confirmation has it: the winner was selected for its luck with it, too."""
+        return next(seed for seed in itertools.count(TRIAL_SEED) if seed not in self.seeds)
 
     @property
     def confirmations(self) -> int:
-        """Trials of the confirmation: every row that is tried at all, with every seed."""
-        return min(self.row_count, self.trials) * len(self.seeds)
+        """Trials of the confirmation: every row that is tried, or the points of a front (at most), with every seed."""
+        configurations = self.confirm if self.objective.others else self.row_count
+        return min(configurations, self.trials) * len(self.seeds)
 
 
 class Suite(Frozen):

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from mlflow import MlflowClient
 
@@ -30,6 +31,12 @@ SCORES = ("target_accuracy", "source_accuracy", "source_accuracy_before", "forge
 def stable(record: dict[str, Any]) -> str:
     """A record without what may differ between two runs of the same thing, as text."""
     return json.dumps({key: value for key, value in record.items() if key not in VOLATILE}, sort_keys=True)
+
+
+def in_optuna(folder: Path) -> list[tuple[str, str]]:
+    """Record and state of every trial in the one study of a launch folder's storage."""
+    trials = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'optuna.db'}").trials
+    return [(trial.user_attrs["record"], trial.state.name) for trial in trials]
 
 
 @OF_THE_SMALL
@@ -98,6 +105,24 @@ def test_the_best_of_each_row_is_confirmed(small: Run) -> None:
             confirmed = found[f"block_expansion-confirm-p{p}-seed{seed}"]
             assert confirmed["hyperparameters"] == best["hyperparameters"]
             assert confirmed["seed"] == seed
+            assert confirmed["seed"] != best["seed"]  # with which it was selected
+
+
+@OF_THE_SMALL
+def test_optuna_loads_the_search_as_the_records_have_it(small: Run) -> None:
+    study = optuna.load_study(
+        study_name="block_expansion/block_expansion", storage=f"sqlite:///{small.folder / 'optuna.db'}"
+    )
+    searched = [record for record in small.records.values() if record["phase"] == "search"]
+    assert [trial.user_attrs["record"] for trial in study.trials] == [record["trial"] for record in searched]
+    for trial, record in zip(study.trials, searched, strict=True):
+        assert trial.state.name == "COMPLETE"
+        assert trial.values == [record["val_mean"]]
+        assert trial.params == {name: record["hyperparameters"][name] for name in ("p", "lr")}
+        assert list(trial.intermediate_values) == [5, 10, 12]
+        assert trial.intermediate_values[12] == record["val_mean"]
+    assert study.best_trial.value == max(record["val_mean"] for record in searched)
+    assert study.metric_names == ["mean"]
 
 
 @OF_THE_SMALL
@@ -223,6 +248,7 @@ def test_a_launch_that_was_cut_off_ends_as_one_that_was_not(launched: Launch, tm
         assert {name: stable(record) for name, record in again.records.items()} == expected
         assert (again.folder / "leaderboard.md").read_bytes() == (whole.folder / "leaderboard.md").read_bytes()
         assert json.loads(folder.manifest.read_text())["ended"]
+        assert in_optuna(again.folder) == [(f"top_k-search-{index:02d}", "COMPLETE") for index in range(6)]
         runs = MlflowClient(f"sqlite:///{results / 'mlflow.db'}").search_runs(["1"])
         assert sorted(str(run.info.run_name) for run in runs if PARENT in run.data.tags) == sorted(whole.records)
         assert {run.info.status for run in runs} == {"FINISHED"}
@@ -241,6 +267,10 @@ def test_a_scheduler_stops_trials_that_do_not_promise_much(launched: Launch, tmp
     (folder,) = (tmp_path / "results" / "halving").iterdir()
     assert done.code == 0, done.out
     searched = [record for record in LaunchFolder(folder).read_records() if record.phase == "search"]
+    states = dict(in_optuna(folder))
+    assert list(states) == [record.trial for record in searched]
+    # One whose end comes before the scheduler's word has a whole record all the same.
+    assert all(states[record.trial] == "PRUNED" for record in searched if record.status == "stopped")
     stopped = [record for record in searched if record.status == "stopped"]
     assert len(searched) == 6
     assert stopped

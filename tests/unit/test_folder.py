@@ -141,6 +141,7 @@ def test_an_earlier_launch_is_put_aside(tmp_path: Path, record: Make) -> None:
     log.write_text("what Ray said")
     for name in ("first", "second"):
         fill(folder, record(trial=name))
+        folder.optuna.write_text(name)
         with folder.locked():
             folder.put_aside()
         assert not folder.records.exists()
@@ -148,7 +149,8 @@ def test_an_earlier_launch_is_put_aside(tmp_path: Path, record: Make) -> None:
     first, second = sorted((tmp_path / "previous").iterdir())
     for place, name in ((first, "first"), (second, "second")):
         earlier = LaunchFolder(place)
-        assert {path.name for path in place.iterdir()} == {"records", "checkpoints", "evaluation", *TABLES}
+        assert {path.name for path in place.iterdir()} == {"records", "checkpoints", "evaluation", "optuna.db", *TABLES}
+        assert earlier.optuna.read_text() == name
         assert [made.trial for made in earlier.read_records()] == [name]
         assert earlier.checkpoint(name).read_bytes() == name.encode()
         assert abs(datetime.strptime(place.name, "%Y%m%d-%H%M%S-%f").timestamp() - place.stat().st_mtime) < 60

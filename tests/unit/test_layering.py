@@ -47,7 +47,7 @@ TORCH_FILES = {"bench.launching.plans"}
 
 ONLY_IN = {
     "ray": ("bench.cluster.",),
-    "optuna": ("bench.cluster.search",),
+    "optuna": ("bench.cluster.search",),  # and search_*
     "ray.tune": ("bench.cluster.search",),
     "mlflow": ("bench.reporting.mlflow_",),
     "matplotlib": ("bench.reporting.picture", "bench.checkpoints"),

@@ -31,6 +31,7 @@ VALUES = {
     "--address": "auto",
     "--results": "elsewhere",
     "--tracking-uri": "sqlite:///other.db",
+    "--optuna-storage": "searches.log",
 }
 """A value of each flag that a launch accepts, as it is typed, and that is not the one it has without the flag."""
 

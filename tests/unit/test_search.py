@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import types
 from collections.abc import Callable, Container, Sequence
@@ -13,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from bench.cluster.search import FAILED, INDEX, METRIC, InOrder, decoded, proposals, scheduler
+from bench.cluster.search import FAILED, INDEX, InOrder, scheduler
+from bench.cluster.search_optuna import EXCESSES, METRIC, STOPPED, Proposals, decoded, planned, proposals
 from bench.launching import studies
 from bench.launching.benchmarks import get
 from bench.spec import Study
@@ -90,7 +93,7 @@ class Launch:
         slots: int,
         choose: Callable[[Sequence[int]], int] = min,
         result: Callable[[int, Values], Result] = lambda index, values: good(values),
-        inner: OptunaSearch | None = None,
+        inner: Searcher | None = None,
         lose: Container[int] = (),
     ) -> None:
         """Play to the end.
@@ -182,6 +185,149 @@ def test_a_failed_trial_teaches_the_sampler_nothing(failing: int) -> None:
     succeeded = Launch(plan, slots=2).dealt
     assert succeeded[: failing + 2] == unseen[: failing + 2]  # made before its end was known
     assert succeeded != unseen
+
+
+UNDER = "{maximise: target_accuracy, subject_to: {forgetting: {max: 2}}}"
+SEVERAL = "[target_accuracy, forgetting]"
+
+
+def traded(objective: str) -> Callable[[int, Values], Result]:
+    """Trials that learn best at lr = 0.05, and forget more with every larger one."""
+
+    def result(index: int, values: Values) -> Result:
+        target, forgetting = 90 - 100 * abs(values["lr"] - 0.05), 40 * values["lr"]
+        measured = {METRIC: [target, -forgetting] if objective == SEVERAL else target, "step": 10}
+        return {**measured, EXCESSES: [forgetting - 2]} if objective == UNDER else measured
+
+    return result
+
+
+@pytest.mark.parametrize("objective", ["mean", UNDER, SEVERAL])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "qmc", "random", "grid"])
+def test_proposals_of_every_sampler_are_repeatable_and_row_by_row(sampler: str, objective: str) -> None:
+    plan = study(sampler=sampler, objective=objective, lag=3)
+    alone = Launch(plan, slots=1, result=traded(objective)).dealt
+    several = Launch(plan, slots=3, choose=random.Random(1).choice, result=traded(objective)).dealt
+    assert several == alone
+    assert [values["p"] for values in alone] == [1, 2, 3, 4] * (TRIALS // 4)
+    space = plan.search["lr"]
+    assert all(space.low <= values["lr"] <= space.high for values in alone)  # type: ignore[operator]
+
+
+def test_gaussian_processes_are_repeatable() -> None:
+    plan = study(sampler="gp", lag=2, trials=5)
+    alone, several = (Launch(plan, slots=slots).dealt for slots in (1, 2))
+    assert several == alone
+    assert alone != Launch(study(sampler="random", lag=2, trials=5), slots=1).dealt
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_the_sampler_learns_what_keeps_a_constraint(sampler: str) -> None:
+    """A trial learns most at lr = 0.2, and forgets more than 2 points from 0.05 on."""
+
+    def result(index: int, values: Values) -> Result:
+        return {METRIC: 90 - 100 * abs(values["lr"] - 0.2), EXCESSES: [40 * values["lr"] - 2], "step": 10}
+
+    kept, free = (
+        sum(values["lr"] <= 0.05 for values in Launch(plan, slots=1, result=result).dealt[-20:])
+        for plan in (
+            study(sampler=sampler, objective=objective, trials=60, lag=1) for objective in (UNDER, "target_accuracy")
+        )
+    )
+    assert kept >= free + 5
+
+
+def test_planned_samplers_try_the_same_values_in_every_row_and_fill_the_range() -> None:
+    for sampler in ("qmc", "grid"):
+        points = planned(study(sampler=sampler, trials=22))
+        assert [point["p"] for point in points] == [1 + index % 4 for index in range(22)]
+        rates = [point["lr"] for point in points[:20]]
+        assert [rates[row::4] for row in range(4)] == [rates[::4]] * 4
+        places = sorted(math.log(rate / 0.0003, 1000) for rate in rates[::4])  # type: ignore[operator]
+        assert max(b - a for a, b in itertools.pairwise([0, *places, 1])) < 0.5
+    assert places == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert planned(study(sampler="qmc")) != planned(study(sampler="qmc", search_seed=1))
+
+
+def test_a_grid_is_as_fine_as_the_trials_allow() -> None:
+    space = {
+        "lr": "{low: 0.01, high: 1, log: true}",
+        "warmup_steps": "{low: 0, high: 2}",
+        "momentum": "{choices: [0, 0.9]}",
+    }
+    text = "search={" + ", ".join(f"{name}: {value}" for name, value in space.items()) + "}"
+    linear = studies.load("linear", overrides=[text, "sampler=grid", "trials=25"]).studies[0]
+    points = planned(linear)
+    values = {name: sorted({point[name] for point in points}) for name in space}  # type: ignore[type-var]
+    assert values["momentum"] == [0, 0.9]
+    assert values["warmup_steps"] == [0, 1, 2]
+    assert values["lr"] == pytest.approx([0.01, 0.01 * 100 ** (1 / 3), 0.01 * 100 ** (2 / 3), 1])
+    assert len({tuple(point.values()) for point in points}) == len(points) == 24  # one trial is drawn at random
+    assert {type(value) for value in values["warmup_steps"]} == {int}
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "grid", "gp", "nsga2"])
+def test_a_space_that_the_trials_can_hold_is_tried_completely_by_every_sampler(sampler: str) -> None:
+    space = "search={p: {choices: [1, 2]}, lr: {choices: [0.1, 0.2]}}"
+    held = studies.load("block_expansion", overrides=[space, "trials=4", f"sampler={sampler}"]).studies[0]
+    dealt = Launch(held, slots=1).dealt
+    assert sorted((values["p"], values["lr"]) for values in dealt) == [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2)]
+
+
+def ended(plan: Study, result: Callable[[int, Values], Result], *, curve: Sequence[float] = ()) -> list[FrozenTrial]:
+    """What Optuna knows of the trials of a search on one slot, each of which has read a curve before it ended."""
+    heard: list[FrozenTrial] = []
+    dealt: list[Values] = []
+    search = InOrder(
+        Proposals(plan, heard.append), lambda index, values: dealt.append(values), lambda index: {}, lag=plan.lag
+    )
+    for index in range(plan.trials):
+        search.suggest(str(index))
+        for step, value in enumerate(curve, start=1):
+            search.on_trial_result(str(index), {"step": step, METRIC: value, STOPPED: True})
+        search.on_trial_complete(str(index), result(index, dealt[index]))
+    search.finish()
+    return heard
+
+
+def test_optuna_hears_of_every_trial_in_order_with_the_name_of_its_record() -> None:
+    plan = study(objective=UNDER)
+    heard = ended(plan, traded(UNDER), curve=[10.0, 20.0])
+    assert [trial.number for trial in heard] == list(range(TRIALS))
+    assert [trial.user_attrs["record"] for trial in heard] == [
+        f"block_expansion-search-{index:02d}" for index in range(TRIALS)
+    ]
+    for trial in heard:
+        result = traded(UNDER)(0, trial.params)
+        assert (trial.state, trial.values) == (TrialState.COMPLETE, [result[METRIC]])
+        assert trial.constraints == {"forgetting <= 2": result[EXCESSES][0]}
+        assert trial.intermediate_values == {1: 10.0, 2: 20.0, 10: result[METRIC]}
+
+
+def test_scores_are_told_as_records_have_them() -> None:
+    """Not as they are maximised."""
+    (trial, *_) = ended(study(objective=SEVERAL), traded(SEVERAL))
+    assert trial.values == pytest.approx([90 - 100 * abs(trial.params["lr"] - 0.05), 40 * trial.params["lr"]])
+    (trial, *_) = ended(study(objective="forgetting"), lambda index, values: {METRIC: -7.5, "step": 3})
+    assert trial.values == [7.5]
+
+
+def test_a_stopped_trial_is_pruned_with_what_was_seen_and_never_complete() -> None:
+    def result(index: int, values: Values) -> Result:
+        return {METRIC: 30.0, "step": 3, STOPPED: index % 2 == 1}
+
+    heard = ended(study(), result, curve=[10.0, 20.0])
+    assert [trial.state for trial in heard] == [TrialState.COMPLETE, TrialState.PRUNED] * (TRIALS // 2)
+    assert {tuple(trial.intermediate_values.items()) for trial in heard} == {((1, 10.0), (2, 20.0), (3, 30.0))}
+    (trial, *_) = ended(study(objective=SEVERAL), lambda index, values: {METRIC: [1.0, 2.0], "step": 3, STOPPED: True})
+    assert (trial.state, trial.values) == (TrialState.PRUNED, None)
+    (trial, *_) = ended(study(), lambda index, values: {"step": 0, STOPPED: True})  # before its first reading
+    assert (trial.state, trial.values, trial.intermediate_values) == (TrialState.PRUNED, None, {})
+
+
+def test_a_failed_trial_has_failed_whatever_it_had_read() -> None:
+    (trial, *_) = ended(study(), lambda index, values: {METRIC: 99.0, "step": 3, FAILED: True}, curve=[10.0])
+    assert (trial.state, trial.values, trial.intermediate_values) == (TrialState.FAIL, None, {})
 
 
 def test_a_search_is_not_restored() -> None:

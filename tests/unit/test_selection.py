@@ -7,17 +7,29 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bench.launching.selection import Choice, at_edges, best_of_rows, names, row_key
+from bench.launching.posterior import HEIGHTS, LENGTHS, posterior_means
+from bench.launching.selection import (
+    Choice,
+    at_edges,
+    best_of_rows,
+    choose,
+    names,
+    non_dominated,
+    remark_on,
+    row_key,
+    spread,
+)
 from bench.records import Record
 from bench.spec import QUANTITIES, Objective, Study, parse
 
 Make = Callable[..., Record]
 
 
-def study(objective: str = "mean") -> Study:
-    return parse(Study, {"name": "mine", "method": "full", "objective": objective}, where="here")
+def study(objective: Any = "mean", **more: Any) -> Study:
+    return parse(Study, {"name": "mine", "method": "full", "objective": objective, **more}, where="here")
 
 
 def trials(make: Make, rows: Sequence[dict[str, Any]], **changes: Sequence[Any]) -> list[Record]:
@@ -176,3 +188,183 @@ def test_a_best_value_at_an_end_of_its_range_is_said(space: dict[str, Any], valu
     if side:
         assert f"lies at the {side} end of its range" in said[0]
         assert said[0].endswith(": widen search.lr")
+
+
+UNDER = {"maximise": "target_accuracy", "subject_to": {"forgetting": {"max": 2}, "source_accuracy": {"min": 80}}}
+SEVERAL = ["target_accuracy", "source_accuracy"]
+
+
+def test_the_best_that_keeps_the_constraints_is_chosen(searched: Make) -> None:
+    rows = [{"k": 1}] * 4 + [{"k": 2}] * 3
+    records = trials(
+        searched,
+        rows,
+        target=[99, 90, 92, 91, 99, 98, 97],
+        source=[90, 89.5, 89, 79, 70, 75, 75],  # of 91: forgetting 1, 1.5, 2, 12; 21, 16, 16
+        before=[91, 91, 91, 91, 91, 91, 91],
+    )
+    assert winners(choose(study(UNDER), records)) == ["00", "05"]
+    assert [choice.unmet for choice in choose(study(UNDER), records)] == [
+        (),
+        ("forgetting <= 2", "source_accuracy >= 80"),
+    ]
+    assert winners(choose(study(UNDER), records[1:4])) == ["02"]  # a limit that is met exactly is kept
+
+
+def test_a_failed_trial_keeps_no_constraint(searched: Make, failed: Make) -> None:
+    good = trials(searched, [{}, {}], target=[99, 50], source=[91, 60], before=[91, 91])
+    (choice,) = choose(study(UNDER), [failed(good[0]), good[1]])
+    assert (winners([choice]), choice.unmet) == (["01"], ("forgetting <= 2", "source_accuracy >= 80"))
+
+
+def test_several_scores_give_the_front_of_all_rows(searched: Make, failed: Make) -> None:
+    rows = [{"k": 1}, {"k": 2}, {"k": 1}, {"k": 2}, {"k": 3}, {"k": 1}]
+    records = trials(searched, rows, target=[80, 95, 85, 95, 70, 99], source=[90, 60, 85, 60, 80, 99])
+    records[5] = failed(records[5])
+    chosen = choose(study(SEVERAL), records)
+    assert winners(chosen) == ["01", "02", "00"]  # by target accuracy; of equals the earliest, and none of k = 3
+    assert [choice.row["k"] for choice in chosen] == [2, 1, 1]
+    assert names(chosen) == ["k2", "k1", "k1-2"]
+    assert winners(choose(study(SEVERAL, confirm=2), records)) == ["01", "00"]
+    assert winners(choose(study(SEVERAL, confirm=1), records)) == ["02"]
+    assert winners(choose(study(["forgetting", "target_accuracy"]), records)) == ["00", "02", "01"]
+
+
+def test_a_front_of_nothing_is_nothing_row_by_row(searched: Make, failed: Make) -> None:
+    records = [failed(record) for record in trials(searched, [{"k": 1}, {"k": 2}])]
+    assert [(choice.row["k"], choice.winner) for choice in choose(study(SEVERAL), records)] == [(1, None), (2, None)]
+
+
+def test_a_point_is_beaten_by_one_that_is_as_good_everywhere_and_better_somewhere() -> None:
+    draw = random.Random(0)
+    for _ in range(100):
+        points = [tuple(draw.choice([1, 2, 3, 4]) for _ in range(3)) for _ in range(12)]
+        kept = non_dominated(points)
+        for index, point in enumerate(points):
+            better = any(all(a >= b for a, b in zip(one, point, strict=True)) and one != point for one in points)
+            assert (index in kept) == (not better and points.index(point) == index)
+
+
+def test_points_spread_along_a_front_whatever_its_units() -> None:
+    line = [(x, 100 - x) for x in (0, 1, 2, 49, 51, 98, 99, 100)]
+    assert {line[index][0] for index in spread(line, 3)} in ({0, 49, 100}, {0, 51, 100})
+    scaled = [(0.001 * x, 7 * y) for x, y in line]
+    for count in range(1, 10):
+        assert spread(scaled, count) == spread(line, count)
+        assert len(set(spread(line, count))) == min(count, len(line))
+    corner = [(0, 10), (9, 9), (10, 0)]
+    assert spread(corner, 1) == [1]
+    assert spread([(3, 4)], 3) == spread([(3, 4)], 1) == [0]
+
+
+RATES = {"lr": {"low": 0.001, "high": 1.0, "log": True}}
+SMOOTH = [60.0, 70.0, 79.0, 86.0, 90.0, 90.4, 90.2, 89.0, 85.0, 78.0, 70.0, 60.0]
+LUCKY = [*SMOOTH[:7], 91.0, *SMOOTH[8:]]
+"""Trial 07 lies above a curve whose top is at 05."""
+
+
+def along(make: Make, curve: Sequence[float], **changes: Any) -> list[Record]:
+    """Trials in equal steps of log lr, whose target accuracy is the curve."""
+    rates = [10 ** (-3 + 3 * index / (len(curve) - 1)) for index in range(len(curve))]
+    return [
+        make(
+            trial=f"full-search-{index:02d}",
+            row={},
+            hyperparameters={"lr": rate, "alpha": 0.1},
+            target=value,
+            **changes,
+        )
+        for index, (rate, value) in enumerate(zip(rates, curve, strict=True))
+    ]
+
+
+def test_of_many_trials_along_a_range_the_likeliest_is_chosen_and_not_the_luckiest(searched: Make) -> None:
+    plan = study("target_accuracy", search=RATES)
+    (choice,) = best_of_rows(plan, along(searched, LUCKY))
+    assert winners([choice]) == ["05"]
+    assert choice.highest is not None
+    assert choice.highest.trial == "full-search-07"
+    (choice,) = best_of_rows(plan, along(searched, SMOOTH))
+    assert (winners([choice]), choice.highest) == (["05"], None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "curve"),
+    [
+        ({}, LUCKY[3:10]),  # few trials
+        ({"search": {**RATES, "alpha": {"low": 0.0, "high": 1.0}}}, LUCKY),
+        ({"search": {"lr": {"choices": [0.1, 0.2]}}}, LUCKY),
+        ({"search": {}}, LUCKY),
+        ({"protocol": "paper"}, LUCKY),
+        (
+            {"objective": {"maximise": "target_accuracy", "subject_to": {"source_accuracy": {"min": 10}}}},
+            LUCKY,
+        ),
+    ],
+)
+def test_elsewhere_the_highest_is_chosen(searched: Make, changes: dict[str, Any], curve: list[float]) -> None:
+    plan = study(**{"objective": "target_accuracy", "search": RATES, **changes})
+    (choice,) = best_of_rows(plan, along(searched, curve))
+    assert choice.winner is not None
+    assert choice.winner.scores["target_accuracy"] == max(curve)
+    assert choice.highest is None
+
+
+def test_stopped_trials_are_not_compared_by_their_neighbours(searched: Make) -> None:
+    (choice,) = best_of_rows(study("target_accuracy", search=RATES), along(searched, LUCKY, status="stopped"))
+    assert winners([choice]) == ["07"]
+
+
+def test_the_same_rate_measured_often_is_one_rate(searched: Make) -> None:
+    records = [
+        searched(trial=f"full-search-{index:02d}", row={}, hyperparameters={"lr": 0.1}, target=80.0)
+        for index in range(12)
+    ]
+    assert winners(best_of_rows(study("target_accuracy", search=RATES), records)) == ["00"]
+
+
+def test_an_exact_measurement_is_believed() -> None:
+    """The posterior of values without error is the values, and of values that say nothing their mean."""
+    places = [index / 11 for index in range(12)]
+    assert posterior_means(places, LUCKY, [1e-3] * 12) == pytest.approx(LUCKY, abs=0.01)
+    flat = posterior_means(places, LUCKY, [1e4] * 12)
+    assert flat == pytest.approx([sum(LUCKY) / 12] * 12, abs=0.1)
+
+
+def test_posterior_means_are_those_of_scikit_learn() -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+    draw = random.Random(3)
+    for count in (8, 15):
+        places, errors = [draw.random() for _ in range(count)], [draw.uniform(0.5, 2) for _ in range(count)]
+        values = [80 - 60 * (place - 0.4) ** 2 + draw.gauss(0, 1) for place in places]
+        centre = sum(values) / count
+        fits = [
+            GaussianProcessRegressor(
+                ConstantKernel(height**2) * RBF(length), alpha=np.square(errors), optimizer=None
+            ).fit([[place] for place in places], [value - centre for value in values])
+            for length in LENGTHS
+            for height in HEIGHTS
+        ]
+        likeliest = max(fits, key=lambda fit: fit.log_marginal_likelihood_value_)
+        expected = centre + likeliest.predict([[place] for place in places])
+        assert posterior_means(places, values, errors) == pytest.approx(list(expected))
+
+
+def test_what_is_not_as_expected_is_said(searched: Make, failed: Make) -> None:
+    under, mean = study(UNDER), study()
+    (nearest,) = choose(under, trials(searched, [{}, {}], target=[99, 98], source=[70, 75.25], before=[91, 91]))
+    assert remark_on(under, nearest) == (
+        "no search trial keeps forgetting <= 2 and source_accuracy >= 80; the one that comes nearest is confirmed, "
+        "full-search-01 with forgetting 15.8, source_accuracy 75.2"
+    )
+    plan = study("target_accuracy", search=RATES)
+    (likelier,) = choose(plan, along(searched, LUCKY))
+    assert remark_on(plan, likelier) == (
+        "full-search-07 was measured best (target_accuracy 91); by all trials of the row full-search-05 (90.4) is more "
+        "likely to be, and is confirmed"
+    )
+    good = trials(searched, [{}])
+    assert remark_on(mean, choose(mean, good)[0]) is None
+    assert remark_on(mean, choose(mean, [failed(good[0])])[0]) == "no search trial succeeded, nothing to confirm"

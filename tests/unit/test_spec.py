@@ -258,6 +258,126 @@ def test_an_objective_is_larger_where_a_trial_is_better(quantity: Any, mode: str
     assert objective.value({}) is None
 
 
+UNDER = {"maximise": "target_accuracy", "subject_to": {"forgetting": {"max": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("written", "said", "modes"),
+    [
+        (UNDER, "target_accuracy subject to forgetting <= 2", ("max",)),
+        (
+            {"minimise": "forgetting", "subject_to": {"target_accuracy": {"min": 90.5}}},
+            "forgetting subject to target_accuracy >= 90.5",
+            ("min",),
+        ),
+        (
+            {"maximise": "mean", "subject_to": {"forgetting": {"min": -1.5, "max": 0}, "source_accuracy": {"min": 80}}},
+            "mean subject to forgetting >= -1.5 and forgetting <= 0 and source_accuracy >= 80",
+            ("max",),
+        ),
+        (["target_accuracy", "source_accuracy"], "target_accuracy and source_accuracy", ("max", "max")),
+        (["forgetting", "target_accuracy", "mean"], "forgetting and target_accuracy and mean", ("min", "max", "max")),
+    ],
+)
+def test_an_objective_is_written_as_it_is_read(written: Any, said: str, modes: tuple[str, ...]) -> None:
+    held = study(objective=written)
+    assert (str(held.objective), held.objective.modes) == (said, modes)
+    assert held.search_context.objective == said
+    assert held.model_dump(mode="json")["objective"] == written
+    assert Study.model_validate_json(held.model_dump_json()) == held
+
+
+HOW = "must be one of mean, target_accuracy, source_accuracy, forgetting, a list of several of them, or {maximise: "
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("target", HOW),
+        (["target_accuracy", "speed"], HOW),
+        (["target_accuracy", 3], HOW),
+        (["mean"], "a list must name at least two scores, each once"),
+        ([], "a list must name at least two scores, each once"),
+        (["mean", "mean"], "a list must name at least two scores, each once"),
+        ({}, "write a score, a list of scores, or a score under constraints such as {maximise: "),
+        ({"maximise": "mean"}, "write a score, a list of scores, or a score under constraints such as {maximise: "),
+        ({**UNDER, "weight": 2}, "write a score, a list of scores, or a score under constraints"),
+        ({**UNDER, "minimise": "forgetting"}, "write a score, a list of scores, or a score under constraints"),
+        ({"subject_to": {"forgetting": {"max": 2}}}, "write a score, a list of scores, or a score under constraints"),
+        ({**UNDER, "maximise": ["target_accuracy", "mean"]}, "maximise names one score: several cannot be searched"),
+        ({**UNDER, "maximise": "forgetting"}, "write minimise: forgetting, as that is the better direction"),
+        ({**UNDER, "maximise": "speed"}, HOW),
+        ({**UNDER, "subject_to": {}}, "subject_to must say which scores have which limits"),
+        ({**UNDER, "subject_to": "forgetting"}, "subject_to must say which scores have which limits"),
+        ({**UNDER, "subject_to": {"speed": {"max": 2}}}, "subject_to.speed: must be one of mean"),
+        ({**UNDER, "subject_to": {"forgetting": 2}}, "subject_to.forgetting must have min, max, or both"),
+        ({**UNDER, "subject_to": {"forgetting": {}}}, "subject_to.forgetting must have min, max, or both"),
+        ({**UNDER, "subject_to": {"forgetting": {"most": 2}}}, "subject_to.forgetting must have min, max, or both"),
+        ({**UNDER, "subject_to": {"forgetting": {"max": "2"}}}, "subject_to.forgetting.max = '2': must be a number"),
+        ({**UNDER, "subject_to": {"forgetting": {"max": True}}}, "subject_to.forgetting.max = True: must be a number"),
+        ({**UNDER, "subject_to": {"mean": {"min": float("nan")}}}, "subject_to.mean.min = nan: must be a number"),
+        ({**UNDER, "subject_to": {"mean": {"min": -1}}}, "subject_to.mean.min = -1: must be a number from 0 to 100"),
+        ({**UNDER, "subject_to": {"forgetting": {"max": 101}}}, "subject_to.forgetting.max = 101: must be a number"),
+        ({**UNDER, "subject_to": {"mean": {"min": 9, "max": 8}}}, "subject_to.mean: min = 9 is above max = 8"),
+    ],
+)
+def test_an_objective_that_means_nothing_is_refused_in_a_sentence(written: Any, said: str) -> None:
+    message = refused({**LORA, "objective": written}, Study)
+    assert message.startswith("objective = ")
+    assert f": {said}" in message
+    assert "\n" not in message
+
+
+def test_values_are_maximised_and_excesses_are_points_beyond_a_limit() -> None:
+    several = study(objective=["target_accuracy", "forgetting"]).objective
+    assert several.values(SCORES) == (95.5, -11.2)
+    assert several.values({**SCORES, "forgetting": None}) is None
+    limits = {"forgetting": {"max": 2}, "target_accuracy": {"min": 96, "max": 100}}
+    under = study(objective={"maximise": "mean", "subject_to": limits}).objective
+    assert under.values(SCORES) == (87.5,)
+    assert under.excesses(SCORES) == pytest.approx((9.2, 0.5, -4.5))
+    assert under.excesses({"mean": 87.5}) is None
+    assert several.excesses({}) == ()
+
+
+@pytest.mark.parametrize("objective", [UNDER, ["target_accuracy", "source_accuracy"]])
+def test_halving_compares_one_score_only(objective: Any) -> None:
+    kind = "constraints" if objective is UNDER else "several scores"
+    assert f"has {kind}: use scheduler none" in refused({**LORA, "objective": objective, "scheduler": "asha"}, Study)
+
+
+def test_a_front_has_so_many_confirmations_at_most() -> None:
+    several = ["target_accuracy", "source_accuracy"]
+    assert study(objective=several, trials=12).confirmations == 3 * 3
+    assert study(objective=several, trials=12, confirm=5, seeds=[1]).confirmations == 5
+    assert study(objective=several, trials=2).confirmations == 2 * 3
+    assert study(confirm=5).confirmations == 2 * 3  # the rows
+
+
+def test_trials_can_be_asked_for_by_row() -> None:
+    by_row = {name: value for name, value in LORA.items() if name != "trials"}
+    assert [study(trials_per_row=3, rows=rows).trials for rows in (["rank"], [])] == [6, 3]
+    held = parse(Study, {**by_row, "trials_per_row": 3}, where="here")
+    assert Study.model_validate_json(held.model_dump_json()) == held
+    message = refused({**by_row, "trials": 5, "trials_per_row": 3}, Study)
+    assert message == "trials = 5 and trials_per_row = 3 contradict each other: set only one"
+
+
+def test_a_grid_has_room_for_all_choices() -> None:
+    assert study(sampler="grid", trials=2).sampler == "grid"
+    needed = {"rank": {"choices": [4, 8]}, "lr": {"low": 0.1, "high": 1.0}, "alpha": {"choices": [1, 2, 3]}}
+    message = refused({**LORA, "search": needed, "sampler": "grid", "trials": 5}, Study)
+    assert message.startswith("sampler grid needs 6 trials for all choices, and trials = 5: set trials=6")
+    assert refused({**LORA, "sampler": "anneal"}, Study).startswith("sampler = 'anneal': ")
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2], [1000], [1002, 1000, 1001], list(range(1000, 2000))])
+def test_search_trials_have_a_seed_that_no_confirmation_has(seeds: list[int]) -> None:
+    held = study(seeds=seeds)
+    assert held.trial_seed not in seeds
+    assert held.trial_seed == study(seeds=seeds[::-1]).trial_seed
+
+
 def test_a_suite_names_every_method_once() -> None:
     with pytest.raises(ValidationError, match="two studies of one suite use the method 'lora'"):
         Suite(name="both", studies=(study(), study(name="other")))
@@ -283,6 +403,8 @@ def test_a_trial_says_how_its_search_was_held() -> None:
     context = SearchContext(objective="forgetting", trials=5, lag=3, seed=9)
     assert held.search_context == context
     assert study().search_context == SearchContext(objective="mean", trials=12, lag=8, seed=0)
+    assert study().search_context.model_dump() == {"objective": "mean", "trials": 12, "lag": 8, "seed": 0}
+    assert study(sampler="gp").search_context.model_dump()["sampler"] == "gp"
     phases: tuple[Phase, ...] = get_args(Phase)
     for phase in phases:
         made = make_trial(held, get("tiny"), {"rank": 8, "lr": 0.2}, launch="x", label="y", seed=4, phase=phase)

@@ -77,7 +77,7 @@ def test_every_file_that_ships_says_command_cost_and_expectation(name: str) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_the_cost_in_the_header_counts_what_would_run(name: str) -> None:
     members = studies.load(name).studies
-    trials, rows = sum(s.trials for s in members), sum(s.row_count for s in members)
+    trials, rows = sum(s.trials for s in members), sum(s.confirmations // len(s.seeds) for s in members)
     text = (studies.FOLDER / f"{name}.yaml").read_text()
     found = re.search(r"Cost on benchmark tiny: (\d+) search trials \+ (\d+) rows? x (\d+) seeds?", text)
     assert found is not None
@@ -601,3 +601,18 @@ def test_sixty_to_the_power_is_no_integer() -> None:
 def test_advice_can_be_followed_as_it_stands() -> None:
     with pytest.raises(SpecError, match=re.escape('search.lr={choices: ["0,01"]}')):
         studies.load("linear", overrides=["train.lr=0,01"])
+
+
+def test_the_word_on_trials_that_comes_last_counts(tmp_path: Path) -> None:
+    """A suite's over a member's, the command line's over a file's; two of one place contradict each other."""
+    assert [one.trials for one in studies.load("block_expansion", overrides=["trials_per_row=3"]).studies] == [12]
+    file(tmp_path, "one", LORA)
+    suite = str(file(tmp_path, "both", "suite: [one, {linear: {trials: 7}}]\ntrials_per_row: 2\n"))
+    file(tmp_path, "linear", LINEAR)
+    lora, linear = studies.load(suite, folder=tmp_path).studies
+    assert (lora.trials, lora.trials_per_row) == (2 * lora.row_count, 2)
+    assert (linear.trials, linear.trials_per_row) == (7, None)
+    changed = studies.load(suite, overrides=["trials=5"], folder=tmp_path).studies
+    assert {(one.trials, one.trials_per_row) for one in changed} == {(5, None)}
+    with pytest.raises(SpecError, match="trials = 5 and trials_per_row = 2 contradict each other: set only one"):
+        studies.load("lora", overrides=["trials=5", "trials_per_row=2"])
