@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from bench.readings import EQUAL
 from bench.reporting.comparisons import CONSTRAINED
 from bench.reporting.rows import QUANTITIES, Leaderboard, Row, with_interval
 
@@ -58,7 +59,7 @@ def caveats(board: Leaderboard) -> list[str]:
     if unknown:
         said.append(
             "How uncertain these are is not known, since their images were not counted and their seeds do not differ; "
-            f"they are told from no other row, and no chances are given: {', '.join(unknown)}."
+            f"so no chances are given: {', '.join(unknown)}."
         )
     if not board.same_images:
         said.append("Some rows answered different images: their differences are not paired, and their order says less.")
@@ -100,6 +101,9 @@ def _of_the_first_two(board: Leaderboard) -> Iterator[str]:
         return
     if apart.low is None or apart.high is None:
         yield f"{said}; how uncertain that is is not known: the records do not say how many images were measured."
+        return
+    if abs(apart.value) <= EQUAL:
+        yield f"{said}; no difference was found."
         return
     would = "would tell them apart" if apart.low <= 0 <= apart.high else "would tell them apart among all pairs"
     if found.seeds is not None:

@@ -290,6 +290,13 @@ def test_a_pair_of_which_one_seed_is_left_does_not_say_what_would_tell_it_apart(
     assert "no number of seeds" not in text
 
 
+def test_of_two_equal_rows_it_is_said_that_they_are_equal(launch_of: LaunchOf) -> None:
+    records = launch_of({"lora": (0.9, 0.8)})
+    twins = [one.model_copy(update={"method": "full", "trial": f"full-{one.seed}"}) for one in records]
+    text = said(build([*records, *twins]))
+    assert "full minus lora: 0.0 [0.0, 0.0] points of MEAN; no difference was found." in text
+
+
 @pytest.mark.parametrize(("before", "source"), [(0.8, 0.7), (0.9, 0.8), (0.95, 0.85), (0.6, 0.5), (0.4, 0.3)])
 def test_what_is_forgotten_up_to_the_limit_is_within_it(before: float, source: float) -> None:
     rows = [read([0.9, 0.91, 0.92], source, before, n=1000), read([0.5, 0.51, 0.52], before, before, n=1000)]
