@@ -63,7 +63,7 @@ def database_file(uri: str) -> Path | None:
 
 def without_password(uri: str) -> str:
     """A store's address as it may be shown: without the password or the token that it may hold."""
-    if urlsplit(uri).scheme in SERVERS:
+    if uri.partition(":")[0] in SERVERS:  # whatever follows: it may be no address at all
         hidden = re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", uri)
         hidden = re.sub(r"://[^/@:]+@", "://***@", hidden)  # a name without password is a token
     else:

@@ -27,7 +27,7 @@ def _of_64_bits(value: Any) -> Any:
 Value = Annotated[Scalar | Annotated[tuple[Scalar, ...], Field(strict=False)], AfterValidator(_of_64_bits)]
 """A hyper-parameter has such a value; a list of YAML or JSON is a tuple here."""
 
-LISTED = 30
+LISTED = 40
 """A message lists at most so many names."""
 
 SHOWN = 120

@@ -51,7 +51,9 @@ def test_writing_leaves_no_other_file_and_a_readable_one(tmp_path: Path, record:
         path = record(seed=seed).write(tmp_path)
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
     assert records.read(path).seed == 2
-    assert path.stat().st_mode & 0o777 == 0o644
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_a_write_that_is_cut_off_leaves_the_old_file(

@@ -29,11 +29,13 @@ VALUES = {
     "--target": "cifar10",
     "--seeds": "4 5",
     "--address": "auto",
+    "--gpus": "0",
     "--results": "elsewhere",
     "--tracking-uri": "sqlite:///other.db",
     "--optuna-storage": "searches.log",
 }
 """A value of each flag that a launch accepts, as it is typed, and that is not the one it has without the flag."""
+
 
 BY_OPTION = pytest.mark.parametrize("flag", FLAGS, ids=[flag.option for flag in FLAGS])
 
@@ -142,7 +144,7 @@ def bad_values(flag: Flag) -> list[str]:
     if flag.option == "--results":
         return [""]
     return (
-        ["many", "0"]
+        ["many", "-1"]
         if flag.kind in (int, float)
         else ["-1", "many"]
         if flag.several
