@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Names of picture files end like this; the list is torchvision's."""
 
-VERSION = 3
+VERSION = 4
 """Of what becomes of a file's bytes here: what is kept of decoded pictures belongs to one version."""
 
 DARK = 1 / 2
 """A picture of 16 bits whose brightest value is below this share of their range may hold 15 bits or fewer: how many,
 and so how bright it is, the file does not say."""
 
-DEEP = re.compile(r"\b(I|LA?|RGB[AaX]?);16|\b65535\b")
+DEEP = re.compile(r"\b(I|LA?|RGB[AaX]?|CMYK);16|\b65535\b")
 """Pillow's words for 16 bits a colour in a file; ``BGR;16``, a bitmap of 5, 6 and 5 bits, is not among them."""
+
+SAMPLE_FORMAT, SIGNED = 339, 2
+"""A TIFF with this value of this tag holds signed integers."""
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations in which height and width change places."""
@@ -155,6 +158,8 @@ def _to_rgb(file: PIL.Image.Image, stored: str) -> PIL.Image.Image:
         raise ValueError(f"its pixels are 32-bit {kind}, and nothing says which is white; convert it to 8 bits")
     if file.mode.startswith("I"):
         return _of_16_bits(file, white=4095 if "I;12" in stored else 65535, check=deep)
+    if file.format == "TIFF" and SIGNED in file.tag_v2.get(SAMPLE_FORMAT, ()):  # type: ignore[attr-defined] # it has one
+        raise ValueError("its pixels are signed integers, and nothing says which is white; convert it to 8 bits")
     if deep:
         _check_colours(file)
     _mend_transparency(file, stored, deep=deep)
@@ -192,7 +197,8 @@ def _check_colours(file: PIL.Image.Image) -> None:
 
     Black is believed only where opacity, which lies in the same 16 bits, uses their range.
     """
-    brightest = float(np.asarray(file.convert("RGB")).max())
+    # Of inks the strongest stands for the brightest light: both come near the end of the range in use.
+    brightest = float(np.asarray(file if file.mode == "CMYK" else file.convert("RGB")).max())
     if not brightest:
         last = file.getbands()[-1]
         if last in "Aa" and np.asarray(file.getchannel(last)).max() >= DARK * 255:

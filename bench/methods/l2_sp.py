@@ -22,8 +22,8 @@ class L2Sp(Method):
     The loss gains ``alpha / 2 * |w - w0|^2`` over the backbone and ``beta / 2 * |w|^2`` over what is new, the head.
     """
 
-    alpha: Annotated[float, Field(ge=0, description="weight of the distance to the pre-trained weights")] = 0.1
-    beta: Annotated[float, Field(ge=0, description="weight of the head's own norm")] = 0.01
+    alpha: Annotated[float, Field(ge=0, le=1e6, description="weight of the distance to the pre-trained weights")] = 0.1
+    beta: Annotated[float, Field(ge=0, le=1e6, description="weight of the head's own norm")] = 0.01
 
     def apply(self, vit: Vit) -> Vit:
         """See :meth:`Method.apply`."""

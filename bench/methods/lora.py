@@ -25,7 +25,7 @@ class Lora(Method):
 
     rank: Annotated[int, Field(ge=1, le=8192, description="rank of every update")] = 8
     alpha: Annotated[
-        float | None, Field(gt=0, description="an update is scaled by alpha / rank; the rank if empty")
+        float | None, Field(gt=0, le=1e6, description="an update is scaled by alpha / rank; the rank if empty")
     ] = None
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the input of an update")] = 0.0
     bias: Annotated[Literal["none", "all", "lora_only"], Field(description="biases that are trained too")] = "none"

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from bench.methods._base import STRICT, Method
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from bench.vit import Vit
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _told_apart(alphas: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse models that would have the same name."""
+    if len({_name(alpha) for alpha in alphas}) < len(alphas):
+        raise ValueError("each share once, and no two that agree in six digits")
+    return alphas
+
+
+def _name(alpha: float) -> str:
+    return f"alpha={alpha:g}"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,6 +39,7 @@ class WiseFt(Method):
     alphas: Annotated[
         tuple[Share, ...],
         Field(strict=False, min_length=1, description="shares of the fine-tuned weights to measure"),
+        AfterValidator(_told_apart),
     ] = (0.25, 0.5, 0.75)
 
     def apply(self, vit: Vit) -> Vit:
@@ -46,4 +58,4 @@ class WiseFt(Method):
                 if name in tensors and value.is_floating_point()  # a batch norm counts its steps
             }
             between.load_state_dict(mixed, strict=False)
-            yield f"alpha={alpha:g}", between
+            yield _name(alpha), between

@@ -273,3 +273,47 @@ def test_what_patches_leave_over_is_said() -> None:
     assert "32 or 48 would fit" in said
     assert models.unseen_border(Backbone(name="vit_tiny_patch16_224", image_size=48)) is None
     assert models.unseen_border(Backbone(name="tiny")) is None
+
+
+def tiff(path: Path, values: Any, *, photometric: int, signed: bool = False) -> Path:
+    """Write an uncompressed TIFF ``[h, w, colours]`` of kinds that Pillow reads and does not write."""
+    height, width, colours = values.shape
+    bits, pixels = 8 * values.dtype.itemsize, values.tobytes()
+    bits_at, formats_at = 8, 8 + 2 * colours
+    pixels_at = formats_at + 2 * colours
+    inline = colours == 1
+    tags = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, colours, bits if inline else bits_at),
+        (259, 3, 1, 1),
+        (262, 3, 1, photometric),
+        (273, 4, 1, pixels_at),
+        (277, 3, 1, colours),
+        (278, 3, 1, height),
+        (279, 4, 1, len(pixels)),
+        (339, 3, colours, 1 + signed if inline else formats_at),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    head = struct.pack("<2sHI", b"II", 42, pixels_at + len(pixels))
+    body = struct.pack(f"<{colours}H", *[bits] * colours) + struct.pack(f"<{colours}H", *[1 + signed] * colours)
+    path.write_bytes(head + body + pixels + directory)
+    return path
+
+
+@pytest.mark.parametrize("bits", [12, 15])
+def test_inks_of_fewer_bits_in_sixteen_are_refused(tmp_path: Path, bits: int) -> None:
+    """They would come out as nearly white."""
+    inks = np.zeros((4, 4, 4), dtype="<u2")
+    inks[..., 3] = np.linspace(0, 65535, 16).reshape(4, 4)
+    found = pixels(tiff(tmp_path / "full.tif", inks, photometric=5))
+    assert (found.max(), found.min()) == (255, 0)
+    with pytest.raises(ValueError, match="as if fewer bits were used"):
+        read(tiff(tmp_path / "few.tif", inks >> (16 - bits), photometric=5))
+
+
+def test_signed_pixels_are_refused(tmp_path: Path) -> None:
+    values = np.arange(-8, 8, dtype=np.int8).reshape(4, 4, 1)
+    with pytest.raises(ValueError, match="signed integers"):
+        read(tiff(tmp_path / "signed.tif", values, photometric=1, signed=True))
+    read(tiff(tmp_path / "plain.tif", values.view(np.uint8), photometric=1))

@@ -616,3 +616,17 @@ def test_the_word_on_trials_that_comes_last_counts(tmp_path: Path) -> None:
     assert {(one.trials, one.trials_per_row) for one in changed} == {(5, None)}
     with pytest.raises(SpecError, match="trials = 5 and trials_per_row = 2 contradict each other: set only one"):
         studies.load("lora", overrides=["trials=5", "trials_per_row=2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("wise_ft", "fixed.alphas=[0.5, 0.5000001]", "each share once"),
+        ("lora", "fixed.alpha=1e30", "less than or equal to 1000000"),
+        ("l2_sp", "search.alpha={choices: [1e15]}", "less than or equal to 1000000"),
+    ],
+)
+def test_values_that_no_trial_survives_are_refused(name: str, change: str, said: str) -> None:
+    (study,) = studies.load(name, overrides=[change]).studies
+    with pytest.raises(SpecError, match=said):
+        studies.check(study, TINY, depth=12)
