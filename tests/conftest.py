@@ -24,6 +24,13 @@ def ranks() -> Ranks:
     return Ranks()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let no test's store or cluster be the next one's: MLflow itself writes where it logs into the environment."""
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Let pytest-xdist's groups work under pytest 9.2 as well (pytest-dev/pytest-xdist#1386).

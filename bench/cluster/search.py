@@ -228,8 +228,11 @@ class InOrder(Searcher):
             self._dealt += 1
 
     def finish(self) -> None:
-        """Tell the inner search of the last trials, too, whose results no proposal has waited for."""
-        while self._told < len(self._order):
+        """Tell the inner search of the last trials, too, whose results no proposal has waited for.
+
+        Of a search that is cut short some have not ended.
+        """
+        while self._told < len(self._order) and self._order[self._told] in self._ended:
             self._tell()
 
     def _tell(self) -> None:

@@ -101,7 +101,7 @@ def run_ray(arguments: list[str]) -> None:
     validate_config(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
 def test_command(command: str, small: Run, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = shlex.split(command)
     if program == "make":
