@@ -28,14 +28,7 @@ log = logging.getLogger(__name__)
 ROOM_SECONDS = 1.0
 """Between two looks at whether there is room for a slot, or the launch is about to end."""
 
-NODE_DEATHS = (
-    "node was terminated",
-    "node has died",
-    "node is dead",
-    "node died",
-    "node is being preempted",
-    "preempted",
-)
+NODE_DEATHS = ("node was terminated", "node has died", "node is dead", "node died", "preempted")
 """So Ray's messages say that it was the node."""
 
 NODE_SECONDS = 40.0
@@ -199,10 +192,11 @@ class Pool:
         group = ray.get(self.board.groups.remote()).get(slot)
         others = set() if group is None else group.nodes - {ray.get_runtime_context().get_node_id()}
         end = time.monotonic() + NODE_SECONDS
-        while others and time.monotonic() < end and not self._ending.is_set():
+        while others and time.monotonic() < end:
             if others - {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
                 return True
-            time.sleep(ROOM_SECONDS)
+            if self._ending.wait(ROOM_SECONDS):
+                break
         return False
 
     def _has_room(self, slot: int) -> bool:

@@ -15,11 +15,6 @@ from .hosts import HOME
 
 pytestmark = [pytest.mark.timeout(1800)]
 
-ELASTIC = (
-    "a launch does not yet outlive the loss of a node: Ray puts its board anywhere, and the board ends with its node"
-)
-WORKING_DIR = "a launch sets a working_dir of its own, which Ray refuses within a job that has one"
-
 
 def results(name: str) -> Path:
     return HOME / "bench" / name
@@ -96,7 +91,6 @@ def test_a_job_runs_in_the_projects_folder(cluster: Cluster, alone: Outcome) -> 
     assert cluster.outcome(results("job")).stable == alone.stable
 
 
-@pytest.mark.xfail(reason=WORKING_DIR, strict=False)
 def test_a_job_runs_in_a_folder_that_is_handed_in(cluster: Cluster, alone: Outcome) -> None:
     launch = shlex.join(cluster.study(results("handed_in")))
     said = cluster.on_head(f"ray job submit --working-dir . -- {launch}", code=None)
@@ -104,7 +98,6 @@ def test_a_job_runs_in_a_folder_that_is_handed_in(cluster: Cluster, alone: Outco
     assert cluster.outcome(results("handed_in")).stable == alone.stable
 
 
-@pytest.mark.xfail(reason=ELASTIC, strict=False)
 def test_a_host_that_is_lost_in_mid_study_costs_nothing(cluster: Cluster, alone: Outcome) -> None:
     launch = shlex.join(cluster.study(results("lost"), "--slots", "2"))
     with ThreadPoolExecutor() as threads:

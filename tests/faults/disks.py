@@ -96,6 +96,16 @@ def cache(place: Path) -> bool:
     return fault.report()
 
 
+def succeeds(fault: Fault, launch: Launch) -> bool:
+    """Whether a launch ends as if nothing were amiss."""
+    try:
+        code = launch.wait()
+        fault.expect(code == 0, f"exit code {code}: {launch.output[-200:]}")
+    finally:
+        launch.end()
+    return fault.report()
+
+
 def shared_memory(place: Path) -> bool:
     """A container's ``/dev/shm``, even smaller, and pictures that are decoded by loader processes."""
     fault = Fault("/dev/shm of 4 MiB")
@@ -103,12 +113,7 @@ def shared_memory(place: Path) -> bool:
     pictures = f"folder:{classes(place / 'pictures')}"
     data = ["--target", pictures, "--source", pictures, "--source-per-class", "8"]
     launch = Launch(place / "shm", *data, "--set", "train.crop_min=0.5", "--set", "train.batch_size=8", trials=1)
-    try:
-        code = launch.wait()
-        fault.expect(code == 0, f"exit code {code}: {launch.output[-200:]}")
-    finally:
-        launch.end()
-    return fault.report()
+    return succeeds(fault, launch)
 
 
 def long_tmpdir(place: Path) -> bool:
@@ -117,24 +122,19 @@ def long_tmpdir(place: Path) -> bool:
     long = place / ("x" * 70) / ("y" * 70)
     long.mkdir(parents=True)
     launch = Launch(place / "long", trials=1, TMPDIR=str(long))
-    try:
-        code = launch.wait()
-        fault.expect(code == 0, f"exit code {code}: {launch.output[-200:]}")
-    finally:
-        launch.end()
-    return fault.report()
+    return succeeds(fault, launch)
 
 
 def environment(place: Path) -> bool:
     """Variables that describe another Ray, or an older one."""
     fault = Fault("RAY_ADDRESS, RAY_TRAIN_V2_ENABLED=0")
-    launch = Launch(
-        place / "environment", trials=1, RAY_ADDRESS="127.0.0.1:1", RAY_TRAIN_V2_ENABLED="0", RAY_NAMESPACE="else"
-    )
+    foreign = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_TRAIN_V2_ENABLED": "0", "RAY_NAMESPACE": "else"}
+    launch = Launch(place / "environment", "--address", "local", trials=1, **foreign)
     try:
         code = launch.wait()
         fault.expect(code == 0, f"exit code {code}: {launch.output[-200:]}")
-        fault.expect("is not heeded" in launch.output, "nothing was said")
+        for name in foreign:
+            fault.expect(name in launch.output and "is not heeded" in launch.output, f"nothing was said of {name}")
     finally:
         launch.end()
     return fault.report()

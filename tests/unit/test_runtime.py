@@ -9,6 +9,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -128,3 +129,24 @@ def test_ray_that_never_starts_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("ray.shutdown", lambda: None)
     with pytest.raises(SpecError, match=r"Ray could not be started .*in 3 tries \(The current node timed out"):
         runtime._start(tmp_path, 1, lambda: runtime._watched(Farewell(), None))
+
+
+@pytest.mark.parametrize(
+    ("job", "has"),
+    [
+        (None, False),
+        ("{}", False),
+        ('{"runtime_env": null}', False),
+        ('{"runtime_env": {"env_vars": {}}}', False),
+        ('{"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}}', True),
+    ],
+)
+def test_a_job_with_files_of_its_own_is_given_no_others(
+    job: str | None, has: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray refuses a working_dir within a job that has one."""
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(os, "environ", {**os.environ, **({} if job is None else {"RAY_JOB_CONFIG_JSON_ENV_VAR": job})})
+    monkeypatch.setattr(runtime.ray, "init", lambda address, *, runtime_env, **_: given.append(runtime_env))
+    runtime.start_ray("auto", folder=tmp_path)
+    assert [("working_dir" in one, "excludes" in one) for one in given] == [(not has, not has)]
