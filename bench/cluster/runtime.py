@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,9 @@ SILENT = Farewell()
 WAKE = signal.SIGUSR2
 """Gets the main thread out of whatever it waits for, also where Ctrl-C is ignored (nohup)."""
 
+KNOCK_SECONDS = 10.0
+"""A cluster that is to be joined answers within so many seconds."""
+
 WATCH_SECONDS = 0.5
 
 LOST_SECONDS = 15.0
@@ -153,7 +157,19 @@ def _default(settings: Mapping[str, str]) -> None:
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 
 
+def _knock(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself would try it for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # Ray finds ``auto`` by itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise SpecError(f"cannot join a Ray cluster at --address {address}: nothing answers there ({error})") from None
+
+
 def _join(address: str, folder: Path) -> None:
+    _knock(address)
     excludes = [".git", ".venv", "results", "**/__pycache__"]
     settings = {name: os.environ[name] for name in (*RAY_SETTINGS, *NEEDED)}
     environment: dict[str, Any] = {"env_vars": settings}

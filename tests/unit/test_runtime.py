@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -150,3 +151,11 @@ def test_a_job_with_files_of_its_own_is_given_no_others(
     monkeypatch.setattr(runtime.ray, "init", lambda address, *, runtime_env, **_: given.append(runtime_env))
     runtime.start_ray("auto", folder=tmp_path)
     assert [("working_dir" in one, "excludes" in one) for one in given] == [(not has, not has)]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "[::1]:1", "no-such-host.invalid:6379"])
+def test_an_address_where_nothing_listens_is_refused_at_once(address: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=f"cannot join a Ray cluster at --address {re.escape(address)}: nothing answers"
+    ):
+        runtime.start_ray(address, folder=tmp_path)
