@@ -44,6 +44,10 @@ class Cluster:
         command += ["--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=false", "--disable-usage-stats"]
         command += [f"--temp-dir={folder}", f"--autoscaling-config={file}"]
         self.head = start(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + SECONDS
+        while not listens(int(port)):
+            assert time.monotonic() < end
+            time.sleep(0.2)
 
     @property
     def nodes(self) -> list[psutil.Process]:
@@ -57,6 +61,15 @@ class Cluster:
         while len(self.nodes) != count:
             assert time.monotonic() < end
             time.sleep(0.5)
+
+
+def listens(port: int) -> bool:
+    """Whether the head answers."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _runs_a_node(process: psutil.Process) -> bool:
