@@ -284,7 +284,7 @@ def of(
 
 def failed(trial: Trial, error: BaseException) -> Record:
     """The record of a trial that raised, with the traceback under ``details``."""
-    text = printable("".join(traceback.format_exception(error)))
+    text = printable("".join(traceback.format_exception(error)), keep="\n")
     said = printable(f"{type(error).__name__}: {error}")
     return of(trial, status="failed", error=said, details={"traceback": text})
 

@@ -223,6 +223,7 @@ def test_a_record_of_a_failure_says_why(tmp_path: Path, trial: Trial) -> None:
         made = records.failed(trial, error)
     assert (made.status, made.error) == ("failed", "FloatingPointError: the loss is NaN")
     assert "test_a_record_of_a_failure_says_why" in made.details["traceback"]
+    assert len(made.details["traceback"].splitlines()) > 2  # to be read as Python prints it
     assert records.read(made.write(tmp_path)) == made
 
 
