@@ -4,8 +4,8 @@ It runs as a program of its own (``python guardian.py FOLDER``), in a session of
 standard input: the other end of that pipe is held by nobody but the launch. Then it ends every process that still holds
 a file in Ray's folder open for writing, as each of Ray's does (its log), and removes the folder.
 
-The first line that it reads is a :class:`Farewell` as JSON. Without a second one the launch had no time to say goodbye
-itself, because it was killed, or ended by Ray.
+Each line that it reads is a :class:`Farewell` as JSON, which takes the place of the one before, but for the last, which
+says goodbye. Without that the launch had no time to do so, because it was killed, or ended by Ray.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Farewell:
             subprocess.run(self.command, input=self.input.encode(), timeout=60, check=False)
 
 
+GOODBYE = "goodbye"
+
 SECONDS = 15.0
 """Processes are looked for at most so long; a killed one needs a moment to go."""
 
@@ -78,8 +80,10 @@ def end(folder: Path) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it goes when the launch has gone
-    farewell = Farewell(**json.loads(sys.stdin.readline()))
-    orderly = sys.stdin.read()
+    farewell, orderly = Farewell(), False
+    for line in sys.stdin:
+        orderly = line.strip() == GOODBYE
+        farewell = farewell if orderly else Farewell(**json.loads(line))
     end(Path(sys.argv[1]))
     if not orderly:
         farewell.say()

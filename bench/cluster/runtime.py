@@ -257,9 +257,15 @@ def _watched(farewell: Farewell, screen: int | None) -> Path:
     _guardian = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=screen, start_new_session=True, text=True, bufsize=1
     )
-    assert _guardian.stdin is not None
-    _guardian.stdin.write(json.dumps(dataclasses.asdict(farewell)) + "\n")
+    instead(farewell)
     return place
+
+
+def instead(farewell: Farewell) -> None:
+    """From now on this is what is done if this process ends without :func:`stop_ray`; nothing where it joined a Ray."""
+    if _guardian is not None and _guardian.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):  # somebody has killed it
+            _guardian.stdin.write(json.dumps(dataclasses.asdict(farewell)) + "\n")
 
 
 def short_folder() -> Path:
@@ -295,7 +301,7 @@ def stop_ray() -> None:
     finally:
         if _guardian is not None and _guardian.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # somebody has killed it
-                _guardian.stdin.write("goodbye")
+                _guardian.stdin.write(guardian.GOODBYE)
                 _guardian.stdin.close()
             _guardian.wait()
         _guardian = _place = None

@@ -18,7 +18,7 @@ from rich.console import Console
 from bench.cluster.guardian import Farewell
 from bench.cluster.nodes import plan_of_cluster
 from bench.cluster.pool import Pool
-from bench.cluster.runtime import RayLost, ended_with_ray, start_ray, stop_ray
+from bench.cluster.runtime import RayLost, ended_with_ray, instead, start_ray, stop_ray
 from bench.launching import resume
 from bench.launching.launch import Launch, at_once
 from bench.launching.preflight import make_ready
@@ -88,6 +88,15 @@ def farewell(launch: Launch) -> Farewell:
     return Farewell(f"error: the process of the launch has been ended: {again(launch)}", mark, launch.tracking_uri)
 
 
+def complete(launch: Launch) -> str:
+    """What is said of a launch whose process has been killed when all but its end was done."""
+    results = launch.folder.path
+    return (
+        f"error: the process of the launch has been ended; its results are complete: {results} (if MLflow lacks some, "
+        f"python -m bench sync {results} brings them)"
+    )
+
+
 def reason(error: Exception) -> str:
     """The first line of an error's message, without the full stop."""
     return str(error).split("\\n")[0].splitlines()[0].rstrip(".:")
@@ -132,6 +141,7 @@ def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
         code = _conclude(launch, records, console, tracker)
         if not any(record.is_tried_again for record in records):
             resume.end(launch, begun)
+            instead(Farewell(complete(launch)))
         return code
     finally:
         storage.close()

@@ -48,9 +48,9 @@ def user(place: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         one.communicate()
 
 
-def watch(place: Path, farewell: Farewell, *, orderly: bool) -> str:
+def watch(place: Path, *farewells: Farewell, orderly: bool) -> str:
     """What a guardian says whose launch ends at once."""
-    lines = json.dumps(vars(farewell)) + "\n" + "goodbye" * orderly
+    lines = "".join(json.dumps(vars(one)) + "\n" for one in farewells) + "goodbye" * orderly
     command = [sys.executable, "-I", guardian.__file__, str(place)]
     return subprocess.run(command, input=lines, stdout=subprocess.PIPE, text=True, check=True, timeout=30).stdout
 
@@ -65,6 +65,12 @@ def test_a_guardian_ends_who_writes_and_nobody_else(
     assert user["a"].wait(timeout=5) == -9
     assert user["r"].poll() is None
     assert not place.exists()
+
+
+def test_a_guardian_says_what_it_was_told_last(place: Path) -> None:
+    early, late = Farewell("the same command goes on", ("false",)), Farewell("the results are complete")
+    assert watch(place, early, late, orderly=False) == "the results are complete\n"
+    assert watch(place, early, late, orderly=True) == ""
 
 
 def test_a_guardian_spares_itself_and_the_launch(place: Path) -> None:
