@@ -282,7 +282,7 @@ def test_pickled_code_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "weights.pth"
     torch.save({"a": Evil()}, path)
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(SpecError, match="cannot be read as weights: it holds more than weights, a print, and what is"):
+    with pytest.raises(SpecError, match=r"it holds more than weights, a \S*print, and what is"):
         models.read_weights(path)
     with pytest.raises(
         SpecError, match=r"cannot be read as weights: it is damaged, or was not written by torch\.save$"

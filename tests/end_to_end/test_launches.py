@@ -1,4 +1,4 @@
-"""Launches that are stopped, cut short, broken, or run beside each other."""
+"""A launch that is interrupted; `make faults` has the other ways of ending one, at every stage."""
 
 from __future__ import annotations
 
@@ -55,32 +55,27 @@ class Launch:
             assert time.monotonic() < end
             time.sleep(0.2)
 
-    def interrupt(self, number: signal.Signals, *, everywhere: bool) -> tuple[int, str, str]:
-        """Send a signal, to all processes of the terminal if wanted; afterwards none of the launch's is left."""
+    def interrupt(self, number: signal.Signals) -> tuple[int, str, str]:
+        """Send a signal to all processes of the terminal; afterwards none of the launch's is left."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         assert family
-        (os.killpg if everywhere else os.kill)(self.process.pid, number)
+        os.killpg(self.process.pid, number)
         ended = self.end()
         _, left = psutil.wait_procs(family, timeout=60)
         assert [process.cmdline() for process in left] == []
         return ended
 
 
-def test_launches_beside_each_other_that_are_ended(start: Start, store: Path, tmp_path: Path) -> None:
-    """Each has its own Ray and folder; the end of one, whatever ends it and when, is none of the other's business."""
+def test_a_launch_that_is_interrupted_keeps_what_it_has(start: Start, store: Path, tmp_path: Path) -> None:
+    """Nobody else gets into its folder meanwhile; of its processes none is left."""
     long = ["--trials", "400", "--set", "train.steps=200", "--slots", "1"]
-    first = Launch(start, store, tmp_path / "first", *long)
-    other = Launch(start, store, tmp_path / "other", *long)
-    other.wait_for(lambda: bool(list(tmp_path.glob("other/small/*/ray/slot-*"))))  # its workers are still starting
-    code, _, _ = other.interrupt(signal.SIGTERM, everywhere=False)
-    assert code == 128 + signal.SIGTERM
-    assert other.records == []
-    first.wait_for(lambda: bool(first.records))
-    code, out, err = Launch(start, store, tmp_path / "first", *long).end()
+    launch = Launch(start, store, tmp_path / "results", *long)
+    launch.wait_for(lambda: bool(launch.records))
+    code, out, err = Launch(start, store, tmp_path / "results", *long).end()
     assert (code, out) == (2, "")
     assert "another launch is writing to" in err
-    code, _, err = first.interrupt(signal.SIGINT, everywhere=True)
+    code, _, err = launch.interrupt(signal.SIGINT)
     assert code == 130
     assert "interrupted; the records of finished trials are kept" in err
-    assert {record["status"] for record in first.records} == {"ok"}
-    assert len(first.records) < 400
+    assert {record["status"] for record in launch.records} == {"ok"}
+    assert len(launch.records) < 400

@@ -19,18 +19,17 @@ import pytest
 import ray
 import torch
 
-from bench import methods, resources
+from bench import methods
 from bench import trial as trials
 from bench.cluster.board import Event
 from bench.cluster.pool import Pool, _first_reason
 from bench.cluster.search import search
 from bench.launching import benchmarks, studies
 from bench.records import Record
-from bench.reporting.listener import ListenerError
 from bench.spec import Benchmark, SourceData, TargetData, Trial, make_trial
 from tests.contract.test_folders import classes
 
-from .conftest import ROOT, SLOTS, Launch
+from .conftest import ROOT, SLOTS
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pool")]
 Make = Callable[..., Trial]
@@ -222,19 +221,6 @@ def test_the_reason_of_a_group_is_that_of_its_first_worker() -> None:
     failures: dict[int, Exception] = {1: RuntimeError("peer closed"), 0: ValueError("trace\nimport of x halted\n")}
     assert _first_reason(WorkerGroupError("two workers failed", failures)) == "ValueError: import of x halted"
     assert _first_reason(RuntimeError()) == "RuntimeError: no message"
-
-
-def test_workers_that_cannot_start_end_the_launch_with_a_reason(
-    pool: Pool, launched: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray itself would try again for ever to find a place for three workers where there is none."""
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
-    third = Pool(resources.plan(cores=3, gpus=0, workers=3, slots=1), storage=tmp_path / "ray")
-    reason = "the worker group of slot 0 could not be kept alive: WorkerGroupStartupTimeoutError"
-    with pytest.raises(ListenerError, match=reason):
-        launched("linear", tmp_path / "results", "--trials", "2", "--set", "train.batch_size=6", on=third)
-    third.abandon()
-    assert list(tmp_path.glob("results/*/*/records/*")) == []  # what never ran has not failed
 
 
 def test_a_trial_that_takes_too_long_ends_and_says_where_it_stood(pool: Pool, make: Make) -> None:
