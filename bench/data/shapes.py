@@ -52,7 +52,7 @@ SPLITS: Mapping[str, tuple[int, int]] = {
     "pretrain": (8000, 0),
     "bank": (4000, 1),
     "val": (1000, 2),
-    "test": (1000, 3),
+    "test": (5000, 3),
 }
 """Every split has so many images, drawn with such a seed."""
 
@@ -64,7 +64,7 @@ def split(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def source() -> Source:
-    """The domain as a source: 4,000 images in the bank, 1,000 queries each for the search and the confirmation."""
+    """The domain as a source: 4,000 images in the bank, 1,000 queries for the search, 5,000 for the confirmation."""
     import torch
 
     def images(name: str) -> Images:

@@ -61,8 +61,8 @@ def test_digits_splits_are_disjoint_and_complete(written: Target) -> None:
 
 def test_shapes_splits_are_disjoint(drawn: Source) -> None:
     prints = [fingerprints(part) for part in (drawn.bank, drawn.val, drawn.test)]
-    assert [len(p) for p in prints] == [4000, 1000, 1000]
-    assert len(prints[0] | prints[1] | prints[2]) == 6000
+    assert [len(p) for p in prints] == [4000, 1000, 5000]
+    assert len(prints[0] | prints[1] | prints[2]) == 10_000
 
 
 def test_shapes_are_frozen() -> None:
