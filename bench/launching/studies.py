@@ -253,7 +253,7 @@ def _check_rungs(study: Study, trial: Trial, where: str) -> None:
     train = trial.train
     if study.protocol == "paper":
         raise SpecError(f"{where}: scheduler asha needs validation readings, and protocol paper has none")
-    if searched := [name for name in ("steps", "epochs", "val_every") if name in study.search]:
+    if searched := [name for name in ("steps", "epochs", "budget", "val_every") if name in study.search]:
         raise SpecError(
             f"{where}: scheduler asha compares trials at equal steps: fix {searched[0]} instead of searching it"
         )

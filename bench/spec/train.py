@@ -20,6 +20,10 @@ class TrainConfig(Frozen):
     epochs: Annotated[
         float | None, Field(gt=0, le=MOST, description="passes over the training images, instead of steps")
     ] = None
+    budget: Annotated[
+        float, Field(gt=0, le=10_000, description="so many times the steps or epochs that are said otherwise")
+    ] = 1.0
+    """A trial's ``steps`` or ``epochs`` have it in them already, see :func:`bench.spec.make_trial`."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000, description="images a step, over all workers together")] = 64
     accumulate: Annotated[
         int, Field(ge=1, le=MOST, description="parts in which each worker computes a step, to save memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -59,6 +60,7 @@ def make_trial(
     given = {**study.train, **{name: value for name, value in chosen.items() if name in TrainConfig.model_fields}}
     if given.get("epochs") is not None and "steps" in given:
         raise SpecError(f"steps = {given['steps']} has no effect with epochs = {given['epochs']}: set one of them")
+    given |= _budgeted(benchmark.train, given)
     given = {**(_papers_checkpoints(benchmark.train, given) if study.protocol == "paper" else {}), **given}
     train = {**benchmark.train.model_dump(), **_warm_up(benchmark.train, given), **given}
     return Trial(
@@ -75,6 +77,17 @@ def make_trial(
         protocol=study.protocol,
         search=study.search_context,
     )
+
+
+def _budgeted(recipe: TrainConfig, given: Mapping[str, Value]) -> dict[str, Value]:
+    """Steps, or else epochs, times the budget; what is no number of them stays as it is, to be refused."""
+    budget = given.get("budget", recipe.budget)
+    if not isinstance(budget, int | float) or not math.isfinite(budget) or budget == 1:
+        return {}
+    epochs, steps = given.get("epochs", recipe.epochs), given.get("steps", recipe.steps)
+    if isinstance(epochs, int | float) and "steps" not in given:
+        return {"epochs": epochs * budget}
+    return {"steps": max(1, round(steps * budget))} if isinstance(steps, int) else {}
 
 
 def _papers_checkpoints(recipe: TrainConfig, given: Mapping[str, Value]) -> dict[str, Value]:

@@ -140,7 +140,8 @@ def test_dry_run_of_paper_shows_rows_and_exact_parameter_counts(tmp_path: Path, 
     assert rows == [
         ("full", "614,090"),
         ("top_k k=3", "150,602"),
-        ("linear", "650"),
+        ("linear budget=1", "650"),
+        ("linear budget=10", "650"),
         ("lora rank=4", "12,938"),
         ("lora rank=8", "25,226"),
         ("lora rank=16", "49,802"),
@@ -149,7 +150,7 @@ def test_dry_run_of_paper_shows_rows_and_exact_parameter_counts(tmp_path: Path, 
         ("block_expansion p=3", "150,602"),
         ("block_expansion p=4", "200,586"),
     ]
-    assert "In all:    110 trials of 150 steps x 64 images" in done.out
+    assert "In all:    113 trials of 150 steps x 64 images or 1,500 steps x 64 images" in done.out
     assert "1 slot x 1 worker, one " in done.out
     assert f"{tmp_path / 'results' / 'paper' / 'tiny'}" in done.out
     assert f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}" in done.out
@@ -185,7 +186,7 @@ def test_a_dry_run_refuses_what_the_launch_would(asked: str, said: str, call: Ca
 def test_a_dry_run_counts_images_in_memory_and_names_what_is_not_here(call: Call) -> None:
     own = call(launch.main, "--study", "linear", "--dry-run")
     assert "Target:    997 train, 300 val, 500 test images, 10 classes\n             0: " in own.out
-    assert "Source:    4,000 bank, 1,000 val, 1,000 test images, 190 to 191 of a class in the bank" in own.out
+    assert "Source:    4,000 bank, 1,000 val, 5,000 test images, 190 to 191 of a class in the bank" in own.out
     far = call(launch.main, "--study", "linear", "--dry-run", "--target", "dtd")
     assert "Images:    dtd is not here yet" in far.out
     epochs = call(launch.main, "--study", "linear", "--dry-run", "--target", "dtd", "--set", "train.epochs=2")
@@ -202,7 +203,8 @@ def test_dry_run_of_the_papers_table_needs_neither_weights_nor_images(tmp_path: 
     assert re.findall(r"^ +(\S.*?) +(\d[\d,]*) trainable parameters$", done.out, re.MULTILINE) == [
         ("full", "85,875,556"),
         ("top_k k=3", "21,340,516"),
-        ("linear", "76,900"),
+        ("linear budget=1", "76,900"),
+        ("linear budget=10", "76,900"),
         ("lora rank=4", "224,356"),
         ("lora rank=8", "371,812"),
         ("lora rank=16", "666,724"),
@@ -211,7 +213,7 @@ def test_dry_run_of_the_papers_table_needs_neither_weights_nor_images(tmp_path: 
         ("block_expansion p=3", "21,340,516"),
         ("block_expansion p=4", "28,428,388"),
     ]
-    assert "110 trials of 10,000 steps x 128 images; 140,800,000 training images seen" in done.out
+    assert "113 trials of 10,000 steps x 128 images or 100,000 steps x 128 images; " in done.out
 
 
 def test_dry_run_says_that_rows_will_be_missing(tmp_path: Path, call: Call) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -438,6 +439,37 @@ def test_a_space_that_the_trials_can_hold_is_tried_completely() -> None:
         {"rank": 8, "lr": 0.1},
         {"rank": 8, "lr": 0.2},
     ]
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ({}, {"steps": 100_000, "epochs": None, "warmup_steps": 5000, "budget": 10}),
+        ({"steps": 100}, {"steps": 1000, "epochs": None, "warmup_steps": 50}),
+        ({"steps": 100, "warmup_steps": 7}, {"steps": 1000, "warmup_steps": 7}),
+        ({"epochs": 1.5}, {"steps": 10_000, "epochs": 15.0}),
+    ],
+)
+def test_a_budget_multiplies_what_is_trained(train: Any, expected: Mapping[str, Any]) -> None:
+    values, context = {"rank": 8, "lr": 0.2, "budget": 10}, {"launch": "x", "label": "x", "seed": 0}
+    made = make_trial(study(train=train), get("cifar100"), values, phase="search", **context)
+    assert {name: getattr(made.train, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"budget": 0}, "budget = 0: "),
+        ({"budget": "ten"}, "budget = 'ten': "),
+        ({"budget": float("nan")}, "budget = nan: "),
+        ({"budget": True}, "budget = True: "),
+        ({"budget": 2, "steps": 1.5}, "steps = 1.5: "),
+        ({"budget": 9000}, "steps = 90000000: "),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(train: Any, said: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(said)):
+        make_trial(study(train=train), get("cifar100"), {"rank": 8}, launch="x", label="x", seed=0, phase="search")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bench.folder import LaunchFolder
 from bench.launching import studies
 from bench.launching.benchmarks import get
 from bench.launching.changes import Change
-from bench.spec import Backbone, Benchmark, Objective, SpecError, Study, TargetData
+from bench.spec import Backbone, Benchmark, Objective, Space, SpecError, Study, TargetData
 
 TINY = get("tiny")
 DEPTH = 12
@@ -89,7 +89,7 @@ def test_paper_gives_five_methods_the_same_budget() -> None:
     assert [study.method for study in members] == ["full", "top_k", "linear", "lora", "block_expansion"]
     assert len({(study.trials, study.seeds, study.objective, study.scheduler) for study in members}) == 1
     assert all(study.train == {} and study.fixed == {} for study in members)
-    assert sum(study.row_count for study in members) == 10
+    assert sum(study.row_count for study in members) == 11
 
 
 def test_paper_searches_what_the_single_studies_search() -> None:
@@ -98,6 +98,8 @@ def test_paper_searches_what_the_single_studies_search() -> None:
         if member.method == "top_k":  # the paper has top-3 only
             assert member.search["k"].choices == (3,)
             assert member.search["lr"] == alone.search["lr"]
+        elif member.method == "linear":  # beside as many steps as the others', as many as it needs
+            assert member.search == {**alone.search, "budget": Space(choices=(1, 10))}
         else:
             assert (member.search, member.rows) == (alone.search, alone.rows)
 
