@@ -61,7 +61,7 @@ class Pool:
         own_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # With the driver, whatever other nodes come and go.
         self.board = actor.options(max_concurrency=1000, scheduling_strategy=own_node).remote(plan.slots, start_seconds)
-        importlib.import_module("ray.train.torch")  # once, not in every thread at the same time
+        importlib.import_module("bench.cluster.trainer")  # once, not in every thread at the same time
         self._storage = storage
         self._patience = patience
         self.absent: set[int] = set()
@@ -242,9 +242,10 @@ class Pool:
     def _trainer(self, slot: int) -> Any:
         """One life of a worker group. Whether it gets another one is the board's to say, not Ray's."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
-        return TorchTrainer(
+        from bench.cluster.trainer import LeanTrainer
+
+        return LeanTrainer(
             serve,
             train_loop_config={"board": self.board, "slot": slot},
             torch_config=runtime.torch_config(),
