@@ -170,13 +170,13 @@ def check(suite: Suite, benchmark: Benchmark) -> None:
         for trial in studies.corners(study, benchmark):
             if trial.train.views is not None:
                 with torch.device("meta"):
-                    tail = training.Tail(models.outline(trial, _classes(benchmark)))
+                    tail = models.Tail(models.outline(trial, _classes(benchmark)))
             if not at_hand or (trial.train.epochs is None and trial.train.views is None):
                 continue
             images = _training_images(benchmark)
             config = training.resolve(trial.train, images=images)
             if config.views is not None and not torch.cuda.is_available():  # a GPU's memory is known where it runs
-                training.make_room(tail, config, images=images, device=torch.device("cpu"))
+                training.check_views(tail, config, images=images, device=torch.device("cpu"))
 
 
 def check_starts(suite: Suite, benchmark: Benchmark) -> None:
