@@ -287,8 +287,7 @@ def _shared(course: _Course, config: TrainConfig, vit: Vit) -> training.Shared |
     if config.views:
         training.check_views(tail, config, images=len(target.train), device=device)
     uses = course.meter.uses(vit, tail) if config.share_frozen else []
-    # A method's own loss may look at the images.
-    if config.views or not (config.augments or methods.has_loss(course.method)):
+    if training.shares_training(config, course.method):
         uses.insert(0, training.training_use(target.train, course.setting.preprocess, config, device))
     shared = training.Shared.of(tail, uses, device)
     course.meter.share(shared)

@@ -4,7 +4,16 @@ from bench.training.loop import Feed, Trained, batches, resolve, shares, train
 from bench.training.losses import Report, Watch
 from bench.training.modes import evaluation_mode, training_mode
 from bench.training.precision import precision_on
-from bench.training.prefix import Shared, Use, check_views, measuring_use, share_memory, training_use, views
+from bench.training.prefix import (
+    Shared,
+    Use,
+    check_views,
+    measuring_use,
+    share_memory,
+    shares_training,
+    training_use,
+    views,
+)
 from bench.training.snapshot import Snapshots
 from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, terms_of
 
@@ -28,6 +37,7 @@ __all__ = [
     "resolve",
     "share_memory",
     "shares",
+    "shares_training",
     "terms_of",
     "train",
     "training_mode",

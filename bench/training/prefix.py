@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench import cache, parallel, resources
 from bench.data import Split
+from bench.methods import Method, has_loss
 from bench.models import Preprocess, Read, Tail
 from bench.spec import SpecError, TrainConfig
 from bench.training.augment import augment, erase, take
@@ -134,6 +135,11 @@ AUGMENTATION = (
     "precision",
 )
 """Activations of training images depend on these fields of the recipe."""
+
+
+def shares_training(config: TrainConfig, method: Method) -> bool:
+    """Whether each step sees the same activations of an image: a method's own loss may look at the images instead."""
+    return config.views is not None or (config.share_frozen and not config.augments and not has_loss(method))
 
 
 def training_use(images: Split, preprocess: Preprocess, config: TrainConfig, device: torch.device) -> Use:
