@@ -222,6 +222,25 @@ def tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor | No
     return _mapped(path, dtype, shape)
 
 
+def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """A tensor of any values, mapped from a file that has no name and vanishes with it; None where there is no room."""
+    import torch
+
+    size = math.prod(shape)
+    path = root() / f".scratch.{uuid.uuid4().hex}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("w+b") as file:
+                _reserve(file, size * dtype.itemsize)
+            return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+        finally:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        unusable(error)
+        return None
+
+
 def _mapped(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """A tensor whose values are the beginning of a file; changes of it stay in this process."""
     import torch

@@ -27,6 +27,18 @@ def gpus_of_node() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""A container's limit of memory is in one of these files."""
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has, or that its container may use of them."""
+    import psutil
+
+    limits = [Path(limit).read_text().strip() for limit in LIMITS if Path(limit).is_file()]
+    return min([int(psutil.virtual_memory().total), *(int(limit) for limit in limits if limit.isdigit())])
+
+
 CPUS_PER_WORKER = 0.9
 """A worker takes so much of the core that it is planned on: Ray's own actors of a slot must fit beside it."""
 

@@ -231,12 +231,14 @@ def _run(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> Rec
     vit = models.build(trial, setting.target.num_classes, setting.device, models.start_of(trial))
     course.trainable = methods.trainable_parameters(vit)
     course.best = _Best(vit) if config.keep == "best" else None
-    tail = training.Tail(vit) if config.views else None
+    shared = _shared(course, config, vit)
+    feed = _feed(course, config, shared)
     if snapshots is not None:
         _keep_in(snapshots, course, vit)
+    model = as_module(vit) if shared is None or feed.activations is None else shared.tail
     trained = training.train(
-        _distributed(_compiled(tail or as_module(vit), config), setting.device),
-        _feed(course, config, tail),
+        _distributed(_compiled(model, config), setting.device),
+        feed,
         config,
         seed=trial.seed,
         device=setting.device,
@@ -254,7 +256,7 @@ def _run(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> Rec
         "images": course.meter.images(),
         "precision": training.precision_on(setting.device, config.precision),
         **({"kept_step": step} if course.best else {}),
-        **({"frozen_blocks": tail.depth} if tail else {}),
+        **(_facts(shared) if shared else {}),
         **({"skipped_steps": trained.skipped} if config.precision == "fp16" else {}),
     }
     return _finished(course, trained, facts, eval_seconds=time.perf_counter() - start)
@@ -272,15 +274,39 @@ def _finished(course: _Course, trained: Trained, facts: Mapping[str, Any], *, ev
     )
 
 
-def _feed(course: _Course, config: TrainConfig, tail: training.Tail | None) -> training.Feed:
+def _shared(course: _Course, config: TrainConfig, vit: Vit) -> training.Shared | None:
+    """What the trial computes once for all steps and readings, or finds computed; None: nothing.
+
+    Raises:
+        SpecError: fixed views are asked for, and the model has no frozen beginning, or there is no room for them.
+    """
+    tail = models.Tail(vit) if config.views else models.split(vit) if config.share_frozen else None
+    if tail is None:
+        return None
+    target, device = course.setting.target, course.setting.device
+    if config.views:
+        training.check_views(tail, config, images=len(target.train), device=device)
+    uses = course.meter.uses(vit, tail) if config.share_frozen else []
+    if training.shares_training(config, course.method):
+        uses.insert(0, training.training_use(target.train, course.setting.preprocess, config, device))
+    shared = training.Shared.of(tail, uses, device)
+    course.meter.share(shared)
+    return shared
+
+
+def _facts(shared: training.Shared) -> dict[str, Any]:
+    """What is to be known of shared work: its blocks, and the splits that went through them once, or did not fit."""
+    splits = {"splits": [use.name for use in shared.uses], "left_out": list(shared.left_out)}
+    return {"frozen_blocks": shared.tail.depth, "shared": splits}
+
+
+def _feed(course: _Course, config: TrainConfig, shared: training.Shared | None) -> training.Feed:
     """The training images, or what the frozen blocks make of them, which other trials may have computed."""
     target, preprocess = course.setting.target, course.setting.preprocess
-    if tail is None:
-        return training.Feed(target.train, preprocess, target.num_classes)
-    trial = course.trial
-    benchmark = trial.benchmark
-    key = (benchmark.backbone, benchmark.target, trial.protocol, config.start_from, trial.method, trial.fields)
-    kept = training.activations(tail, target.train, preprocess, config, key=key, device=course.setting.device)
+    use = shared.use_of(target.train, "logits") if shared else None
+    kept = None
+    if shared is not None and use is not None:
+        kept = shared.activations(use, training.views(use, config, course.setting.device))
     return training.Feed(target.train, preprocess, target.num_classes, kept)
 
 

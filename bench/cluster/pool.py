@@ -247,7 +247,12 @@ class Pool:
 
         return LeanTrainer(
             serve,
-            train_loop_config={"board": self.board, "slot": slot},
+            train_loop_config={
+                "board": self.board,
+                "slot": slot,
+                "processes": self.plan.slots * self.plan.workers,
+                "gpu": self.plan.gpu,
+            },
             torch_config=runtime.torch_config(),
             scaling_config=ScalingConfig(
                 num_workers=self.plan.workers,

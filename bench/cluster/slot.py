@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from bench import records
+from bench import records, resources
 from bench.cluster import watchdog
 from bench.cluster.board import Group, Task
 from bench.readings import Point
@@ -25,8 +25,9 @@ def serve(config: Mapping[str, Any]) -> None:
     import torch
     from ray.train import get_context
 
-    from bench import parallel
+    from bench import parallel, training
 
+    training.share_memory(min(config["processes"], _room(gpu=config["gpu"])))
     torch.set_num_threads(1)  # a slot a core beats threads, and results do not depend on the machine's size
     board, slot = config["board"], config["slot"]
     first = get_context().get_world_rank() == 0
@@ -54,6 +55,12 @@ def serve(config: Mapping[str, Any]) -> None:
             seconds = time.perf_counter() - start
             # Each an argument of its own, which Ray brings to the board's node before the board hears of the end.
             ray.get(board.finish.remote(slot, task.ticket, record, seconds, *weights))
+
+
+def _room(*, gpu: bool) -> int:
+    """For how many workers this machine has room."""
+    by_core, by_gpu = resources.room(cores=resources.cores(), gpus=resources.gpus_of_node())
+    return max(1, by_gpu if gpu else by_core)
 
 
 def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:

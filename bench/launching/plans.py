@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -157,26 +158,30 @@ def _corners(study: Study, benchmark: Benchmark, row: dict[str, Value]) -> list[
     return list(own.values())
 
 
-def check(suite: Suite, benchmark: Benchmark) -> None:
+def check(suite: Suite, benchmark: Benchmark, processes: int = 1) -> None:
     """Try what recipes ask of the method and of the target's images: the steps of epochs, and views with their room.
 
     Of a target that is not here yet only the images are left out.
+
+    Args:
+        processes: that train on this machine at once, and share its memory.
 
     Raises:
         SpecError: a trial could not be carried out.
     """
     at_hand = data.at_hand(benchmark.target.name)
+    training.share_memory(processes)
     for study in suite.studies:
         for trial in studies.corners(study, benchmark):
             if trial.train.views is not None:
                 with torch.device("meta"):
-                    tail = training.Tail(models.outline(trial, _classes(benchmark)))
+                    tail = models.Tail(models.outline(trial, _classes(benchmark)))
             if not at_hand or (trial.train.epochs is None and trial.train.views is None):
                 continue
             images = _training_images(benchmark)
             config = training.resolve(trial.train, images=images)
             if config.views is not None and not torch.cuda.is_available():  # a GPU's memory is known where it runs
-                training.make_room(tail, config, images=images, device=torch.device("cpu"))
+                training.check_views(tail, config, images=images, device=torch.device("cpu"))
 
 
 def check_starts(suite: Suite, benchmark: Benchmark) -> None:
@@ -268,8 +273,12 @@ def time_steps(trial: Trial, device: torch.device, *, steps: int = 5) -> tuple[f
         method = methods.load(trial.method, **trial.fields)
         terms = training.terms_of(method, vit, lambda: models.plain(backbone, num_classes=0).to(device))
         feed, watch = training.Feed(images, preprocess, classes), training.Watch(lambda point: None)
+        model = as_module(vit)
+        if training.shares_training(config, method) and (tail := models.split(vit)) is not None:
+            model = tail
+            feed = replace(feed, activations=torch.zeros(config.batch_size, *tail.shape(), device=device))
         for _ in range(2):  # the first round warms the device up
-            run = training.train(as_module(vit), feed, config, seed=0, device=device, watch=watch, terms=terms)
+            run = training.train(model, feed, config, seed=0, device=device, watch=watch, terms=terms)
     except torch.OutOfMemoryError:
         raise SpecError(
             f"{trial.method} with {config.batch_size} images a step does not fit into the memory of one {device.type}: "

@@ -156,7 +156,8 @@ def _check_trials(launch: Launch) -> None:
     if _depends_on_images(launch.suite, launch.benchmark):
         from bench.launching import plans
 
-        plans.check(launch.suite, launch.benchmark)
+        plan = launch.plan
+        plans.check(launch.suite, launch.benchmark, plan.slots * plan.workers if plan else 1)
 
 
 def _starts_from_another(suite: Suite, benchmark: Benchmark) -> bool:

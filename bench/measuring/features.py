@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bench import parallel
 from bench.data import InFiles, Split, ahead, processes_for
-from bench.models import Preprocess, features
+from bench.models import Preprocess, Read, features
 from bench.readings import packed
-from bench.training import evaluation_mode
+from bench.training import Shared, evaluation_mode
 from bench.vit import Vit, as_module
 
 BATCH, CUDA_BATCH = 256, 1024
@@ -37,20 +37,67 @@ def map_mine(
     function: Callable[[Tensor], Tensor], images: Split, preprocess: Preprocess, device: torch.device
 ) -> Tensor:
     """This rank's rows of :func:`map_images`, those of the images :func:`bench.parallel.mine`."""
-    indices = parallel.mine(len(images))
-    rows: Tensor | None = None
-    size, start = CUDA_BATCH if device.type == "cuda" else BATCH, 0
-    processes = processes_for(device) if isinstance(images, InFiles) and not images.kept else 0
     with torch.inference_mode():
-        for part, pixels in ahead(indices.split(size), images.take, processes=processes, pin=device.type == "cuda"):
-            inputs = pixels.to(device, non_blocking=True)
-            results, size = _as_fits(lambda x: function(preprocess(x)), inputs, size)
-            if rows is None:  # filled as they come: joining them at the end would take the memory twice
-                rows = results.new_empty(len(indices), *results.shape[1:])
-            rows[start : start + len(part)] = results
-            start += len(part)
+        return _joined(_batches(function, images, preprocess, device), len(parallel.mine(len(images))))
+
+
+def _batches(
+    function: Callable[[Tensor], Tensor], images: Split, preprocess: Preprocess, device: torch.device
+) -> Iterator[Tensor]:
+    """What a function makes of this rank's images, batch by batch."""
+    indices = parallel.mine(len(images))
+    size = _batch(device)
+    processes = processes_for(device) if isinstance(images, InFiles) and not images.kept else 0
+    for _, pixels in ahead(indices.split(size), images.take, processes=processes, pin=device.type == "cuda"):
+        inputs = pixels.to(device, non_blocking=True)
+        results, size = _as_fits(lambda x: function(preprocess(x)), inputs, size)
+        yield results
+
+
+def _batch(device: torch.device) -> int:
+    return CUDA_BATCH if device.type == "cuda" else BATCH
+
+
+def _joined(batches: Iterator[Tensor], count: int) -> Tensor:
+    """Batches of ``count`` rows in all, filled in as they come: joining them at the end would take the memory twice."""
+    rows, start = None, 0
+    for results in batches:
+        if rows is None:
+            rows = results.new_empty(count, *results.shape[1:])
+        rows[start : start + len(results)] = results
+        start += len(results)
     assert rows is not None  # the indices of a rank without images are split into one empty part
     return rows
+
+
+def read_mine(
+    vit: Vit, read: Read, images: Split, preprocess: Preprocess, device: torch.device, shared: Shared | None = None
+) -> Tensor:
+    """Logits or features ``[n, ...]`` of this rank's images, in evaluation mode; the model's mode is left as it was.
+
+    Args:
+        shared: what is known of some images after the model's frozen blocks, and computed only once.
+    """
+    use = shared.use_of(images, read) if shared else None
+    with evaluation_mode(as_module(vit)):
+        if shared is None or use is None:
+            return map_mine(vit if read == "logits" else lambda x: features(vit, x), images, preprocess, device)
+        kept = shared.activations(
+            use,
+            lambda function, rows: (
+                _batches(function, images, preprocess, device) if rows is None else _parts(function, rows, device)
+            ),
+        )
+        with torch.inference_mode():
+            return _joined(_parts(shared.tail.reading(read), kept, device), len(kept))
+
+
+def _parts(function: Callable[[Tensor], Tensor], rows: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """What a function makes of rows that stand for images, in the same batches as of images."""
+    size = _batch(device)
+    for part in rows.split(size):
+        results, size = _as_fits(function, part, size)
+        yield results
 
 
 def _as_fits(function: Callable[[Tensor], Tensor], inputs: Tensor, size: int) -> tuple[Tensor, int]:
@@ -65,9 +112,11 @@ def _as_fits(function: Callable[[Tensor], Tensor], inputs: Tensor, size: int) ->
         size //= 2  # only here, where the exception holds no tensors any more
 
 
-def extract(vit: Vit, images: Split, preprocess: Preprocess, device: torch.device) -> Tensor:
-    """Features ``[n, d]`` of all images, in evaluation mode; the model's mode is left as it was."""
-    return evaluating(vit, lambda: map_images(lambda x: features(vit, x), images, preprocess, device))
+def extract(
+    vit: Vit, images: Split, preprocess: Preprocess, device: torch.device, shared: Shared | None = None
+) -> Tensor:
+    """Features ``[n, d]`` of all images, the same on every rank; see :func:`read_mine`."""
+    return parallel.gather(read_mine(vit, "features", images, preprocess, device, shared), len(images))
 
 
 @dataclass(frozen=True)
@@ -79,21 +128,17 @@ class TargetScore:
     right: str
 
 
-def target_score(vit: Vit, images: Split, preprocess: Preprocess, device: torch.device) -> TargetScore:
-    """Top-1 and top-5 of the model's own head.
+def target_score(
+    vit: Vit, images: Split, preprocess: Preprocess, device: torch.device, shared: Shared | None = None
+) -> TargetScore:
+    """Top-1 and top-5 of the model's own head; for ``shared`` see :func:`read_mine`.
 
     Raises:
         ValueError: a logit is not finite.
     """
-    logits = evaluating(vit, lambda: map_images(vit, images, preprocess, device))
+    logits = parallel.gather(read_mine(vit, "logits", images, preprocess, device, shared), len(images))
     if not torch.isfinite(logits).all():
         raise ValueError("the logits hold NaN or infinite values: the model has diverged")
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == images.labels.to(logits.device)[:, None]
     top1, top5 = (100 * right.double().mean().item() for right in (ranked[:, 0], ranked.any(1)))
     return TargetScore(top1, top5, packed(ranked[:, 0].cpu().numpy()))
-
-
-def evaluating(vit: Vit, action: Callable[[], Tensor]) -> Tensor:
-    """Do something in evaluation mode; the mode of every module is left as it was."""
-    with evaluation_mode(as_module(vit)):
-        return action()

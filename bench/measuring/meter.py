@@ -11,9 +11,10 @@ from bench import data
 from bench.measuring.features import target_score
 from bench.measuring.retention import SourceScore, source_score, untouched_score
 from bench.methods import Method, has_variants
-from bench.models import Setting, same_features, untouched
+from bench.models import Setting, Tail, same_features, untouched
 from bench.readings import HEAD, KNN, Answers, Reading, headline_of, knn_numbers
 from bench.spec import Backbone, Phase, SourceData, Trial
+from bench.training import Shared, Use, measuring_use
 from bench.vit import Vit
 
 SplitName = Literal["val", "test"]
@@ -37,6 +38,33 @@ class Meter:
         self._trial, self._setting = trial, setting
         self._readings: dict[tuple[int, str, str, str, str | None], Reading] = {}
         self._identities: dict[int, str] = {}
+        self._shared: Shared | None = None
+
+    def uses(self, vit: Vit, tail: Tail) -> list[Use]:
+        """What the readings of a trial's model need of its frozen blocks, before training.
+
+        Args:
+            vit: the model.
+            tail: what comes after the frozen blocks.
+        """
+        place = self._setting
+        names = dict.fromkeys([self.target_split, *([self.choosing_split] if self._trial.train.keep == "best" else [])])
+        target = [
+            measuring_use(f"target_{name}", getattr(place.target, name), place.preprocess, "logits") for name in names
+        ]
+        if tail.whole and same_features(vit, self.untouched()):
+            return target  # the source is not measured again
+        source = {"source_queries": self._queries, "source_bank": place.source.bank}
+        return target + [
+            measuring_use(name, images, place.source_preprocess, "features") for name, images in source.items()
+        ]
+
+    def share(self, shared: Shared) -> None:
+        """From now on compute only what comes after the frozen blocks of the trial's own model."""
+        self._shared = shared
+
+    def _shared_by(self, vit: Vit) -> Shared | None:
+        return self._shared if self._shared is not None and self._shared.tail.vit is vit else None
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -68,7 +96,8 @@ class Meter:
         key = (step, split, "target", HEAD, variant)
         if key not in self._readings:
             images = getattr(self._setting.target, split)
-            score = target_score(vit, images, self._setting.preprocess, self._setting.device)
+            place, shared = self._setting, self._shared_by(vit)
+            score = target_score(vit, images, place.preprocess, place.device, shared)
             self._keep(key, images, score.right, {"top1": score.top1, "top5": score.top5})
         return self._readings[key]
 
@@ -136,7 +165,9 @@ class Meter:
         place = self._setting
         if same_features(vit, self.untouched()):
             return self._score_before()  # the same weights give the same features: nothing is to be measured again
-        return source_score(vit, place.source, self._queries, place.source_preprocess, place.device)
+        return source_score(
+            vit, place.source, self._queries, place.source_preprocess, place.device, self._shared_by(vit)
+        )
 
     def _keep_score(self, key: tuple[int, Any, Any, str, str | None], score: SourceScore) -> None:
         settings = {"bank": len(self._setting.source.bank), "k": headline_of(score.by_k)}

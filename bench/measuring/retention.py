@@ -14,9 +14,10 @@ from bench import cache, parallel
 from bench.data import Source, Split
 from bench.measuring import knn
 from bench.measuring.circumstances import circumstances
-from bench.measuring.features import evaluating, extract, map_mine
-from bench.models import Preprocess, features
+from bench.measuring.features import extract, read_mine
+from bench.models import Preprocess
 from bench.readings import HEADLINE_K, headline_of, packed
+from bench.training import Shared
 from bench.vit import Vit
 
 
@@ -49,14 +50,19 @@ def source_score(
     queries: Split,
     preprocess: Preprocess,
     device: torch.device,
+    shared: Shared | None = None,
     *,
     ks: Sequence[int] = knn.DEFAULT_KS,
 ) -> SourceScore:
     """How well the features still tell the source's classes apart: weighted k-NN of the queries in the bank.
 
     Every rank keeps the bank features that it extracted itself; the queries go to all of them.
+
+    Args:
+        shared: see :func:`bench.measuring.features.read_mine`.
     """
-    return _score(_bank(vit, source, preprocess, device), vit, source, queries, preprocess, device, ks)
+    bank = read_mine(vit, "features", source.bank, preprocess, device, shared)
+    return _score(bank, source, extract(vit, queries, preprocess, device, shared), queries, device, ks)
 
 
 def untouched_score(
@@ -73,8 +79,13 @@ def untouched_score(
     if parallel.everywhere(kept is not None, device):
         assert kept is not None
         return kept
-    bank = _kept_bank(f"before/{bank_key}", lambda: _bank(vit, source, preprocess, device), len(source.bank), device)
-    score = _score(bank, vit, source, queries, preprocess, device, knn.DEFAULT_KS)
+    bank = _kept_bank(
+        f"before/{bank_key}",
+        lambda: read_mine(vit, "features", source.bank, preprocess, device),
+        len(source.bank),
+        device,
+    )
+    score = _score(bank, source, extract(vit, queries, preprocess, device), queries, device, knn.DEFAULT_KS)
     if parallel.rank() == 0:
         cache.write(scores, KEPT.dump_json(score))
     return score
@@ -105,21 +116,10 @@ def _kept_bank(place: str, compute: Callable[[], Tensor], images: int, device: t
     return bank
 
 
-def _bank(vit: Vit, source: Source, preprocess: Preprocess, device: torch.device) -> Tensor:
-    """Features of this rank's share of the bank."""
-    return evaluating(vit, lambda: map_mine(lambda x: features(vit, x), source.bank, preprocess, device))
-
-
 def _score(
-    bank: Tensor,
-    vit: Vit,
-    source: Source,
-    queries: Split,
-    preprocess: Preprocess,
-    device: torch.device,
-    ks: Sequence[int],
+    bank: Tensor, source: Source, own: Tensor, queries: Split, device: torch.device, ks: Sequence[int]
 ) -> SourceScore:
-    own = extract(vit, queries, preprocess, device)
+    """The score of this rank's share of the bank's features and all queries' ``own``."""
     labels, truth = source.bank.labels.to(device), queries.labels.to(device)
     check_bank(len(source.bank), ks)
     ks = [k for k in ks if k <= len(source.bank)]

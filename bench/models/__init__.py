@@ -16,6 +16,7 @@ from bench.models.build import (
 from bench.models.head_norm import HeadNorm, add_head_norm, fold_head_norm
 from bench.models.preprocess import TINY_PREPROCESS, Preprocess, check_size, preprocess, unseen_border
 from bench.models.setting import Setting, source_of, target_of
+from bench.models.tail import Read, Tail, split
 from bench.models.weights import create, read_weights
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "TINY_PREPROCESS",
     "HeadNorm",
     "Preprocess",
+    "Read",
     "Setting",
     "Start",
+    "Tail",
     "add_head_norm",
     "build",
     "check_size",
@@ -44,6 +47,7 @@ __all__ = [
     "restore",
     "same_features",
     "source_of",
+    "split",
     "start_of",
     "target_of",
     "timm_name",

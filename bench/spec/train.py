@@ -78,6 +78,9 @@ class TrainConfig(Frozen):
             description="fixed augmented views of an image to train on, frozen blocks computed once; off if empty",
         ),
     ] = None
+    share_frozen: Annotated[
+        bool, Field(description="compute once what frozen blocks make of an image, for all steps, readings and trials")
+    ] = True
     val_every: Annotated[
         int, Field(ge=0, le=MOST, description="steps between validation readings; 0: only after the last step")
     ] = 0
@@ -126,6 +129,12 @@ class TrainConfig(Frozen):
     def crops(self) -> bool:
         """Whether images are cropped or mirrored at random."""
         return self.crop_min < 1 or self.flip
+
+    @property
+    def augments(self) -> bool:
+        """Whether the model gets something else of an image at every step."""
+        distorts = self.randaugment_n > 0 or self.trivial_augment or self.erase_prob > 0
+        return self.crops or distorts or self.mixes
 
     @property
     def mixes(self) -> bool:

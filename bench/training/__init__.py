@@ -4,7 +4,16 @@ from bench.training.loop import Feed, Trained, batches, resolve, shares, train
 from bench.training.losses import Report, Watch
 from bench.training.modes import evaluation_mode, training_mode
 from bench.training.precision import precision_on
-from bench.training.prefix import Tail, activations, make_room
+from bench.training.prefix import (
+    Shared,
+    Use,
+    check_views,
+    measuring_use,
+    share_memory,
+    shares_training,
+    training_use,
+    views,
+)
 from bench.training.snapshot import Snapshots
 from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, terms_of
 
@@ -12,21 +21,26 @@ __all__ = [
     "DivergedError",
     "Feed",
     "Report",
+    "Shared",
     "Snapshots",
-    "Tail",
     "Terms",
     "Trained",
+    "Use",
     "Watch",
-    "activations",
     "batches",
+    "check_views",
     "evaluation_mode",
     "learning_rate",
     "make_optimizer",
-    "make_room",
+    "measuring_use",
     "precision_on",
     "resolve",
+    "share_memory",
     "shares",
+    "shares_training",
     "terms_of",
     "train",
     "training_mode",
+    "training_use",
+    "views",
 ]

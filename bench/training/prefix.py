@@ -1,26 +1,31 @@
-"""Work that trials share: where the first blocks are frozen, their activations are computed once and kept.
+"""Work that trials share: where the first blocks are frozen, what they make of an image is computed once and kept.
 
-A trial with ``train.views = V`` trains on V fixed augmented views of every image instead of a fresh one at each step.
-What the frozen blocks make of a view is then the same at every step, in every trial of a slot and for every seed, so it
-is computed once: for a linear probe only the head is left to train.
+It is the same at every step, for every reading and in every trial of a slot, whatever its method, learning rate and
+seed: all that counts are the weights of these blocks, the images and how they are prepared. So a training without
+augmentation, and every measuring, computes what comes after the frozen blocks only. A trial with ``train.views = V``
+trains on V fixed augmented views of every image instead of a fresh one at each step, and shares them in the same way.
+
+What is kept stays within a share of the memory. What the trial at hand does not use makes room, the least recently used
+first; what does not fit all the same is computed as if there was nothing to share.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from bench import cache, parallel, resources
 from bench.data import Split
-from bench.models import Preprocess
+from bench.methods import Method, has_loss
+from bench.models import Preprocess, Read, Tail
 from bench.spec import SpecError, TrainConfig
 from bench.training.augment import augment, erase, take
 from bench.training.modes import evaluation_mode
 from bench.training.precision import HALVES, precision_on
-from bench.vit import Vit
 
 VIEWS_SEED = 0
 """The views are drawn with this seed: they belong to the data, so that trials with different seeds share them."""
@@ -29,71 +34,93 @@ BATCH = 256
 """So many images go through the frozen blocks at once; that is part of the result, so it is the same everywhere."""
 
 SHARE = 0.3
-"""Activations may take so much of the memory that is free on the device."""
+"""Activations may take so much of a device's memory, over all processes, and of what is free there."""
 
+FLOAT32 = 4
 
-def frozen_blocks(vit: Vit) -> int:
-    """How many of the first blocks no training changes.
+LARGE = 256 * 2**20
+"""More bytes than these are in a mapped file, which the system may write to the disk if it needs the memory."""
 
-    Raises:
-        SpecError: something before the blocks is trained, or this is no plain timm vision transformer.
-    """
-    from timm.models.vision_transformer import VisionTransformer
-
-    if type(vit) is not VisionTransformer:  # a subclass may do more, or something else, at any place
-        raise SpecError(f"train.views needs a plain timm VisionTransformer, not a {type(vit).__name__}")
-    later = ("blocks.", "norm.", "fc_norm.", "head.", "attn_pool.")
-    if early := [n for n, p in vit.named_parameters() if p.requires_grad and not n.startswith(later)]:
-        raise SpecError(f"train.views needs a frozen beginning, and this method trains {early[0]}")
-    trained = [any(p.requires_grad for p in block.parameters()) for block in vit.blocks]
-    depth = trained.index(True) if True in trained else len(trained)
-    if not depth:
-        raise SpecError("train.views needs frozen blocks at the beginning, and this method trains the first one")
-    return depth
-
-
-class Tail(nn.Module):
-    """The part of a vision transformer that comes after its frozen beginning; shares the modules, and copies none."""
-
-    def __init__(self, vit: Vit) -> None:
-        super().__init__()
-        self.vit: Any = vit  # known to be timm's own VisionTransformer by the next line
-        self.depth = frozen_blocks(vit)
-        # Nothing but the head is left: then a feature of each image is enough, and not all of its tokens.
-        self.pooled = self.depth == len(vit.blocks) and not any(p.requires_grad for p in vit.norm.parameters())
-
-    def forward(self, activations: Tensor) -> Tensor:
-        """Activations of :meth:`beginning` to logits."""
-        vit = self.vit
-        if self.pooled:
-            pooled: Tensor = vit.head(vit.head_drop(vit.fc_norm(activations)))
-            return pooled
-        x = vit.norm(vit.blocks[self.depth :](activations))
-        logits: Tensor = vit.forward_head(x)
-        return logits
-
-    def beginning(self, images: Tensor) -> Tensor:
-        """Normalised images ``[b, 3, h, w]`` to tokens ``[b, t, d]``, or to pooled features ``[b, d]``."""
-        vit = self.vit
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
-        x = vit.blocks[: self.depth](x)
-        tokens: Tensor = vit.pool(vit.norm(x)) if self.pooled else x
-        return tokens
-
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image's activations."""
-        vit = self.vit
-        return (vit.embed_dim,) if self.pooled else (vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.embed_dim)
-
-
-@dataclass
-class _Kept:
-    key: object
-    activations: Tensor
-
-
+_processes = 1
 _kept: list[_Kept] = []
 """These are kept in this process, the least recently used first."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    what: str
+    """What made these: see :meth:`bench.models.Tail.key`."""
+    how: object
+    """What else they depend on, but for the images."""
+    images: Split
+    activations: Tensor
+    user: object
+    """The trial that has used them last."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A trial's use of some images, all ``copies`` of which go through its frozen blocks.
+
+    ``name``: of the split, as records call it. ``read``: what for. ``how``: what the activations depend on beside the
+    blocks, the images and their preprocessing. ``count``: so many of the images are this rank's. ``half``: what
+    autocast computes in, if it does.
+    """
+
+    name: str
+    images: Split
+    preprocess: Preprocess
+    read: Read
+    count: int
+    copies: int = 1
+    how: tuple[object, ...] = ()
+    half: torch.dtype | None = None
+
+    def bytes_needed(self, tail: Tail) -> int:
+        """Memory that the activations take: they are float32, under autocast too."""
+        return FLOAT32 * self.copies * self.count * math.prod(tail.shape())
+
+
+def share_memory(processes: int) -> None:
+    """Let this process be one of so many that share the machine's memory; each has a GPU of its own, if any."""
+    global _processes
+    _processes = processes
+
+
+def budget(device: torch.device) -> int:
+    """Bytes that activations may take on a device in this process: what others keep there makes room for them."""
+    held = sum(kept.activations.nbytes for kept in _kept if kept.activations.device == device)
+    total, processes = (total_memory(device), 1 if device.type == "cuda" else _processes)
+    return int(SHARE * min(total / processes, free_memory(device) + held))
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that a device has."""
+    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else resources.memory()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def check_views(tail: Tail, config: TrainConfig, *, images: int, device: torch.device) -> None:
+    """Refuse views whose activations do not fit into memory.
+
+    Raises:
+        SpecError: with what they need, and what there is.
+    """
+    assert config.views is not None
+    needed, most = FLOAT32 * config.views * images * math.prod(tail.shape()), budget(device)
+    if needed > most:
+        raise SpecError(
+            f"train.views = {config.views} of {images:,} images needs {needed / 2**30:.1f} GiB for activations, and "
+            f"{most / 2**30:.1f} GiB may be used: ask for fewer views or images, or leave views out"
+        )
 
 
 AUGMENTATION = (
@@ -107,84 +134,137 @@ AUGMENTATION = (
     "erase_prob",
     "precision",
 )
-"""Activations depend on these fields of the recipe."""
+"""Activations of training images depend on these fields of the recipe."""
 
 
-def activations(
-    tail: Tail, images: Split, preprocess: Preprocess, config: TrainConfig, *, key: object, device: torch.device
-) -> Tensor:
-    """What the frozen beginning makes of all views, computed once in a process.
-
-    Args:
-        tail: of the model, untrained.
-        key: of everything that the images and the weights of the beginning depend on.
-
-    Returns:
-        ``[views * n, ...]`` on the device, view by view.
-
-    Raises:
-        SpecError: they do not fit into memory.
-    """
-    whole = (key, tail.depth, tail.pooled, *(getattr(config, name) for name in AUGMENTATION), device)
-    entry = next((kept for kept in _kept if kept.key == whole), None)
-    if entry is None:
-        make_room(tail, config, images=len(images), device=device)
-        entry = _Kept(whole, _compute(tail, images, preprocess, config, device))
-    else:
-        _kept.remove(entry)
-    _kept.append(entry)
-    return entry.activations
+def shares_training(config: TrainConfig, method: Method) -> bool:
+    """Whether each step sees the same activations of an image: a method's own loss may look at the images instead."""
+    return config.views is not None or (config.share_frozen and not config.augments and not has_loss(method))
 
 
-def bytes_needed(tail: Tail, config: TrainConfig, *, images: int, device: torch.device) -> int:
-    """Memory that the activations of all views take."""
-    assert config.views is not None
-    size = 2 if precision_on(device, config.precision) in HALVES else 4
-    return size * config.views * images * math.prod(tail.shape())
-
-
-def make_room(tail: Tail, config: TrainConfig, *, images: int, device: torch.device) -> None:
-    """Forget other activations as far as needed.
-
-    Raises:
-        SpecError: these would not fit all the same.
-    """
-    needed = bytes_needed(tail, config, images=images, device=device)
-    held = sum(kept.activations.nbytes for kept in _kept)
-    budget = int(SHARE * (free_memory(device) + held))
-    while _kept and needed + held > budget:
-        held -= _kept.pop(0).activations.nbytes
-    if needed > budget:
-        raise SpecError(
-            f"train.views = {config.views} of {images:,} images needs {needed / 2**30:.1f} GiB for activations, and "
-            f"{budget / 2**30:.1f} GiB may be used: ask for fewer views or images, or leave views out"
-        )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
-def _compute(tail: Tail, images: Split, preprocess: Preprocess, config: TrainConfig, device: torch.device) -> Tensor:
-    """All views, batch by batch in a fixed order; every rank computes all of them."""
-    assert config.views is not None
-    order = torch.arange(len(images)).repeat(config.views)
-    config = config.model_copy(update={"batch_size": BATCH})
+def training_use(images: Split, preprocess: Preprocess, config: TrainConfig, device: torch.device) -> Use:
+    """What a training needs: every rank needs the activations of all images."""
+    how = tuple(getattr(config, name) for name in AUGMENTATION)
     half = HALVES.get(precision_on(device, config.precision))
-    parts = []
-    # Not in inference mode: training saves these tensors for its backward pass.
-    with evaluation_mode(tail), torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
+    return Use("target_train", images, preprocess, "logits", len(images), config.views or 1, how, half)
+
+
+def measuring_use(name: str, images: Split, preprocess: Preprocess, read: Read) -> Use:
+    """What a reading needs: those of this rank's images."""
+    how = (parallel.rank(), parallel.world())
+    return Use(name, images, preprocess, read, len(parallel.mine(len(images))), how=how)
+
+
+Fill = Callable[[Callable[[Tensor], Tensor], Tensor | None], Iterable[Tensor]]
+"""It applies a function to a use's normalised images, or to rows that stand for them, in the same batches."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What one trial shares with those before and after it in its process.
+
+    ``tail``: of its model. ``uses``: what there is room for, the first ones first. ``left_out``: names of the others.
+    """
+
+    tail: Tail
+    device: torch.device
+    uses: Sequence[Use]
+    left_out: Sequence[str]
+    _most: int
+    _user: object = field(default_factory=object)
+
+    @classmethod
+    def of(cls, tail: Tail, uses: Sequence[Use], device: torch.device) -> Shared:
+        """Choose what to share; every rank chooses the same."""
+        most = left = budget(device)
+        chosen, left_out = [], []
+        for use in uses:
+            needed = use.bytes_needed(tail)
+            if parallel.everywhere(needed <= left, device):
+                chosen.append(use)
+                left -= needed
+            else:
+                left_out.append(use.name)
+        return cls(tail, device, chosen, left_out, most)
+
+    def use_of(self, images: Split, read: Read) -> Use | None:
+        """How some images are used; None if they are not shared."""
+        return next((use for use in self.uses if use.images is images and use.read == read), None)
+
+    def activations(self, use: Use, fill: Fill) -> Tensor:
+        """What the frozen beginning makes of a use's images, ``[copies * count, ...]``, computed once in a process."""
+        what, how = self.tail.key(use.read), (use.preprocess, use.how, self.device)
+        rows = self._found(use, what, how)
+        if rows is None:
+            rows = self._computed(use, how, fill)
+        _kept.append(_Kept(what, how, use.images, rows, self._user))
+        return rows
+
+    def _found(self, use: Use, what: str, how: object) -> Tensor | None:
+        for index, kept in enumerate(_kept):
+            if kept.images is use.images and (kept.what, kept.how) == (what, how):
+                return _kept.pop(index).activations
+        return None
+
+    def _computed(self, use: Use, how: object, fill: Fill) -> Tensor:
+        """All rows, batch by batch in a fixed order."""
+        self._make_room(use.bytes_needed(self.tail))
+        rows = _empty((use.copies * use.count, *self.tail.shape()), self.device)
+        half, filled = use.half, 0
+        # Not in inference mode: training saves these tensors for its backward pass.
+        with (
+            evaluation_mode(self.tail),
+            torch.no_grad(),
+            torch.autocast(self.device.type, half, enabled=half is not None),
+        ):
+            for batch in self._batches(use, how, fill):
+                rows[filled : filled + len(batch)] = batch
+                filled += len(batch)
+        return rows
+
+    def _batches(self, use: Use, how: object, fill: Fill) -> Iterable[Tensor]:
+        """Activations of the images, or of what is kept of them after fewer blocks."""
+        tail = self.tail
+        same = [kept for kept in _kept if kept.images is use.images and kept.how == how and kept.what in tail.keys]
+        if not same:
+            return fill(lambda images: tail.beginning(images, use.read), None)
+        last = max(same, key=lambda kept: tail.keys.index(kept.what))
+        start = tail.keys.index(last.what)
+        return fill(lambda tokens: tail.beyond(tokens, start, use.read), last.activations)
+
+    def _make_room(self, needed: int) -> None:
+        """Forget what other trials have used."""
+        here = [kept for kept in _kept if kept.activations.device == self.device]
+        held = sum(kept.activations.nbytes for kept in here)
+        for kept in [kept for kept in here if kept.user is not self._user]:
+            if held + needed <= self._most:
+                return
+            held -= kept.activations.nbytes
+            _kept[:] = [other for other in _kept if other is not kept]
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Room for activations; large ones are in memory without a file only where there is no room on the disk."""
+    large = device.type == "cpu" and FLOAT32 * math.prod(shape) >= LARGE
+    mapped = cache.scratch(shape, torch.float32) if large else None
+    return torch.empty(shape, device=device) if mapped is None else mapped
+
+
+def views(use: Use, config: TrainConfig, device: torch.device) -> Fill:
+    """Goes through all views of a training's images in a fixed order; of none asked for, through the images."""
+    order = torch.arange(use.count).repeat(use.copies)
+    config = config.model_copy(update={"batch_size": BATCH})
+
+    def fill(function: Callable[[Tensor], Tensor], rows: Tensor | None) -> Iterator[Tensor]:
         for step, chosen in enumerate(order.split(BATCH)):
+            if rows is not None:
+                yield function(rows[step * BATCH : (step + 1) * BATCH])
+                continue
             positions = torch.arange(len(chosen))
-            pixels, cropped = take(images, chosen, config, seed=VIEWS_SEED, step=step, positions=positions)
+            pixels, cropped = take(use.images, chosen, config, seed=VIEWS_SEED, step=step, positions=positions)
             inputs = augment(
                 pixels.to(device), config, seed=VIEWS_SEED, step=step, positions=positions, cropped=cropped
             )
-            inputs = erase(preprocess(inputs), config, seed=VIEWS_SEED, step=step, positions=positions)
-            parts.append(tail.beginning(inputs))
-    return torch.cat(parts)
+            yield function(erase(use.preprocess(inputs), config, seed=VIEWS_SEED, step=step, positions=positions))
+
+    return fill

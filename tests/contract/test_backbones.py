@@ -23,7 +23,7 @@ from bench.methods import Step
 from bench.models.weights import _downloaded, _load
 from bench.spec import Backbone, Size, SpecError
 from bench.spec.aliases import ALIASES
-from bench.training import Tail, training_mode
+from bench.training import training_mode
 
 TINY_VIT = Backbone(name="vit_tiny_patch16_224", weights="random", image_size=32)
 FAMILIES = {  # architectures by timm's names, and the methods that refuse them
@@ -573,7 +573,7 @@ def test_a_head_norm_needs_a_place_before_one_head(name: str) -> None:
 def test_views_of_a_subclass_of_the_vision_transformer_are_refused() -> None:
     """It may read more than one token, as with a distillation token."""
     with pytest.raises(SpecError, match="needs a plain timm VisionTransformer, not a VisionTransformerDistilled"):
-        Tail(methods.load("linear").apply(small("deit_tiny_distilled_patch16_224")))
+        models.Tail(methods.load("linear").apply(small("deit_tiny_distilled_patch16_224")))
 
 
 def test_weights_of_another_number_of_heads_are_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench import methods, models
 from bench.methods import Step, _peft
 from bench.methods._peft import inject
-from bench.training import terms_of
+from bench.training import terms_of, training_mode
 from tests.ranks import Ranks
 
 DEPTH = 6
@@ -41,6 +41,8 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "top_k": [{"k": 1}, {"k": DEPTH}],
     "wise_ft": [{"alphas": [0.0, 1.0]}],
 }
+LATE = (*(f"blocks.{index}." for index in range(1, DEPTH + DEPTH)), "norm.", "fc_norm.", "head.")
+"""What comes after the first block."""
 CASES = [(name, values) for name in methods.names() for values in [{}, *EXAMPLES.get(name, [])]]
 IDS = ["-".join([name, *(f"{k}={v}" for k, v in values.items())]) for name, values in CASES]
 every_case = pytest.mark.parametrize(("name", "values"), CASES, ids=IDS)
@@ -162,6 +164,34 @@ def test_the_merged_model_is_plain_timm_and_computes_the_same(name: str, values:
     plain.load_state_dict(merged.state_dict())  # strict: exactly timm's keys
     with torch.inference_mode():
         assert (plain(images) - expected).abs().max() < 1e-5
+
+
+@every_case
+def test_what_comes_after_the_frozen_blocks_is_trained_and_read_alike(name: str, values: dict[str, Any]) -> None:
+    """Where the first blocks are frozen, losses and gradients from their activations are those from the images."""
+    (images, labels), method = batch(), methods.load(name, **values)
+    vit = method.apply(models.add_head_norm(micro_vit()))
+    tail = models.split(vit)
+    early = [key for key, p in vit.named_parameters() if p.requires_grad and not key.startswith(LATE)]
+    assert (tail is None) == bool(early)
+    if tail is None:
+        return
+    with torch.inference_mode():
+        vit.eval()
+        assert torch.equal(tail.logits(tail.beginning(images)), vit(images))
+        assert torch.equal(tail.features(tail.beginning(images, "features")), models.features(vit, images))
+    training_mode(vit)
+    loss = F.cross_entropy(vit(images), labels)
+    loss.backward()
+    expected = {key: value.clone() for key, value in gradients(vit).items()}
+    vit.zero_grad()
+    with torch.no_grad():
+        activations = tail.beginning(images)
+    shared = F.cross_entropy(tail(activations), labels)
+    shared.backward()
+    assert shared.item() == pytest.approx(loss.item(), rel=1e-6)
+    for key, gradient in gradients(vit).items():
+        assert torch.allclose(gradient, expected[key], rtol=1e-5, atol=1e-6), key
 
 
 @every_case

@@ -248,7 +248,6 @@ def test_the_untouched_backbones_score_is_computed_once(tmp_path: Path, monkeypa
         return models.features(model, images)
 
     monkeypatch.setattr(features, "features", counting)
-    monkeypatch.setattr(retention, "features", counting)
 
     def score(queries: data.Split) -> SourceScore:
         return retention.untouched_score(vit, domain, queries, TINY_PREPROCESS, CPU)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from bench import data, methods, models, trial
+from bench import cache, data, methods, models, resources, trial
 from bench.launching import benchmarks, studies
 from bench.models import CPU
-from bench.records import Record
-from bench.spec import Backbone, SpecError, TrainConfig, Trial, make_trial
+from bench.spec import Backbone, Phase, SpecError, TrainConfig, Trial, make_trial
 from bench.training import prefix
 from bench.vit import Vit
-from tests.unit.test_trial import small_data
+from tests.ranks import Ranks
+from tests.unit.test_trial import losses_of, score, small_data, stable
 
 FROZEN = {"linear": 12, "top_k": 9, "block_expansion": 4}
 
@@ -41,124 +43,304 @@ def model(method: str) -> Vit:
     return methods.load(method).apply(models.create(models.TINY, num_classes=10))
 
 
-def make(method: str, *, lr: float = 0.05, seed: int = 0, samples: int = 200, **train: Any) -> Trial:
+def make(
+    method: str, *, lr: float = 0.05, seed: int = 0, samples: int = 200, phase: Phase = "search", **train: Any
+) -> Trial:
     """A trial on few images: four fifths of ``samples``."""
     overrides = [f"train.{name}={value}" for name, value in {"steps": 4, **train}.items()]
     (study,) = studies.load(method, overrides=overrides).studies
     values = {name: space.corners[-2] for name, space in study.search.items()} | {"lr": lr}
     benchmark = benchmarks.adapted(benchmarks.get("tiny"), {"target.samples": samples})
-    return make_trial(study, benchmark, values, launch="t", label="x", seed=seed, phase="search")
+    return make_trial(study, benchmark, values, launch="t", label="x", seed=seed, phase=phase)
 
 
-def run(spec: Trial) -> tuple[list[float], Record]:
-    """Losses of every step, and the record."""
-    losses: list[float] = []
-    record = trial.run(spec, lambda point: losses.append(point.values["train_loss"]))
-    return losses, record
+@contextmanager
+def counted() -> Iterator[Counter[nn.Module]]:
+    """How many images pass each block."""
+    passed: Counter[nn.Module] = Counter()
+
+    def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if isinstance(module, Block):
+            passed[module] += len(inputs[0])
+
+    handle = register_module_forward_hook(hook)
+    try:
+        yield passed
+    finally:
+        handle.remove()
+
+
+def passes(spec: Trial) -> list[int]:
+    """Images that pass the blocks of a trial's model, block by block."""
+    models_built: list[Vit] = []
+    build = models.build
+
+    def built(*args: Any) -> Vit:
+        models_built.append(build(*args))
+        return models_built[-1]
+
+    with pytest.MonkeyPatch.context() as patch, counted() as passed:
+        patch.setattr(models, "build", built)
+        trial.run(spec)
+    return [passed[block] for block in models_built[0].blocks]
 
 
 @pytest.mark.parametrize("method", FROZEN)
 def test_beginning_and_tail_are_the_model(method: str) -> None:
     vit = model(method).eval()
-    tail = prefix.Tail(vit)
+    tail = models.Tail(vit)
     assert tail.depth == FROZEN[method]
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         activations = tail.beginning(images)
         assert activations.shape == (4, *tail.shape())
         assert torch.equal(tail(activations), vit(images))
+        assert torch.equal(tail.features(tail.beginning(images, "features")), models.features(vit, images))
 
 
 @pytest.mark.parametrize("method", FROZEN)
-def test_one_view_without_augmentation_trains_as_usual(method: str) -> None:
-    (usual, without), (shared, record) = (run(make(method, views=views)) for views in ("", 1))
-    assert shared == pytest.approx(usual, rel=1e-5)
-    assert len(shared) == 4
-    assert record.details["frozen_blocks"] == FROZEN[method]
-    assert record.config["train"]["views"] == 1
-    assert record.scores["source_accuracy"] == pytest.approx(without.scores["source_accuracy"], abs=2)
+def test_sharing_changes_nothing_but_the_last_bit(method: str) -> None:
+    """The first trial computes what the second one finds; both learn and read what one does that shares nothing."""
+    losses, alone = losses_of(make(method, share_frozen="false"))
+    assert "shared" not in alone.details
+    for _ in range(2):
+        shared, record = losses_of(make(method))
+        assert shared == pytest.approx(losses, rel=1e-5)
+        assert len(shared) == 4
+        for name in ("target_accuracy", "source_accuracy"):
+            assert score(record, name) == pytest.approx(score(alone, name), abs=1)  # a tie
+        assert record.details["frozen_blocks"] == FROZEN[method]
 
 
-def test_views_differ_and_are_shared_by_trials_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[torch.Tensor] = []
-    compute = prefix._compute
+def test_the_record_says_what_was_shared() -> None:
+    usual = ["target_train", "target_val", "source_queries", "source_bank"]
+    augmented, best = {"flip": "true"}, {"keep": "best", "val_every": 2}
+    read = ["target_test", "target_val", "source_queries", "source_bank"]
+    for spec, splits in (
+        (make("top_k"), usual),
+        (make("linear"), usual[:2]),  # whose backbone stays as it was
+        (make("top_k", **augmented), usual[1:]),
+        (make("top_k", mixup_alpha=0.2), usual[1:]),
+        (make("top_k", views=2, **augmented), usual),
+        (make("top_k", phase="confirm", **best), ["target_train", *read]),
+    ):
+        assert trial.run(spec).details["shared"] == {"splits": splits, "left_out": []}
+    only = trial.run(make("top_k", views=2, share_frozen="false")).details
+    assert (only["shared"]["splits"], only["frozen_blocks"]) == (["target_train"], 9)
 
-    def computed(*args: Any) -> torch.Tensor:
-        found.append(compute(*args))
-        return found[-1]
 
-    monkeypatch.setattr(prefix, "_compute", computed)
-    augmented = {"views": 2, "crop_min": 0.3, "flip": "true"}
-    losses, record = run(make("linear", **augmented))
-    run(make("linear", seed=1, **augmented))
-    again, its = run(make("linear", **augmented))
+def test_a_loss_of_its_own_sees_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Size] = []
+    monkeypatch.setattr(type(methods.load("top_k")), "loss", lambda self, step: seen.append(step.inputs.shape))
+    record = trial.run(make("top_k"))
+    assert set(seen) == {torch.Size([64, 3, 32, 32])}
+    assert "target_train" not in record.details["shared"]["splits"]
+
+
+def test_an_image_passes_a_frozen_block_once() -> None:
+    """Of all steps, readings and trials of a process, whatever they search."""
+    measured, trained = 40 + 105 + 210, 160
+    trial.run(make("linear"))  # the untouched backbone is measured
+    prefix._kept.clear()
+    steps = 4 * 64
+    assert passes(make("top_k")) == [trained + measured] * 9 + [steps + measured] * 3
+    assert passes(make("top_k", lr=0.1, seed=5, steps=6)) == [0] * 9 + [6 * 64 + measured] * 3
+    # Other methods with the same first blocks: fewer of them, and more, which start where the kept ones end.
+    assert passes(make("block_expansion"))[:4] == [trained + measured] * 4
+    found = passes(make("linear"))
+    assert found == [0] * 9 + [trained + 40] * 3
+    assert passes(make("linear", lr=0.1)) == [0] * 12
+    assert passes(make("linear", lr=0.1, val_every=1)) == [0] * 12
+
+
+def test_views_differ_and_are_shared_by_trials_and_seeds() -> None:
+    augmented = {"views": 2, "crop_min": 0.3, "flip": "true", "share_frozen": "false"}
+    losses, record = losses_of(make("linear", **augmented))
+    trial.run(make("linear", seed=1, **augmented))
+    again, its = losses_of(make("linear", **augmented))
     assert (again, its.readings) == (losses, record.readings)
-    (activations,) = found
-    views = activations.view(2, 160, 64)
+    (kept,) = prefix._kept
+    views = kept.activations.view(2, 160, 64)
     assert (views[0] - views[1]).abs().mean() > 0.01
-    run(make("top_k", **augmented))
-    run(make("linear", **{**augmented, "views": 3}))
-    assert len(found) == 3
+    trial.run(make("top_k", **augmented))
+    trial.run(make("linear", **{**augmented, "views": 3}))
+    assert len(prefix._kept) == 3
 
 
-def test_frozen_blocks_run_for_the_first_trial_only() -> None:
-    """Batches that enter the model: one a step, those of all views once, or those that are measured alone."""
-
-    def passes(**train: Any) -> int:
-        count = 0
-
-        def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            nonlocal count
-            count += isinstance(module, PatchEmbed)
-
-        handle = register_module_forward_hook(hook)
-        trial.run(make("linear", **{"steps": 20, **train}))
-        handle.remove()
-        return count
-
-    passes(steps=1)  # the untouched backbone is measured
-    measuring = passes(steps=1) - 1
-    assert passes() == measuring + 20
-    assert passes(views=3) == measuring + math.ceil(3 * 160 / prefix.BATCH)
-    assert passes(views=3) == passes(views=3, lr=0.1, seed=5) == measuring
-
-
-def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    tail = prefix.Tail(model("top_k"))
-    config = TrainConfig(views=4)
-    assert prefix.bytes_needed(tail, config, images=1000, device=CPU) == 4 * 4 * 1000 * 17 * 64
+def test_views_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tail = models.Tail(model("top_k"))
     monkeypatch.setattr(prefix, "free_memory", lambda device: 10 * 2**20)
     with pytest.raises(SpecError, match=r"train.views = 4 of 1,000 images needs 0.0 GiB .* ask for fewer views"):
-        prefix.make_room(tail, config, images=1000, device=CPU)
+        prefix.check_views(tail, TrainConfig(views=4), images=1000, device=CPU)
+
+
+SIZE = 100 * 17 * 64 * 4
+"""Bytes of the tokens of a hundred images."""
+
+
+def some_images() -> data.Images:
+    return data.Images(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64))
+
+
+def use(vit: Vit, *splits: data.Images) -> prefix.Shared:
+    """One trial's use of some splits of a hundred images each."""
+    uses = [prefix.measuring_use(f"split {i}", one, models.TINY_PREPROCESS, "features") for i, one in enumerate(splits)]
+    shared = prefix.Shared.of(models.Tail(vit), uses, CPU)
+    for one in shared.uses:
+        shared.activations(one, lambda function, rows: iter([function(torch.zeros(100, 3, 32, 32))]))
+    return shared
+
+
+def held() -> int:
+    return sum(kept.activations.nbytes for kept in prefix._kept)
+
+
+def test_what_does_not_fit_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix, "free_memory", lambda device: int(2.5 * SIZE / prefix.SHARE) - held())
+    splits = [some_images() for _ in range(4)]
+    for _ in range(2):  # nothing of a trial's own makes room for the rest of it
+        shared = use(model("top_k"), *splits)
+        assert [one.name for one in shared.uses] == ["split 0", "split 1"]
+        assert shared.left_out == ["split 2", "split 3"]
+        assert held() == 2 * SIZE
+    needed = (40 + 105 + 210 + 160) * 17 * 64 * 4
+    monkeypatch.setattr(prefix, "free_memory", lambda device: int(0.7 * needed / prefix.SHARE) - held())
+    losses, record = losses_of(make("top_k"))
+    assert held() <= 0.7 * needed
+    assert record.details["shared"] == {
+        "splits": ["target_train", "target_val", "source_queries"],
+        "left_out": ["source_bank"],
+    }
+    monkeypatch.setattr(prefix, "free_memory", lambda device: 0)
+    prefix._kept.clear()
+    nothing, record = losses_of(make("top_k"))
+    assert nothing == pytest.approx(losses, rel=1e-5)
+    assert record.details["shared"]["splits"] == []
+    assert held() == 0
+
+
+def test_processes_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix, "_processes", 1)
+    monkeypatch.setattr(prefix, "free_memory", lambda device: 8_000_000)
+    monkeypatch.setattr(resources, "memory", lambda: 10_000_000)
+    assert prefix.budget(CPU) == 0.3 * 8_000_000
+    prefix.share_memory(4)
+    assert prefix.budget(CPU) == 0.3 * 2_500_000
 
 
 def test_the_least_recently_used_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = data.Images(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64))
-    size = 100 * 17 * 64 * 4
-    held = lambda: sum(kept.activations.nbytes for kept in prefix._kept)  # noqa: E731
-    monkeypatch.setattr(prefix, "free_memory", lambda device: int(2.5 * size / prefix.SHARE) - held())
-
-    def use(vit: Vit) -> None:
-        tail, config = prefix.Tail(vit), TrainConfig(views=1)
-        prefix.activations(tail, images, models.TINY_PREPROCESS, config, key="x", device=CPU)
-
-    for method in ("top_k", "block_expansion", "top_k"):
-        use(model(method))
-    assert [kept.key[1] for kept in prefix._kept] == [4, 9]  # type: ignore[index]
+    images = some_images()
+    monkeypatch.setattr(prefix, "free_memory", lambda device: int(2.5 * SIZE / prefix.SHARE) - held())
+    depths = lambda: [kept.activations[0, 0, 0].item() for kept in prefix._kept]  # noqa: E731
+    use(model("top_k"), images)
+    (nine,) = depths()
+    use(model("block_expansion"), images)
+    use(model("top_k"), images)
+    assert depths()[1] == nine
+    four = depths()[0]
     vit = model("full").requires_grad_(False)
     vit.blocks[6].requires_grad_(True)
-    use(vit)
-    assert [kept.key[1] for kept in prefix._kept] == [9, 6]  # type: ignore[index]
+    use(vit, images)
+    assert depths()[0] == nine
+    assert four not in depths()
+    assert held() == 2 * SIZE
+
+
+def test_large_activations_are_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped: list[tuple[int, ...]] = []
+    scratch = cache.scratch
+
+    def noted(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | None:
+        mapped.append(shape)
+        return scratch(shape, dtype)
+
+    monkeypatch.setattr(prefix.cache, "scratch", noted)
+    usual = losses_of(make("top_k"))
+    assert not mapped
+    monkeypatch.setattr(prefix, "LARGE", 210 * 17 * 64 * 4)
+    prefix._kept.clear()
+    found, record = losses_of(make("top_k"))
+    assert mapped == [(210, 17, 64)]
+    assert (found, stable(record)) == (usual[0], stable(usual[1]))
+    assert not list(cache.root().glob(".scratch*"))
+
+
+@pytest.mark.parametrize("change", ["weight", "bias of the embedding", "setting", "images", "preprocess"])
+def test_what_differs_is_not_shared(change: str) -> None:
+    images, vit = some_images(), model("top_k")
+    use(vit, images)
+    if change == "weight":
+        with torch.no_grad():
+            vit.blocks[3].attn.proj.bias[5] += 1e-6
+    elif change == "bias of the embedding":
+        with torch.no_grad():
+            vit.patch_embed.proj.bias[0] += 1e-6
+    elif change == "setting":
+        vit.blocks[3].attn.scale = 0.5
+    elif change == "images":
+        images = some_images()
+    uses = [prefix.measuring_use("x", images, models.TINY_PREPROCESS, "features")]
+    if change == "preprocess":
+        uses = [prefix.Use(**{**vars(uses[0]), "preprocess": models.Preprocess(32, (0.1,) * 3, (0.5,) * 3)})]
+    shared = prefix.Shared.of(models.Tail(vit), uses, CPU)
+    called: list[bool] = []
+
+    def fill(function: Any, rows: torch.Tensor | None) -> Iterator[torch.Tensor]:
+        called.append(rows is None)
+        yield function(torch.zeros(100, 3, 32, 32))
+
+    shared.activations(uses[0], fill)
+    assert called == [True]
+
+
+def on_a_rank(rank: int, world: int) -> Mapping[str, Any]:
+    with small_data():
+        for spec in (make("block_expansion"), make("top_k")):
+            trial.run(spec)
+        rows = {(kept.how[1], len(kept.activations)) for kept in prefix._kept}  # type: ignore[index]
+        return {"run": losses_of(make("top_k")), "rows": rows}
+
+
+def test_two_workers_share_what_one_does(ranks: Ranks) -> None:
+    """Each keeps its own images to measure, and all to train on."""
+    first, second = ranks(on_a_rank)
+    losses, record = first["run"]
+    assert (losses, record.readings) == (second["run"][0], second["run"][1].readings)
+    alone, its = losses_of(make("top_k"))
+    assert losses == pytest.approx(alone, abs=1e-5)
+    for name in ("target_accuracy", "source_accuracy"):
+        assert score(record, name) == pytest.approx(score(its, name), abs=1)
+    assert record.details["shared"] == its.details["shared"]
+    for rank, found in enumerate((first, second)):
+        assert {count for how, count in found["rows"] if how == (rank, 2)} == {20, 105, math.ceil((105 - rank) / 2)}
+        assert {count for how, count in found["rows"] if how != (rank, 2)} == {160}
+
+
+def hooked(vit: Vit) -> Vit:
+    vit.blocks[2].attn.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return vit
+
+
+def test_blocks_from_the_first_altered_one_on_are_not_shared() -> None:
+    assert models.Tail(hooked(model("top_k"))).depth == 2
+    vit = model("top_k")
+    vit.patch_embed.register_forward_pre_hook(lambda module, inputs: None)
+    assert models.split(vit) is None
+    other: Any = model("top_k")
+    other.forward_features = lambda x: x
+    assert models.split(other) is None
 
 
 @pytest.mark.parametrize(("method", "said"), [("full", "this method trains"), ("lora", "trains the first one")])
-def test_a_method_without_a_frozen_beginning_is_refused(method: str, said: str) -> None:
+def test_views_of_a_method_without_a_frozen_beginning_are_refused(method: str, said: str) -> None:
+    assert models.split(model(method)) is None
     with pytest.raises(SpecError, match=said):
-        prefix.Tail(model(method))
+        models.Tail(model(method))
 
 
-def test_other_architectures_are_refused() -> None:
+def test_other_architectures_are_not_shared() -> None:
     with torch.device("meta"):  # what it is shows without its memory
         vit = models.plain(Backbone(name="beit_base_patch16_224"), num_classes=2)
     with pytest.raises(SpecError, match="needs a plain timm VisionTransformer, not a Beit"):
-        prefix.Tail(methods.load("linear").apply(vit))
+        models.Tail(methods.load("linear").apply(vit))
+    assert models.split(vit) is None
