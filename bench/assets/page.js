@@ -42,11 +42,17 @@ function readState() {
   if (!Number.isFinite(Number(state.limit)) || Number(state.limit) < 0) state.limit = "";
 }
 
+let writing = 0;
 function setState(changes) {
   Object.assign(state, changes);
+  clearTimeout(writing);
+  writing = setTimeout(writeAddress, 150); // a slider that moves would write more often than browsers allow
+  render();
+}
+
+function writeAddress() {
   const held = new URLSearchParams(Object.entries(state).filter(([name, value]) => value !== PLAIN[name]));
   if (location.protocol !== "about:") history.replaceState(null, "", `#${held}`); // a srcdoc frame has no address
-  render();
 }
 
 // ---- elements

@@ -112,8 +112,8 @@ def test_a_column_sorts_both_ways_and_the_address_remembers(quiet: Browser, pape
     rising = [first_number(cells[TARGET]) for cells in table(quiet)]
     assert rising == sorted(rising)
     assert quiet.run("document.activeElement.id") == "sort-target_accuracy"
-    address = quiet.run("location.href")
-    assert address == f"{paper}#sort=target_accuracy"
+    address = f"{paper}#sort=target_accuracy"
+    quiet.until(f"location.href === {address!r}")
     quiet.open(address)
     assert [first_number(cells[TARGET]) for cells in table(quiet)] == rising
 
@@ -149,7 +149,7 @@ def test_a_method_is_switched_off_and_on_by_keyboard(quiet: Browser, paper: str)
     assert quiet.run("document.querySelectorAll('#trade .point').length") == 7
     assert quiet.run("document.activeElement.id") == "method-lora"
     assert quiet.run("document.activeElement.getAttribute('aria-pressed')") == "false"
-    assert quiet.run("location.hash") == "#hide=lora"
+    quiet.until("location.hash === '#hide=lora'")
     quiet.press(" ")
     assert len(names(quiet)) == 10
 
@@ -184,7 +184,7 @@ def test_the_slider_ranks_anew_as_it_moves(quiet: Browser, paper: str) -> None:
     assert quiet.run("document.querySelectorAll('#trade .point.dim').length") > 0
     for _ in range(3):
         quiet.press("ArrowRight")
-    assert quiet.run("location.hash") == "#limit=1.5"
+    quiet.until("location.hash === '#limit=1.5'")
     quiet.press("End")
     assert quiet.run("document.getElementById('limit-said').innerText") == "any amount"
     assert names(quiet) == before
