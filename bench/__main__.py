@@ -19,7 +19,8 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 EPILOG = """\
 examples:
   python -m bench list
-  python -m bench leaderboard results/block_expansion/tiny     rebuild table and picture from the records
+  python -m bench leaderboard results/block_expansion/tiny     rebuild table, picture and page from the records
+  python -m bench leaderboard results                          the same of all launches, and one page over them
   python -m bench compare "results/paper/tiny:lora rank=8" linear     two rows; or two launch folders, row by row
   python -m bench evaluate RECORD                              RECORD: results/<study>/<benchmark>/records/<trial>.json,
                                                                or the id of the trial's MLflow run
@@ -43,8 +44,16 @@ def arguments() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="list studies, benchmarks and methods")
-    board = commands.add_parser("leaderboard", help="rebuild a leaderboard from its records")
-    board.add_argument("folder", type=Path, help="results/<study>/<benchmark>")
+    board = commands.add_parser("leaderboard", help="rebuild leaderboards from records, and a page over several")
+    board.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="results/<study>/<benchmark>, or results"
+    )
+    board.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="where to write the page over several launches (default: leaderboards.html in the folder that holds them)",
+    )
     board.add_argument(
         "--forgetting-limit",
         type=float,
@@ -95,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "list":
             return _list()
         if args.command == "leaderboard":
-            return _leaderboard(args.folder, args.forgetting_limit)
+            return _leaderboard(args.folders, args.forgetting_limit, args.page)
         if args.command == "compare":
             return _compare(args.first, args.second, args.quantity)
         if args.command == "evaluate":
@@ -130,20 +139,25 @@ def _list() -> int:
     return 0
 
 
-def _leaderboard(folder: Path, limit: float) -> int:
+def _leaderboard(folders: Sequence[Path], limit: float, over: Path | None) -> int:
     from rich.console import Console
 
-    from bench.folder import LaunchFolder
-    from bench.reporting import leaderboard
-    from bench.reporting.rows import build
+    from bench.folder import LaunchFolder, launches_in
+    from bench.reporting import leaderboard, page
 
     if not 0 <= limit <= 100:
         raise ValueError(f"--forgetting-limit {limit} is no number of points: say one from 0 to 100")
-    place = LaunchFolder(folder)
-    board = build(place.read_records(), forgetting_limit=limit)
-    leaderboard.write(board, place)
-    leaderboard.show(board, Console())
-    _say(f"written to {folder}")
+    found = [place for folder in folders for place in launches_in(folder) or [LaunchFolder(folder)]]
+    places = list({place.path.resolve(): place for place in found}.values())
+    launches = [page.read(place, forgetting_limit=limit) for place in places]
+    file = page.place_of(places, over)
+    for one in launches:
+        leaderboard.write(one.board, one.folder, one.records)
+        leaderboard.show(one.board, Console())
+        _say(f"written to {one.folder.path}; for the browser: {one.folder.page}")
+    if file is not None:
+        page.write_over(launches, file)
+        _say(f"one page over {len(launches)} launches: {file}")
     return 0
 
 

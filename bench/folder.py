@@ -92,6 +92,11 @@ class LaunchFolder:
         return self.path / "pareto.png"
 
     @property
+    def page(self) -> Path:
+        """The leaderboard for the browser."""
+        return self.path / "index.html"
+
+    @property
     def optuna(self) -> Path:
         """The searches, as Optuna's tools read them."""
         return self.path / "optuna.db"
@@ -175,7 +180,7 @@ class LaunchFolder:
         Returns:
             Where it is now; None if there was none.
         """
-        tables = (self.table, self.table_csv, self.table_json, self.picture)
+        tables = (self.table, self.table_csv, self.table_json, self.picture, self.page)
         own = (self.records, self.checkpoints, self.unfinished, self.evaluation, self.manifest, self.optuna, *tables)
         return self._move([path for path in own if path.exists()])
 
@@ -193,6 +198,30 @@ class LaunchFolder:
             (place / path.relative_to(self.path)).parent.mkdir(parents=True, exist_ok=True)
             path.rename(place / path.relative_to(self.path))
         return place
+
+
+def launches_in(folder: Path) -> list[LaunchFolder]:
+    """The launch folder that a path names, or all that a results folder or a study's folder in it holds; or none."""
+    own = LaunchFolder(folder)
+    if _has_records(own):
+        return [own]
+    below = [LaunchFolder(place) for pattern in ("*", "*/*") for place in sorted(folder.glob(pattern))]
+    return [place for place in below if (place.manifest.is_file() or place.table.is_file()) and _has_records(place)]
+
+
+def launch_folders(folder: Path) -> list[LaunchFolder]:
+    """The same, of which there must be one.
+
+    Raises:
+        ValueError: it holds no records.
+    """
+    if found := launches_in(folder):
+        return found
+    raise ValueError(f"there are no records in {folder}: name a launch folder, results/<study>/<benchmark>")
+
+
+def _has_records(folder: LaunchFolder) -> bool:
+    return any(folder.records.glob("*.json"))
 
 
 def trained(path: Path) -> tuple[Record, Path]:

@@ -8,6 +8,7 @@ domain, by a probe. A record holds its trial's readings; the flat names that peo
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -33,7 +34,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Answers(BaseModel):
-    """Which images of a split a model got right (top-1, at the headline's k), one bit each.
+    """Which images of a split a model got right (top-1, at the headline's k), one bit each; of a head, their classes.
 
     They stay in the reading whose accuracy they make: 10,000 images take 1.7 kB, and whatever keeps, moves or checks a
     record does the same with them.
@@ -45,11 +46,32 @@ class Answers(BaseModel):
     """Identity of the images in their order (:meth:`bench.data.Split.identity`)."""
     right: str
     """Bits in base64; the first image is the highest bit of the first byte, and the last byte is filled up with 0."""
+    classes: str | None = None
+    """The class that each image has, by number (see :func:`packed_classes`); None where that was not kept."""
+    called: str | None = None
+    """The class that the model gave each image, likewise."""
 
     @classmethod
     def of(cls, images: str, right: NDArray[np.bool_]) -> Answers:
         """Answers to some images, bool ``[n]``."""
         return cls(images=images, right=packed(right))
+
+    def confusion(self, n: int) -> NDArray[np.int64] | None:
+        """True and given class of each of the n images, int64 ``[2, n]``; None where that was not kept.
+
+        Raises:
+            ValueError: only one of the two was kept, or they are not those of n images with these answers.
+        """
+        import numpy as np
+
+        if self.classes is None and self.called is None:
+            return None
+        if self.classes is None or self.called is None:
+            raise ValueError("answers hold only one of classes and called: they belong together")
+        pairs = np.stack([_unpacked_classes(text, n) for text in (self.classes, self.called)])
+        if not np.array_equal(pairs[0] == pairs[1], self.array(n)):
+            raise ValueError("answers.called contradicts answers.right")
+        return pairs
 
     def array(self, n: int) -> NDArray[np.bool_]:
         """Whether each of the n images was right, bool ``[n]``."""
@@ -81,6 +103,27 @@ def packed(right: NDArray[np.bool_]) -> str:
     import numpy as np
 
     return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def packed_classes(numbers: NDArray[np.integer[Any]]) -> str:
+    """Class numbers below 65,536, ``[n]``, as a record has them: two bytes each, little-endian, zlib and base64.
+
+    10,000 images of 100 classes take 12 kB.
+    """
+    return base64.b64encode(zlib.compress(numbers.astype("<u2").tobytes(), 9)).decode()
+
+
+def _unpacked_classes(text: str, n: int) -> NDArray[np.int64]:
+    import numpy as np
+
+    unpacking = zlib.decompressobj()
+    try:
+        held = unpacking.decompress(base64.b64decode(text, validate=True), 2 * n + 1)
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"the classes of answers are not packed as they should be: {error}") from None
+    if len(held) != 2 * n or not unpacking.eof:
+        raise ValueError(f"answers do not hold the classes of n = {n} images")
+    return np.frombuffer(held, "<u2").astype(np.int64)
 
 
 class Reading(BaseModel):
@@ -120,6 +163,7 @@ class Reading(BaseModel):
             share, top1 = self.answers.accuracy(self.n or 0), self.numbers.get("top1")
             if top1 is None or abs(share - top1) > EQUAL:
                 raise ValueError(f"top1 = {top1} contradicts answers, of which {share} percent are right")
+            self.answers.confusion(self.n or 0)
         return self
 
     @property

@@ -48,6 +48,13 @@ INSIDE: Mapping[tuple[str, ...], type] = {
     ("config", "fields"): dict,
     ("config", "train"): dict,
     ("details", "kept_step"): int,
+    ("details", "checkpoint_bytes"): int,
+    ("details", "images"): dict,
+    ("details", "images", "per_class"): dict,
+    ("details", "images", "per_class", "target_test"): dict,
+    ("provenance", "versions"): dict,
+    ("provenance", "peak_memory"): dict,
+    ("provenance", "peak_memory", "bytes"): int,
     ("provenance", "hardware"): dict,
     ("provenance", "hardware", "devices"): list,
 }

@@ -23,7 +23,7 @@ from bench.models import CPU, Setting
 from bench.readings import Point, Reading
 from bench.records import Record, Status
 from bench.spec import TrainConfig, Trial
-from bench.training import DivergedError, Report, Snapshots, Trained
+from bench.training import DivergedError, PeakMemory, Report, Snapshots, Trained
 from bench.vit import Vit, as_module
 
 
@@ -64,11 +64,12 @@ def run(
     Returns:
         The record, with equal readings on every rank.
     """
+    memory = PeakMemory.begin(device)
     seed_everything(trial.seed)
     course = _Course(trial, Setting.of(trial, device), report)
     snapshots = _snapshots(trial, unfinished, device)
     try:
-        return _ended(course, keep, snapshots)
+        return _with_memory(_ended(course, keep, snapshots), memory)
     finally:
         gc.collect()  # a method's wrappers may hold reference cycles; the next trial needs their memory
 
@@ -80,6 +81,13 @@ def _ended(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> R
         return course.record("failed", error=str(error), trainable_parameters=course.trainable)
     except TrialStopped:
         return course.record("stopped", steps=course.steps, trainable_parameters=course.trainable)
+
+
+def _with_memory(record: Record, memory: PeakMemory) -> Record:
+    """The record with the trial's peak memory, which differs from try to try: so it is no part of the result."""
+    if record.status != "ok":
+        return record
+    return record.model_copy(update={"provenance": {**record.provenance, "peak_memory": memory.so_far()}})
 
 
 def _snapshots(trial: Trial, unfinished: Path | None, device: torch.device) -> Snapshots | None:

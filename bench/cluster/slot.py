@@ -89,9 +89,16 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
     folder = None if snapshots is None else watchdog.here(snapshots)
     words = None if folder is None else folder / f"slot-{slot}-rank-{rank}.txt"
     with watchdog.noting(words, stand, None if minutes is None else 60 * minutes):
-        return trials.run(
-            trial, report, device=get_device(), keep=keep if trial.phase == "confirm" else None, unfinished=folder
-        )
+        kept = keep if trial.phase == "confirm" else None
+        record = trials.run(trial, report, device=get_device(), keep=kept, unfinished=folder)
+    return _with_size(record, weights)
+
+
+def _with_size(record: Record, weights: Sequence[Any]) -> Record:
+    """The record with the size of the file that its trained tensors become, if they are kept."""
+    if not weights:
+        return record
+    return record.model_copy(update={"details": {**record.details, "checkpoint_bytes": weights[0].nbytes}})
 
 
 def _group() -> Group:

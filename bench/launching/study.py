@@ -240,13 +240,14 @@ def _conclude(launch: Launch, records: Sequence[Record], console: Console, track
         tracker.finish(launch.folder, None, "FAILED")
         return 1
     board = build(records)
-    leaderboard.write(board, launch.folder)
+    leaderboard.write(board, launch.folder, records)
     leaderboard.show(board, console)
     searched = {study.method: study for study in launch.suite.studies}
     for row in board.rows:
         for warning in at_edges(searched[row.method], row.hyperparameters) if row.variant is None else ():
             say(console, plain(f"{row.label}: {warning}", "yellow"))
     say(console, f"Table, picture and records: {launch.folder.path}")
+    say(console, f"For the browser: {launch.folder.page}")
     tracker.finish(launch.folder, board, "FINISHED")
     return 0
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench import parallel
 from bench.data import InFiles, Split, ahead, processes_for
 from bench.models import Preprocess, Read, features
-from bench.readings import packed
+from bench.readings import packed, packed_classes
 from bench.training import Shared, evaluation_mode
 from bench.vit import Vit, as_module
 
@@ -121,11 +121,18 @@ def extract(
 
 @dataclass(frozen=True)
 class TargetScore:
-    """Accuracies of a model's own head in percent, and which images were right (see :attr:`bench.readings.Answers`)."""
+    """Accuracies of a model's own head in percent, and what it answered (see :class:`bench.readings.Answers`)."""
 
     top1: float
     top5: float
     right: str
+    classes: str
+    called: str
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """What is known of each image."""
+        return {"right": self.right, "classes": self.classes, "called": self.called}
 
 
 def target_score(
@@ -139,6 +146,8 @@ def target_score(
     logits = parallel.gather(read_mine(vit, "logits", images, preprocess, device, shared), len(images))
     if not torch.isfinite(logits).all():
         raise ValueError("the logits hold NaN or infinite values: the model has diverged")
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == images.labels.to(logits.device)[:, None]
-    top1, top5 = (100 * right.double().mean().item() for right in (ranked[:, 0], ranked.any(1)))
-    return TargetScore(top1, top5, packed(ranked[:, 0].cpu().numpy()))
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = ranked == images.labels.to(logits.device)[:, None]
+    top1, top5 = (100 * right.double().mean().item() for right in (hits[:, 0], hits.any(1)))
+    classes, called = (packed_classes(numbers.cpu().numpy()) for numbers in (images.labels, ranked[:, 0]))
+    return TargetScore(top1, top5, packed(hits[:, 0].cpu().numpy()), classes, called)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -98,7 +98,7 @@ class Meter:
             images = getattr(self._setting.target, split)
             place, shared = self._setting, self._shared_by(vit)
             score = target_score(vit, images, place.preprocess, place.device, shared)
-            self._keep(key, images, score.right, {"top1": score.top1, "top5": score.top5})
+            self._keep(key, images, score.answers, {"top1": score.top1, "top5": score.top5})
         return self._readings[key]
 
     def source(self, vit: Vit, step: int, variant: str | None = None) -> Reading:
@@ -171,13 +171,13 @@ class Meter:
 
     def _keep_score(self, key: tuple[int, Any, Any, str, str | None], score: SourceScore) -> None:
         settings = {"bank": len(self._setting.source.bank), "k": headline_of(score.by_k)}
-        self._keep(key, self._queries, score.right, knn_numbers(score.by_k), settings)
+        self._keep(key, self._queries, {"right": score.right}, knn_numbers(score.by_k), settings)
 
     def _keep(
         self,
         key: tuple[int, Any, Any, str, str | None],
         images: data.Split,
-        right: str,
+        answers: Mapping[str, str],
         numbers: dict[str, float],
         settings: dict[str, int] | None = None,
     ) -> None:
@@ -191,7 +191,7 @@ class Meter:
             n=len(images),
             settings=settings or {},
             numbers=numbers,
-            answers=Answers(images=self._identity(images), right=right) if self._is_judged_by(split) else None,
+            answers=Answers(images=self._identity(images), **answers) if self._is_judged_by(split) else None,
         )
 
     def _is_judged_by(self, split: str) -> bool:

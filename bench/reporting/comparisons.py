@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.reporting.front import EQUAL, Draws, Hypervolume, hypervolumes
+from bench.reporting.front import EQUAL, Draws, Hypervolume, Region, hypervolumes
 from bench.reporting.outcomes import Outcome, difference
 from bench.reporting.statistics import LEVEL, Estimate, holm, seeds_needed
 
@@ -52,13 +52,14 @@ class Standing:
     """Where a row stands among the others: probabilities of having the best MEAN and of lying on the Pareto front; in
     which comparisons it cannot be told from the best row; how far its MEAN lies from that of the row with the best.
 
-    There are no probabilities where nothing is known of some row's uncertainty.
+    There are no probabilities and no ``region`` where nothing is known of some row's uncertainty.
     """
 
     best_probability: float | None
     pareto_probability: float | None
     groups: tuple[str, ...]
     behind: Difference
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,14 @@ def compare_all(
     constrained = _highest(outcomes, "target_accuracy", kept) if kept else None
     against[CONSTRAINED] = {} if constrained is None else _differences(outcomes, "target_accuracy", constrained, able)
     chances = _chances(draws, len(outcomes))
+    regions = draws.regions() if draws is not None else [None] * len(outcomes)
     standings = tuple(
         Standing(
             best_probability=chances[row][0],
             pareto_probability=chances[row][1],
             groups=tuple(name for name, found in against.items() if row in found and not found[row].told_apart),
             behind=against["mean"][row],
+            region=regions[row],
         )
         for row in everybody
     )

@@ -22,6 +22,19 @@ BY_ACCURACY = (
     "accuracy, and differences count as if they came from different images, which makes them wider."
 )
 
+TEST_LEGEND = (
+    "†: hyper-parameters and checkpoint chosen on test data, as in the paper (protocol: paper); such rows compare with "
+    "the published ones only."
+)
+LEGEND = (
+    "Accuracies in percent. Target: test accuracy of the fine-tuned head. "
+    "Source: weighted k-NN accuracy ({k}) of the backbone's features on the domain it was pre-trained on. "
+    "Forgetting: source accuracy before minus after. MEAN: (target + source) / 2. "
+    "Bold: cannot be told from the best of its column. Search: searches × trials of the row. "
+    "Pareto: how probably no other row is at least as good in both accuracies and better in one; ★ from 95 %, "
+    "☆ from 5 %."
+)
+
 
 def interval_legend(board: Leaderboard) -> str:
     """What an interval of this board means."""
@@ -40,6 +53,11 @@ def basis(board: Leaderboard) -> str:
         parts += [f"{' or '.join(f'{number:,}' for number in numbers)} {what}"] if numbers else []
     chosen = f"chosen by {board.objective}" if board.objective else "what chose the rows was not recorded"
     return "; ".join([*parts, chosen]) + "."
+
+
+def probe(board: Leaderboard) -> str:
+    """Which k the source accuracies come from."""
+    return f"k = {' or '.join(map(str, board.ks))}" if board.ks else "k was not recorded"
 
 
 def findings(board: Leaderboard) -> list[str]:

@@ -26,6 +26,19 @@ DOMAINS = ("target", "source")
 
 
 @dataclass(frozen=True)
+class Region:
+    """An ellipse around a row's accuracies that holds the true ones at 95 %: half its width and height in points, and
+    how target and source are correlated in it.
+
+    With deviations x and y in units of those: x^2 - 2 r x y + y^2 <= 1 - r^2.
+    """
+
+    target: float
+    source: float
+    correlation: float
+
+
+@dataclass(frozen=True)
 class Draws:
     """Accuracies that rows may truly have, as shares: ``target`` and ``source``, ``[draws, rows]``."""
 
@@ -58,6 +71,21 @@ class Draws:
             beaten = as_good & ((self.target > target + EQUAL) | (self.source > source + EQUAL))
             found[row] = 1 - beaten.any(axis=1).mean()
         return found
+
+    def regions(self) -> list[Region]:
+        """The region of each row: of the ellipses of its draws' shape the one that holds 95 % of them."""
+        return [_region(self.target[:, row], self.source[:, row]) for row in range(self.target.shape[1])]
+
+
+def _region(target: Array, source: Array) -> Region:
+    """The shape is told by medians and signs, since Student's t of few seeds has no covariance."""
+    off = np.stack([own - np.median(own) for own in (target, source)])
+    scale = np.quantile(np.abs(off), LEVEL, axis=1)
+    x, y = np.divide(off, scale[:, None], out=np.zeros_like(off), where=scale[:, None] > 0)
+    r = float(np.clip(np.sin(np.pi / 2 * np.mean(np.sign(x) * np.sign(y))), -0.99, 0.99))
+    stretch = np.sqrt(np.quantile((x**2 - 2 * r * x * y + y**2) / (1 - r**2), LEVEL))
+    width, height = (100 * float(half) for half in stretch * scale)
+    return Region(width, height, r)
 
 
 def _by_images(outcomes: Sequence[Outcome], domain: str, count: int, rng: np.random.Generator) -> Array:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from bench.folder import LaunchFolder
 from bench.readings import HEADLINE_K
-from bench.records import write_atomically
-from bench.reporting import published
+from bench.records import Record, write_atomically
+from bench.reporting import page, published
 from bench.reporting.comparisons import FRONT, MAYBE_ON_FRONT
-from bench.reporting.findings import basis, caveats, findings, interval_legend
+from bench.reporting.findings import LEGEND, TEST_LEGEND, basis, caveats, findings, interval_legend, probe
 from bench.reporting.picture import draw
 from bench.reporting.rows import (
     BEHIND,
     CHANCES,
+    COSTS,
     COUNTS,
     FACTS,
     PARTS,
@@ -39,28 +40,21 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 UNTOUCHED = "untouched backbone"
-TEST_LEGEND = (
-    "†: hyper-parameters and checkpoint chosen on test data, as in the paper (protocol: paper); such rows compare with "
-    "the published ones only."
-)
-LEGEND = (
-    "Accuracies in percent. Target: test accuracy of the fine-tuned head. "
-    "Source: weighted k-NN accuracy ({k}) of the backbone's features on the domain it was pre-trained on. "
-    "Forgetting: source accuracy before minus after. MEAN: (target + source) / 2. "
-    "Bold: cannot be told from the best of its column. Search: searches × trials of the row. "
-    "Pareto: how probably no other row is at least as good in both accuracies and better in one; ★ from 95 %, "
-    "☆ from 5 %."
-)
 ACCURACIES = ("Target acc.", "Source acc.", "Forgetting", "MEAN")
 HEADER = ("Method", "Hyper-parameters", "Trainable", "Seeds", "Search", *ACCURACIES, "Pareto")
 
 
-def write(board: Leaderboard, folder: LaunchFolder) -> None:
-    """Write tables and picture into a launch folder; equal records give equal bytes."""
+def write(board: Leaderboard, folder: LaunchFolder, records: Sequence[Record] = ()) -> None:
+    """Write tables, picture and page into a launch folder; equal records give equal bytes.
+
+    Args:
+        records: those that the board was built from; without them the page shows the rows alone.
+    """
     write_atomically(folder.table, markdown(board))
     write_atomically(folder.table_csv, as_csv(board))
     write_atomically(folder.table_json, json.dumps(asdict(board), indent=2, sort_keys=True) + "\n")
     draw(board, folder.picture)
+    page.write(board, records, folder)
 
 
 def markdown(board: Leaderboard) -> str:
@@ -124,11 +118,6 @@ def before(board: Leaderboard, digits: int) -> str:
     return " to ".join(dict.fromkeys(f"{end:.{digits}f}" for end in ends))
 
 
-def probe(board: Leaderboard) -> str:
-    """Which k the source accuracies come from."""
-    return f"k = {' or '.join(map(str, board.ks))}" if board.ks else "k was not recorded"
-
-
 def _marked(rows: Sequence[Line]) -> list[str]:
     return ["", TEST_LEGEND] if any(line["test_selected"] for line in rows) else []
 
@@ -141,7 +130,7 @@ def _failures(rows: Sequence[Line]) -> list[str]:
 def as_csv(board: Leaderboard) -> str:
     """The table as plain numbers, one column a quantity."""
     numbers = [f"{quantity}_{part}" for quantity in QUANTITIES for part in PARTS]
-    facts = [*FACTS, *COUNTS, *CHANCES, *BEHIND, "groups"]
+    facts = [*FACTS, *COUNTS, *COSTS, *CHANCES, *BEHIND, "groups"]
     columns = ["objective", "method", "label", "hyperparameters", "trainable_parameters", *numbers, *facts]
     text: str = wide(tidy(board))[columns].rename(columns={"label": "row"}).to_csv(index=False, lineterminator="\n")
     return text

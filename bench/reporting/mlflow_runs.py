@@ -348,9 +348,10 @@ class Runs:
             self._end(self.parent, INTERRUPTED, "KILLED")
 
 
-def attached(folder: LaunchFolder) -> tuple[Path, Path, Path]:
-    """The files of a leaderboard that a parent run holds."""
-    return (folder.table, folder.table_csv, folder.picture)
+def attached(folder: LaunchFolder) -> tuple[Path, ...]:
+    """The files of a leaderboard that a parent run holds; a launch of an earlier version has left no page."""
+    page = (folder.page,) if folder.page.is_file() else ()
+    return (folder.table, folder.table_csv, folder.picture, *page)
 
 
 def _has_ended(run: Run) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import cache
-from bench.folder import LaunchFolder
+from bench.folder import LaunchFolder, launch_folders
 from bench.records import MOST, Record
 from bench.reporting.mlflow_address import default_uri, without_password
 from bench.reporting.mlflow_runs import (
@@ -32,6 +32,8 @@ from bench.reporting.mlflow_tracker import Keeper
 from bench.reporting.rows import build
 from bench.spec import read_text
 
+__all__ = ["Synced", "launch_folders", "store_of", "sync"]
+
 PATIENCE_SECONDS = 120.0
 """A store that is busy or away is waited for so long."""
 
@@ -44,26 +46,6 @@ class Synced:
     trials: int
     brought: int
     changed: bool
-
-
-def launch_folders(folder: Path) -> list[LaunchFolder]:
-    """The launch folder that a path names, or all that a results folder or a study's folder in it holds.
-
-    Raises:
-        ValueError: it holds no records.
-    """
-    own = LaunchFolder(folder)
-    if _has_records(own):
-        return [own]
-    below = [LaunchFolder(place) for pattern in ("*", "*/*") for place in sorted(folder.glob(pattern))]
-    left_by_launches = [place for place in below if place.manifest.is_file() or place.table.is_file()]
-    if found := [place for place in left_by_launches if _has_records(place)]:
-        return found
-    raise ValueError(f"there are no records in {folder}: name a launch folder, results/<study>/<benchmark>")
-
-
-def _has_records(folder: LaunchFolder) -> bool:
-    return any(folder.records.glob("*.json"))
 
 
 def store_of(folder: LaunchFolder) -> str:

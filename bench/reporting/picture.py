@@ -37,7 +37,7 @@ def _draw(board: Leaderboard, path: Path) -> None:
     _draw_front(axes, rows)
     _draw_untouched(axes, board)
     for method, group in groupby(rows, key=lambda line: str(line["method"])):
-        _draw_method(axes, method, list(group), _style(method, board))
+        _draw_method(axes, method, list(group), style_of(method, board))
     axes.margins(x=0.09, y=0.12)
     axes.set_xlabel("target accuracy (%)  →  learned more")
     axes.set_ylabel("source accuracy, k-NN (%)  →  forgot less")
@@ -71,8 +71,8 @@ def _draw_untouched(axes: Any, board: Leaderboard) -> None:
     )
 
 
-def _style(method: str, board: Leaderboard) -> int:
-    """A method's colour and marker: always the same for a known one, so that pictures can be compared."""
+def style_of(method: str, board: Leaderboard) -> int:
+    """A method's number of colour and marker: always the same for a known one, so that pictures can be compared."""
     others = sorted({row.method for row in board.rows} - set(METHOD_ORDER))
     return ([*METHOD_ORDER, *others]).index(method)
 

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,17 @@ FACTS = ("failed", "pareto", "best", "test_selected", "by_image")
 COUNTS = ("target_images", "source_images", "searches", "search_trials")
 """So much stands behind a row, beside its seeds."""
 
+COSTS = ("train_seconds", "eval_seconds", "peak_memory", "checkpoint_bytes")
+"""What a trial of the row took: means over its seeds in seconds and bytes, of the peak memory the highest."""
+
 CHANCES = ("best_probability", "pareto_probability")
 """These columns say how probable something is of a row that has succeeded."""
 
 BEHIND = ("behind", "behind_low", "behind_high", "behind_p")
 """The row's MEAN minus that of the row with the highest: value, interval, and p-value (Holm, over all pairs)."""
+
+REGION = ("region_target", "region_source", "region_correlation")
+"""The ellipse that holds both of the row's true accuracies at 95 %, see :class:`bench.reporting.front.Region`."""
 
 
 Line = Mapping[str, Any]
@@ -105,6 +111,8 @@ class Row:
     """Search trials of this row among the records."""
     by_image: bool = False
     """Whether the records say which images were right. Otherwise the images' uncertainty is the binomial one."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """See :data:`COSTS`; what no record says is not there."""
     standing: Standing | None = None
     """Where it stands among the rows; None if no seed succeeded."""
 
@@ -231,13 +239,33 @@ def _family(row: Row) -> str:
     return f"{row.method} {TEST_SELECTED}" if row.test_selected else row.method
 
 
-def _row_key(record: Record) -> str:
+def costs_of(record: Record) -> dict[str, float]:
+    """What a trial took, see :data:`COSTS`, as far as its record says."""
+    peak = record.provenance.get("peak_memory") or {}
+    costs = {
+        "train_seconds": record.train_seconds,
+        "eval_seconds": record.eval_seconds,
+        "peak_memory": peak.get("bytes"),
+        "checkpoint_bytes": record.details.get("checkpoint_bytes"),
+    }
+    return {name: float(value) for name, value in costs.items() if value is not None}
+
+
+def _costs(records: Sequence[Record]) -> dict[str, float]:
+    each = [costs_of(record) for record in records]
+    said = {name: [own[name] for own in each if name in own] for name in COSTS}
+    known = {name: values for name, values in said.items() if values}
+    return {name: (max if name == "peak_memory" else statistics.fmean)(values) for name, values in known.items()}
+
+
+def row_key(record: Record) -> str:
+    """What a record's search trials and confirmations have in common: method, protocol and row values."""
     return json.dumps([record.method, record.protocol, record.row], sort_keys=True)
 
 
 def _searched(records: Sequence[Record]) -> Counter[str]:
     """Search trials among some records, by row."""
-    return Counter(_row_key(record) for record in records if record.phase == "search")
+    return Counter(row_key(record) for record in records if record.phase == "search")
 
 
 def _only(records: Sequence[Record], field: str) -> str:
@@ -308,8 +336,9 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             target_images=outcome.answers["target"].n if outcome else None,
             source_images=outcome.answers["source"].n if outcome else None,
             searches=len({record.search for record in group if record.search is not None}),
-            search_trials=searched.get(_row_key(first), 0),
+            search_trials=searched.get(row_key(first), 0),
             by_image=outcome is not None and outcome.by_image,
+            costs=_costs(good),
         )
         yield row, outcome
 
@@ -357,13 +386,14 @@ def tidy(board: Leaderboard) -> pd.DataFrame:
     ``variant``, ``trainable_parameters``, ``quantity``; its ``mean``, ``std`` and ``n`` over seeds, the ends ``low``
     and ``high`` of its 95 % interval over seeds and images, all in percent; ``failed``, ``trials``, and whether by its
     means the row is on the Pareto front (``pareto``) or has the ``best`` MEAN; ``test_selected``, ``by_image``, and the
-    columns ``COUNTS``, ``CHANCES`` and ``BEHIND``; ``groups``, in which it cannot be told from the best row.
+    columns ``COUNTS``, ``COSTS``, ``CHANCES``, ``BEHIND`` and ``REGION``; ``groups``, in which it cannot be told from
+    the best row.
     """
     import pandas as pd
 
     lines = [_line(board, row, quantity) for row in board.rows for quantity in QUANTITIES]
     counts = dict.fromkeys(("trainable_parameters", "n", "failed", "trials", *COUNTS), "Int64")
-    numbers = dict.fromkeys(("mean", "std", "low", "high", *CHANCES, *BEHIND), "float64")
+    numbers = dict.fromkeys(("mean", "std", "low", "high", *COSTS, *CHANCES, *BEHIND, *REGION), "float64")
     return pd.DataFrame(lines).astype({**counts, **numbers})
 
 
@@ -383,26 +413,29 @@ def _line(board: Leaderboard, row: Row, quantity: str) -> dict[str, Any]:
         **{part: getattr(spread, part) if spread else None for part in PARTS},
         "trials": len(row.trials),
         **{fact: getattr(row, fact) for fact in (*FACTS, *COUNTS)},
+        **{cost: row.costs.get(cost) for cost in COSTS},
         **_standing(row.standing),
     }
 
 
 def _standing(standing: Standing | None) -> dict[str, Any]:
     if standing is None:
-        return {**dict.fromkeys((*CHANCES, *BEHIND)), "groups": ""}
-    behind = standing.behind
+        return {**dict.fromkeys((*CHANCES, *BEHIND, *REGION)), "groups": ""}
+    behind, region = standing.behind, standing.region
     numbers = zip(BEHIND, (behind.value, behind.low, behind.high, behind.p), strict=True)
     return {
         **{name: getattr(standing, name) for name in CHANCES},
         **dict(numbers),
+        **dict(zip(REGION, (None,) * 3 if region is None else astuple(region), strict=True)),
         "groups": " ".join(standing.groups),
     }
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table with one line a row: ``target_accuracy_mean``, ``target_accuracy_std``, ... as columns."""
-    facts = (*FACTS, *COUNTS, *CHANCES, *BEHIND, "groups")
-    own = ["objective", "method", "label", "row", "hyperparameters", "trainable_parameters", "trials", *facts]
+    facts = (*FACTS, *COUNTS, *COSTS, *CHANCES, *BEHIND, *REGION, "groups")
+    own = ["objective", "method", "label", "row", "variant", "hyperparameters", "trainable_parameters", "trials"]
+    own += facts
     rows = table.groupby("label", sort=False)[own].first().reset_index(drop=True)
     for quantity in QUANTITIES:
         of_quantity = table[table["quantity"] == quantity].reset_index(drop=True)

@@ -2,6 +2,7 @@
 
 from bench.training.loop import Feed, Trained, batches, resolve, shares, train
 from bench.training.losses import Report, Watch
+from bench.training.memory import PeakMemory
 from bench.training.modes import evaluation_mode, training_mode
 from bench.training.precision import precision_on
 from bench.training.prefix import (
@@ -20,6 +21,7 @@ from bench.training.steps import DivergedError, Terms, learning_rate, make_optim
 __all__ = [
     "DivergedError",
     "Feed",
+    "PeakMemory",
     "Report",
     "Shared",
     "Snapshots",

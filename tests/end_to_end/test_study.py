@@ -109,6 +109,14 @@ def test_the_best_of_each_row_is_confirmed(small: Run) -> None:
 
 
 @OF_THE_SMALL
+def test_the_costs_of_a_trial_are_recorded(small: Run) -> None:
+    for name, record in small.records.items():
+        assert record["provenance"]["peak_memory"]["bytes"] > 50e6
+        file, size = LaunchFolder(small.folder).checkpoint(name), record["details"].get("checkpoint_bytes")
+        assert size == (file.stat().st_size if record["phase"] == "confirm" else None)
+
+
+@OF_THE_SMALL
 def test_optuna_loads_the_search_as_the_records_have_it(small: Run) -> None:
     study = optuna.load_study(
         study_name="block_expansion/block_expansion", storage=f"sqlite:///{small.folder / 'optuna.db'}"
@@ -136,8 +144,10 @@ def test_forgetting_and_mean_follow_from_the_accuracies(small: Run) -> None:
 
 @OF_THE_SMALL
 def test_the_leaderboard_can_be_rebuilt_from_the_records(small: Run, tmp_path: Path) -> None:
-    leaderboard.write(build(LaunchFolder(small.folder).read_records()), LaunchFolder(tmp_path))
-    for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png"):
+    records, folder = LaunchFolder(small.folder).read_records(), LaunchFolder(tmp_path)
+    (tmp_path / "launch.json").write_bytes((small.folder / "launch.json").read_bytes())
+    leaderboard.write(build(records), folder, records)
+    for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png", "index.html"):
         assert (tmp_path / name).read_bytes() == (small.folder / name).read_bytes(), name
 
 
@@ -154,7 +164,7 @@ def test_mlflow_has_parent_children_curves_table_and_picture(small: Run) -> None
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.info.run_name for run in children} == set(small.records)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {"leaderboard.json", "leaderboard.md", "pareto.png"} <= {
+    assert {"leaderboard.json", "leaderboard.md", "pareto.png", "index.html"} <= {
         artifact.path for artifact in client.list_artifacts(parent.info.run_id)
     }
     child = next(run for run in children if run.info.run_name == "block_expansion-search-00")

@@ -324,7 +324,7 @@ def test_a_leaderboard_is_rebuilt_from_records(
     assert "paper on tiny, 3 seeds" in done.out
     assert re.search(r"full +614.1 k +95.5 ", done.out)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    assert sorted(made) == ["leaderboard.csv", "leaderboard.json", "leaderboard.md", "pareto.png"]
+    assert sorted(made) == ["index.html", "leaderboard.csv", "leaderboard.json", "leaderboard.md", "pareto.png"]
     assert call(__main__.main, "leaderboard", ".").code == 0
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == made
 

@@ -439,3 +439,24 @@ def test_what_is_lost_to_the_number_of_comparisons_is_said(folders: Path) -> Non
 def test_an_impossible_limit_is_refused(folders: Path, capsys: Any) -> None:
     assert __main__.main(["leaderboard", "a", "--forgetting-limit", "nan"]) == 2
     assert "say one from 0 to 100" in capsys.readouterr().err
+
+
+def test_a_region_holds_the_truth_as_often_as_it_says() -> None:
+    """Of draws of correlated accuracies, normal and with heavy tails, 95 % lie in the ellipse, whatever its shape."""
+    rng = np.random.default_rng(1)
+    for correlation, heavy in ((0.0, False), (0.9, False), (-0.6, True)):
+        root = np.linalg.cholesky(np.array([[1, correlation], [correlation, 1]]))
+        off = rng.standard_normal((20_000, 2)) @ root.T
+        off /= np.sqrt(rng.chisquare(2, (20_000, 1)) / 2) if heavy else 1
+        region = Draws(0.5 + 0.01 * off[:, :1], 0.5 + 0.001 * off[:, 1:]).regions()[0]
+        x, y = off[:, 0] / region.target, 0.1 * off[:, 1] / region.source
+        r = region.correlation
+        assert np.mean(x**2 - 2 * r * x * y + y**2 <= 1 - r**2) == pytest.approx(0.95, abs=0.005)
+        assert r == pytest.approx(correlation, abs=0.03)
+
+
+def test_a_region_of_what_does_not_vary_is_flat() -> None:
+    varying = np.random.default_rng(2).normal(0.5, 0.01, (10_000, 1))
+    region = Draws(varying, np.full((10_000, 1), 0.9)).regions()[0]
+    assert region.source == 0
+    assert region.target == pytest.approx(1.96, abs=0.06)

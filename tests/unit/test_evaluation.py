@@ -142,6 +142,10 @@ def test_accuracy_counts_every_image_once() -> None:
     assert score.top5 == 100
     right = Answers(images="", right=score.right).array(257)
     assert right.tolist() == [index % 10 != 0 for index in range(257)]
+    pairs = Answers(images="", **score.answers).confusion(257)
+    assert pairs is not None
+    assert pairs[0].tolist() == numbered(257).labels.tolist()
+    assert (pairs[0] == pairs[1]).tolist() == right.tolist()
 
 
 def test_logits_of_a_diverged_model_are_refused() -> None:

@@ -16,7 +16,7 @@ from bench.spec import SpecError
 
 Make = Callable[..., Record]
 
-TABLES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png")
+TABLES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png", "index.html")
 
 
 def test_a_suite_on_a_benchmark_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_everything_lies_below_the_folder() -> None:
     assert folder.checkpoint("x.1") == Path("/results/paper/tiny/checkpoints/x.1.safetensors")
     for one in (folder.record("x"), folder.checkpoint("x")):
         assert LaunchFolder.holding(one) == folder
-    assert {folder.table, folder.table_csv, folder.table_json, folder.picture} == {
+    assert {folder.table, folder.table_csv, folder.table_json, folder.picture, folder.page} == {
         folder.path / name for name in TABLES
     }
     places = (folder.records, folder.checkpoints, folder.evaluation, folder.ray)

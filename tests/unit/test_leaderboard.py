@@ -25,7 +25,7 @@ from bench.reporting.rows import FACTS, PARTS, QUANTITIES, Leaderboard, build, t
 Make = Callable[..., Record]
 MakeAll = Callable[..., list[Record]]
 
-FILES = ["leaderboard.csv", "leaderboard.json", "leaderboard.md", "pareto.png"]
+FILES = ["index.html", "leaderboard.csv", "leaderboard.json", "leaderboard.md", "pareto.png"]
 
 
 def screen(board: Leaderboard, width: int) -> str:

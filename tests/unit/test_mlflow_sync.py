@@ -99,6 +99,7 @@ def test_all_of_a_launch_is_brought_and_a_second_time_changes_nothing(
         "leaderboard.json",
         "leaderboard.md",
         "leaderboard.csv",
+        "index.html",
         "pareto.png",
     }
     before = everything(folder)

@@ -13,7 +13,19 @@ import pytest
 from pydantic import ValidationError
 
 from bench.folder import LaunchFolder
-from bench.readings import FLAT, SCORES, Answers, Point, Reading, curve, flat, headline_of, knn_numbers, scores
+from bench.readings import (
+    FLAT,
+    SCORES,
+    Answers,
+    Point,
+    Reading,
+    curve,
+    flat,
+    headline_of,
+    knn_numbers,
+    packed_classes,
+    scores,
+)
 from bench.records import Record
 
 Make = Callable[..., Record]
@@ -151,6 +163,43 @@ def test_answers_come_back_image_by_image(n: int) -> None:
 def test_answers_that_are_not_those_of_the_accuracy_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Reading.model_validate(answered([True, False] * 4, **changes))
+
+
+def called(true: list[int], given: list[int], changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A reading that says which class each image has and was given."""
+    read = answered([one == other for one, other in zip(true, given, strict=True)])
+    packed = {"classes": packed_classes(np.array(true)), "called": packed_classes(np.array(given))}
+    return {**read, "answers": {**read["answers"], **packed, **(changes or {})}}
+
+
+def test_classes_come_back_image_by_image() -> None:
+    classes = [index * 7919 % 1000 for index in range(10_000)]
+    given = [one if one % 9 else (one + 1) % 1000 for one in classes]
+    read = Reading.model_validate_json(json.dumps(called(classes, given)))
+    assert read.answers is not None
+    pairs = read.answers.confusion(10_000)
+    assert pairs is not None
+    assert pairs.tolist() == [classes, given]
+    assert Answers(images="x", right="8A==").confusion(4) is None  # a record from before they were kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"called": None}, "only one of classes and called"),
+        ({"classes": None}, "only one of classes and called"),
+        ({"called": packed_classes(np.array([0, 1, 2, 0]))}, "contradicts answers.right"),
+        ({"called": packed_classes(np.array([0, 1, 2]))}, "classes of n = 4 images"),
+        ({"called": packed_classes(np.zeros(10_000_000, int))}, "classes of n = 4 images"),
+        ({"called": packed_classes(np.array([0, 1, 2, 1]))[:-8]}, "classes of"),
+        ({"called": "a"}, "not packed as they should be"),
+        ({"called": "AAAA"}, "not packed as they should be"),
+    ],
+)
+def test_classes_that_are_not_those_of_the_answers_are_refused(changes: dict[str, Any], said: str) -> None:
+    Reading.model_validate(called([0, 1, 2, 0], [0, 1, 2, 1]))
+    with pytest.raises(ValidationError, match=said):
+        Reading.model_validate(called([0, 1, 2, 0], [0, 1, 2, 1], changes))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "95", True, None, -0.1, 100.1])

@@ -359,9 +359,19 @@ def test_a_confirmation_keeps_which_images_were_right(watched: Watched) -> None:
             images = getattr(getattr(sets, reading.domain), reading.split)
             assert reading.answers.images == images.identity()
             right = reading.answers.array(reading.n)
+            pairs = reading.answers.confusion(reading.n)
+            assert (pairs is not None) is (reading.probe == HEAD)
+            if pairs is not None:
+                assert pairs[0].tolist() == images.labels.tolist()
             assert 100 * right.mean() == pytest.approx(reading.numbers["top1"])
     again = Record.model_validate_json(watched.record.model_dump_json())
     assert again == watched.record
+
+
+def test_a_trials_peak_memory_is_beside_its_result(watched: Watched) -> None:
+    peak = watched.record.provenance["peak_memory"]
+    assert peak["of"] == "process"
+    assert 50e6 < peak["bytes"] < 50e9
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,175 @@
+"""Evidence: what stands behind the rows of a leaderboard, trial by trial, as tidy lines that know their row's label."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.folder import LaunchFolder
+from bench.readings import HEAD, scores
+from bench.records import MOST, Record
+from bench.reporting.rows import Leaderboard, Row, costs_of, row_key
+from bench.spec import read_text
+
+SHOWN_PROVENANCE = ("commit", "dirty", "platform", "host", "workers", "slots")
+"""What is said of where the records come from, beside versions, hardware and time."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the seeds of a row called the test images of each class.
+
+    ``names`` of the classes; int64 counts over all seeds, ``counts[i, j]``: images of class i that were called j.
+    """
+
+    label: str
+    names: Sequence[str]
+    counts: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The lines behind a leaderboard; a mapping by column each.
+
+    ``seeds``: ``label``, ``trial``, ``seed``, ``status``, ``error``, the scores in percent, and the costs.
+    ``searched``: ``key`` of the row (see :func:`bench.reporting.rows.row_key`), ``trial``, ``status``,
+    ``hyperparameters``, and the scores on validation data. ``curves``: ``label``, ``trial``, ``step``, and the scores
+    on validation data of the search trial whose configuration the row confirms. ``provenance``: ``field``, ``value``,
+    and how many ``records`` say so. ``keys``: of the rows, by label. ``ranges``: what was searched, by method and name.
+    """
+
+    seeds: Sequence[Mapping[str, Any]]
+    searched: Sequence[Mapping[str, Any]]
+    curves: Sequence[Mapping[str, Any]]
+    classes: Sequence[Classes]
+    provenance: Sequence[Mapping[str, Any]]
+    keys: Mapping[str, str]
+    ranges: Mapping[str, Mapping[str, Any]]
+
+
+def gather(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder | None = None) -> Evidence:
+    """What stands behind a leaderboard.
+
+    Args:
+        records: those that the board was built from, search trials included; of others nothing is said.
+        folder: where they lie; it says what was searched.
+    """
+    known = {record.trial: record for record in records}
+    confirmed = {row.label: [known[trial] for trial in row.trials if trial in known] for row in board.rows}
+    rows = [row for row in board.rows if confirmed[row.label]]
+    searched = sorted((record for record in records if record.phase == "search"), key=lambda record: record.trial)
+    return Evidence(
+        seeds=[_seed(row, record) for row in rows for record in confirmed[row.label]],
+        searched=[_searched(record) for record in searched],
+        curves=[point for row in rows for point in _curve(row, confirmed[row.label][0], searched)],
+        classes=[found for row in rows if (found := _classes(row, confirmed[row.label])) is not None],
+        provenance=_provenance([record for group in confirmed.values() for record in group]),
+        keys={row.label: row_key(confirmed[row.label][0]) for row in rows},
+        ranges={} if folder is None else _ranges(folder),
+    )
+
+
+def _seed(row: Row, record: Record) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "trial": record.trial,
+        "seed": record.seed,
+        "status": record.status,
+        "error": record.error,
+        **record.scores_of(row.variant),
+        **costs_of(record),
+    }
+
+
+def _searched(record: Record) -> dict[str, Any]:
+    return {
+        "key": row_key(record),
+        "trial": record.trial,
+        "status": record.status,
+        "hyperparameters": record.hyperparameters,
+        **record.scores_of(None),
+    }
+
+
+def _curve(row: Row, confirmed: Record, searched: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """What the search trial that a row confirms read on its way; nothing if its record is not there."""
+    key = row_key(confirmed)
+    same = [one for one in searched if row_key(one) == key and one.hyperparameters == confirmed.hyperparameters]
+    for record in [one for one in same if one.status == "ok"][:1]:
+        own = [reading for reading in record.readings if reading.variant in (None, row.variant)]
+        before = [reading for reading in own if reading.step == 0]
+        for step in sorted({0, *(reading.step for reading in own)}):
+            at = [reading for reading in own if reading.step == step > 0]
+            last = row.variant if step == record.measured_step else None
+            found = scores([*before, *at], variant=last) if at else {"forgetting": 0.0} if before else {}
+            if found:
+                yield {"label": row.label, "trial": record.trial, "step": step, **found}
+
+
+def _classes(row: Row, confirmed: Sequence[Record]) -> Classes | None:
+    """None where no record says what images were called."""
+    found = [(record, pairs) for record in confirmed if (pairs := _called(record, row.variant)) is not None]
+    if not found:
+        return None
+    size = 1 + max(int(pairs.max()) for _, pairs in found)
+    names = [name for record, _ in found for name in (_class_names(record),) if len(name) >= size]
+    known = names[0] if names else [str(number) for number in range(size)]
+    counts = np.zeros((len(known), len(known)), np.int64)
+    for _, pairs in found:
+        np.add.at(counts, (pairs[0], pairs[1]), 1)
+    return Classes(row.label, known, counts)
+
+
+def _called(record: Record, variant: str | None) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    if record.status != "ok":
+        return None
+    key = (record.measured_step, "test", "target", HEAD, variant)
+    answers = [(reading.answers, reading.n) for reading in record.readings if reading.key == key]
+    return answers[0][0].confusion(answers[0][1] or 0) if answers and answers[0][0] else None
+
+
+def _class_names(record: Record) -> list[str]:
+    return list(record.details.get("images", {}).get("per_class", {}).get("target_test", {}))
+
+
+def _provenance(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What records say of where they come from, and how many say each."""
+    said: dict[str, Counter[str]] = {}
+    for record in records:
+        for field, value in _facts(record.provenance).items():
+            said.setdefault(field, Counter())[value] += 1
+    return [
+        {"field": field, "value": value, "records": count}
+        for field, values in said.items()
+        for value, count in sorted(values.items())
+    ]
+
+
+def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
+    hardware = provenance.get("hardware") or {}
+    facts = {
+        **{name: provenance.get(name) for name in SHOWN_PROVENANCE},
+        **{name: hardware.get(name) for name in ("cpu", "cores")},
+        "devices": ", ".join(map(str, hardware.get("devices") or [])) or None,
+        "day": str(provenance.get("time") or "")[:10] or None,
+        **(provenance.get("versions") or {}),
+    }
+    return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _ranges(folder: LaunchFolder) -> dict[str, dict[str, Any]]:
+    """What each method's search might propose, by hyper-parameter; empty where the launch has left no word of it."""
+    if not folder.manifest.is_file():
+        return {}
+    try:
+        manifest = json.loads(read_text(folder.manifest, most=MOST))
+        studies = manifest["asked"]["study"].values()
+        return {str(study["method"]): dict(study["search"]) for study in studies}
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder.manifest} is not what a launch writes ({said}): remove it") from None

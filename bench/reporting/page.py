@@ -1,0 +1,223 @@
+"""The page: a leaderboard for the browser, one file that needs nothing beside it, over one launch or several.
+
+What it shows are the tidy rows (:mod:`bench.reporting.rows`) and the lines behind them
+(:mod:`bench.reporting.evidence`), written into the file as JSON; ``assets/page.js`` draws them. Nothing else can run in
+it or be loaded by it: its content security policy names the script and the style sheet by their digests, and allows no
+request.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from bench.folder import LaunchFolder
+from bench.records import Record, write_atomically
+from bench.reporting.comparisons import FORGETTING_LIMIT
+from bench.reporting.evidence import Classes, Evidence, gather
+from bench.reporting.findings import LEGEND, TEST_LEGEND, basis, caveats, findings, interval_legend, probe
+from bench.reporting.picture import style_of
+from bench.reporting.rows import QUANTITIES, Leaderboard, build, lines
+from bench.spec import printable
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+MATRIX, PAIRS = 40, 60
+"""Up to so many classes a row has its whole confusion matrix; of more, its most frequent confusions."""
+
+SEVERAL = "leaderboards.html"
+"""The page over several launches."""
+
+POINTS = 60
+"""A curve has at most so many points; of more, evenly chosen ones with the first and the last."""
+
+DIGITS = 7
+"""Of numbers that are drawn, and not the leaderboard's: more cannot be seen."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch that is shown: its folder, and the board that was built from its records."""
+
+    folder: LaunchFolder
+    records: Sequence[Record]
+    board: Leaderboard
+
+
+def read(folder: LaunchFolder, *, forgetting_limit: float = FORGETTING_LIMIT) -> Launch:
+    """A launch as its records tell it.
+
+    Raises:
+        ValueError: a file is no record, or no leaderboard can be made of them; the message names the folder.
+    """
+    records = folder.read_records()
+    try:
+        return Launch(folder, records, build(records, forgetting_limit=forgetting_limit))
+    except ValueError as error:
+        raise ValueError(f"{folder.path}: {error}") from None
+
+
+def write(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder) -> None:
+    """Write the page of a launch into its folder.
+
+    Args:
+        records: those that the board was built from.
+    """
+    write_atomically(folder.page, render([launch(board, gather(board, records, folder))]))
+
+
+def place_of(folders: Sequence[LaunchFolder], asked: Path | None) -> Path | None:
+    """Where a page over some launches is written: by default in the folder that holds them all.
+
+    Returns:
+        None: there is one launch, which has a page of its own, and no other was asked for.
+
+    Raises:
+        ValueError: it would take the place of a folder, or of a launch's own page.
+    """
+    if asked is None:
+        holding = Path(os.path.commonpath([folder.path.absolute().parent for folder in folders]))
+        return holding / SEVERAL if len(folders) > 1 else None
+    if asked.is_dir():
+        raise ValueError(f"--page {asked} is a folder: name a file, such as {asked / SEVERAL}")
+    if asked.resolve() in {folder.page.resolve() for folder in folders}:
+        raise ValueError(f"--page {asked} is a launch's own page: name another file")
+    return asked
+
+
+def write_over(launches: Sequence[Launch], path: Path) -> None:
+    """Write one page over several launches; its links lead from where it lies to their folders."""
+    shown = []
+    for own in launches:
+        place = Path(os.path.relpath(own.folder.path.resolve(), path.resolve().parent)).as_posix()
+        evidence = gather(own.board, own.records, own.folder)
+        shown.append(launch(own.board, evidence, link="" if place == "." else f"{place}/"))
+    write_atomically(path, render(shown))
+
+
+def render(launches: Sequence[Mapping[str, Any]]) -> str:
+    """The file: template, style, script, and what :func:`launch` made of each launch."""
+    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    title = launches[0]["title"] if len(launches) == 1 else f"{len(launches)} launches"
+    page = Template((ASSETS / "page.html").read_text(encoding="utf-8"))
+    return page.substitute(
+        title=html.escape(title),
+        style=style,
+        style_hash=_digest(style),
+        script=script,
+        script_hash=_digest(script),
+        data=_embedded({"launches": launches}),
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _embedded(values: Any) -> str:
+    """JSON that ends no script element and opens no comment, whatever texts are in it."""
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def launch(board: Leaderboard, evidence: Evidence, *, link: str = "") -> dict[str, Any]:
+    """One launch as the page's script reads it.
+
+    Args:
+        link: what leads from the page to the launch folder, empty or with a slash at its end.
+    """
+    names: list[Sequence[str]] = []
+    marked = [TEST_LEGEND] if any(row.test_selected for row in board.rows) else []
+    ends = (board.source_accuracy_before, board.source_accuracy_before_max)
+    return {
+        "title": f"{board.study} on {board.benchmark}",
+        "benchmark": board.benchmark,
+        "link": link,
+        "basis": basis(board),
+        "findings": findings(board),
+        "interval": interval_legend(board),
+        "legend": LEGEND.format(k=probe(board)),
+        "caveats": [*caveats(board), *marked],
+        "before": list(dict.fromkeys(end for end in ends if end is not None)),
+        "methods": {row.method: style_of(row.method, board) for row in board.rows},
+        "rows": [dict(line) for line in lines(board)],
+        "seeds": [{name: _drawn(value) for name, value in seed.items()} for seed in evidence.seeds],
+        "keys": dict(evidence.keys),
+        "searched": _searched(evidence),
+        "ranges": {method: dict(space) for method, space in evidence.ranges.items()},
+        "curves": _curves(evidence),
+        "classes": {own.label: _classes(own, names) for own in evidence.classes},
+        "class_names": [[printable(name) for name in own] for own in names],
+        "provenance": [[own["field"], printable(own["value"]), own["records"]] for own in evidence.provenance],
+        "trials": len(evidence.searched) + len({seed["trial"] for seed in evidence.seeds}),
+    }
+
+
+def _drawn(value: Any) -> Any:
+    """A number as it is drawn; texts with their control characters spelt out."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return printable(value, keep="\n") if isinstance(value, str) else value
+
+
+def _searched(evidence: Evidence) -> dict[str, Any]:
+    """Search trials by row: the names that were searched, and each trial with its values in their order."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for own in evidence.searched:
+        groups.setdefault(own["key"], []).append(own)
+    found = {}
+    for key, group in groups.items():
+        names = list(dict.fromkeys(name for own in group for name in own["hyperparameters"]))
+        trials = [
+            {
+                "trial": own["trial"],
+                "status": own["status"],
+                "values": [own["hyperparameters"].get(name) for name in names],
+                **{name: _drawn(own[name]) for name in QUANTITIES if name in own},
+            }
+            for own in group
+        ]
+        found[key] = {"names": names, "trials": trials}
+    return found
+
+
+def _curves(evidence: Evidence) -> dict[str, list[list[Any]]]:
+    """Points by row: step, and the quantities in their order."""
+    groups: dict[str, list[list[Any]]] = {}
+    for own in evidence.curves:
+        groups.setdefault(own["label"], []).append([own["step"], *(_drawn(own.get(name)) for name in QUANTITIES)])
+    return {label: _thinned(points) for label, points in groups.items()}
+
+
+def _thinned(points: list[list[Any]]) -> list[list[Any]]:
+    if len(points) <= POINTS:
+        return points
+    return [points[index] for index in np.linspace(0, len(points) - 1, POINTS).round().astype(int)]
+
+
+def _classes(found: Classes, names: list[Sequence[str]]) -> dict[str, Any]:
+    """Counts of a row by class; class names stand once in the file, in ``names``, which may be added to."""
+    if found.names not in names:
+        names.append(found.names)
+    counts, whole = found.counts, len(found.names) <= MATRIX
+    cells = [[int(i), int(j), int(counts[i, j])] for i, j in np.argwhere(counts)]
+    if not whole:
+        wrong = [cell for cell in cells if cell[0] != cell[1]]
+        cells = sorted(wrong, key=lambda cell: -cell[2])[:PAIRS]
+    return {
+        "names": names.index(found.names),
+        "n": counts.sum(axis=1).tolist(),
+        "right": counts.diagonal().tolist(),
+        "cells": cells,
+        "whole": whole,
+    }

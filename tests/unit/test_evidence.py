@@ -1,0 +1,139 @@
+"""Evidence: the lines behind a leaderboard say what the records say, and know their row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.folder import LaunchFolder
+from bench.readings import HEAD, KNN, Answers, Reading, packed_classes
+from bench.records import Record
+from bench.reporting.evidence import gather
+from bench.reporting.rows import build
+
+Make = Callable[..., Record]
+
+STEPS = (0, 50, 100, 150)
+"""At which a search trial was measured."""
+
+
+def knn(step: int, accuracy: float, split: str = "val") -> Reading:
+    numbers = {"top1": accuracy}
+    key = {"step": step, "split": split, "domain": "source", "probe": KNN}
+    return Reading.model_validate({**key, "n": 100, "numbers": numbers})
+
+
+def head(step: int, true: Sequence[int], called: Sequence[int], split: str = "test") -> Reading:
+    right = np.array(true) == np.array(called)
+    packed = {"classes": packed_classes(np.array(true)), "called": packed_classes(np.array(called))}
+    answers = Answers(**Answers.of("the images", right).model_dump(include={"images", "right"}), **packed)
+    key = {"step": step, "split": split, "domain": "target", "probe": HEAD}
+    numbers = {"top1": 100 * float(right.mean())}
+    return Reading.model_validate(
+        {**key, "n": len(true), "numbers": numbers, "answers": answers if split == "test" else None}
+    )
+
+
+def way(searched: Make, trial: str, lr: float, forgotten: Sequence[float]) -> Record:
+    """A search trial that was read on its way."""
+    read = [knn(step, 90.0 - points) for step, points in zip(STEPS, forgotten, strict=True)]
+    read += [head(step, [0, 1], [0, 1], "val") for step in STEPS[1:]]
+    return searched(trial=trial, readings=tuple(read), hyperparameters={"lr": lr})
+
+
+def confirmed(record: Make, seed: int, called: Sequence[int], **changes: object) -> Record:
+    read = (knn(0, 90.0, "test"), knn(150, 80.0, "test"), head(150, [0, 0, 1, 2], called))
+    per_class = {"target_test": {"cat": 2, "dog": 1, "<b>": 1}}
+    return record(
+        trial=f"full-confirm-seed{seed}",
+        seed=seed,
+        readings=read,
+        hyperparameters={"lr": 0.1},
+        details={"checkpoint_bytes": 1000 + 2 * seed, "images": {"per_class": per_class}},
+        provenance={"commit": "abc", "peak_memory": {"bytes": 5_000_000 + seed, "of": "process"}, "versions": {}},
+        **changes,
+    )
+
+
+@pytest.fixture
+def records(record: Make, searched: Make) -> list[Record]:
+    """Two seeds of a row, and its search: three trials, of which the second one was chosen, and the third failed."""
+    lost = searched(trial="full-search-02", hyperparameters={"lr": 9.0}, readings=(), status="failed", error="NaN")
+    return [
+        way(searched, "full-search-00", 0.01, (0, 1, 2, 3)),
+        way(searched, "full-search-01", 0.1, (0, 4, 5, 6)),
+        lost,
+        confirmed(record, 0, [0, 1, 1, 2]),
+        confirmed(record, 1, [0, 2, 1, 1]),
+    ]
+
+
+def test_a_curve_is_that_of_the_trial_whose_configuration_the_row_confirms(records: list[Record]) -> None:
+    found = gather(build(records), records).curves
+    assert [(own["trial"], own["step"], own["forgetting"]) for own in found] == [
+        ("full-search-01", step, points) for step, points in zip(STEPS, (0, 4, 5, 6), strict=True)
+    ]
+    assert {own["label"] for own in found} == {"full"}
+    assert ["target_accuracy" in own for own in found] == [False, True, True, True]
+
+
+def test_counts_of_classes_are_summed_over_seeds(records: list[Record]) -> None:
+    (found,) = gather(build(records), records).classes
+    assert (found.label, found.names) == ("full", ["cat", "dog", "<b>"])
+    assert found.counts.tolist() == [[2, 1, 1], [0, 2, 0], [0, 1, 1]]
+
+
+def test_records_of_earlier_versions_have_no_classes(paper_records: Callable[..., list[Record]]) -> None:
+    old = paper_records()
+    found = gather(build(old), old)
+    assert (found.classes, found.curves, found.searched) == ([], [], [])
+    assert len(found.seeds) == len(old)
+
+
+def test_every_search_trial_is_there_the_failed_ones_too(records: list[Record]) -> None:
+    board = build(records)
+    found = gather(board, records)
+    assert [(own["trial"], own["status"]) for own in found.searched] == [
+        ("full-search-00", "ok"),
+        ("full-search-01", "ok"),
+        ("full-search-02", "failed"),
+    ]
+    assert {own["key"] for own in found.searched} == {found.keys["full"]}
+    assert found.searched[1]["forgetting"] == 6
+    assert "mean" not in found.searched[2]
+
+
+def test_costs_are_means_over_seeds_and_the_highest_peak(records: list[Record]) -> None:
+    (row,) = build(records).rows
+    assert row.costs["checkpoint_bytes"] == 1001
+    assert row.costs["peak_memory"] == 5_000_001
+    first, second = gather(build(records), records).seeds
+    assert (first["checkpoint_bytes"], second["peak_memory"]) == (1000, 5_000_001)
+
+
+def test_provenance_counts_who_says_what(record: Make) -> None:
+    two = [confirmed(record, 0, [0, 1, 1, 2]), confirmed(record, 1, [0, 1, 1, 2])]
+    other = two[1].model_copy(update={"provenance": {"commit": "def", "dirty": True, "hardware": {"cores": 2}}})
+    found = gather(build(two), [two[0], other]).provenance
+    assert [(own["value"], own["records"]) for own in found if own["field"] == "commit"] == [("abc", 1), ("def", 1)]
+    assert {"field": "cores", "value": "2", "records": 1} in found
+
+
+def test_ranges_are_what_the_launch_was_asked_for(tmp_path: Path, records: list[Record]) -> None:
+    folder, board = LaunchFolder(tmp_path), build(records)
+    assert gather(board, records, folder).ranges == {}
+    space = {"lr": {"low": 0.001, "high": 0.1, "log": True}}
+    folder.manifest.write_text(json.dumps({"asked": {"study": {"mine": {"method": "full", "search": space}}}}))
+    assert gather(board, records, folder).ranges == {"full": space}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"asked": 1}', '{"asked": {"study": {"x": {"method": "full"}}}}'])
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, records: list[Record], text: str) -> None:
+    folder = LaunchFolder(tmp_path)
+    folder.manifest.write_text(text)
+    with pytest.raises(ValueError, match="is not what a launch writes"):
+        gather(build(records), records, folder)
