@@ -33,7 +33,7 @@ START_SECONDS = 600.0
 POLL_SECONDS = 10.0
 """A call to the board waits at most so long for news before it is asked again."""
 
-GATHER_SECONDS = 0.1
+GATHER_SECONDS = 0.2
 """Who hears of the events hears of them at most so often, since each answer costs milliseconds: of all at once."""
 
 EVENTS, QUEUE = "events", "queue"
@@ -257,16 +257,17 @@ class Board:
             return self._start(slot, self._waiting.popleft())
         return "close" if self._closed else "wait"
 
-    async def report(self, slot: int, ticket: int, point: Point) -> bool:
-        """Post a point of a running trial's curves; returns whether it is to stop now."""
+    async def report(self, slot: int, ticket: int, *points: Point) -> bool:
+        """Post points of a running trial's curves; returns whether it is to stop now."""
         if self._running.get(slot) != ticket:
             return True  # it has ended for us, or was given to another slot meanwhile
         state = self._tickets[ticket]
-        state.step = point.step
-        if state.watched and point.readings:
-            state.readings.append(point)
-            self._topics.notify(("trial", state.trial.id))
-        self._happened(Event("report", ticket, state.trial, slot=slot, point=point))
+        for point in points:
+            state.step = point.step
+            if state.watched and point.readings:
+                state.readings.append(point)
+                self._topics.notify(("trial", state.trial.id))
+            self._happened(Event("report", ticket, state.trial, slot=slot, point=point))
         return state.stop
 
     async def finish(self, slot: int, ticket: int, record: Record, seconds: float | None = None, *weights: Any) -> None:
