@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import secrets
 import subprocess
 import traceback
@@ -372,7 +373,7 @@ def provenance(*, devices: Iterable[str] = ()) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **_versions()},
-        **_commit(),
+        **commit(),
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "devices": list(devices)},
         "platform": platform.platform(),
         "host": platform.node(),
@@ -385,22 +386,44 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES}
 
 
+COMMIT = "BENCH_COMMIT"
+"""This variable says what a copy without git is a copy of, as ``git describe --always --dirty --abbrev=40`` does."""
+
+RUNS = ("bench", "launch.py", "search_spaces", "constraints.txt", "pyproject.toml")
+"""What of a checkout makes numbers; a cluster's nodes have no more of it."""
+
+
 @functools.cache
-def _commit() -> dict[str, Any]:
-    """Commit and dirty flag of the code that runs; both ``None`` where it is no git checkout."""
-    folder = Path(__file__).parent
+def commit() -> dict[str, Any]:
+    """Commit of the code that runs, and whether it was changed since; both ``None`` where nobody knows.
+
+    Raises:
+        ValueError: the variable BENCH_COMMIT is set, and is no commit.
+    """
+    here = Path(__file__).parent
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return {
-            "commit": commit,
-            "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
-        }
+        # Where this file is not a part of it, the project is installed inside somebody else's checkout.
+        found, _ = _git(here, "rev-parse", "HEAD", f"HEAD:./{Path(__file__).name}").split()
+        changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no", "--", *RUNS)
+        return {"commit": found, "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
+        return _told(os.environ.get(COMMIT, ""))
+
+
+def _told(text: str) -> dict[str, Any]:
+    if not text:
         return {"commit": None, "dirty": None}
+    read = re.fullmatch(r"([0-9a-f]{40})(-dirty)?", text)
+    if read is None:
+        raise ValueError(
+            f"{COMMIT} = {shown(text)}: set it to the output of git describe --always --dirty --abbrev=40 --exclude '*'"
+        )
+    return {"commit": read[1], "dirty": read[2] is not None}
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    command = ["git", "--no-optional-locks", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

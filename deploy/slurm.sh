@@ -39,8 +39,9 @@ export RAY_AUTH_MODE=token
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
 # Ray gives its nodes 30 s to appear, and a first import from a busy shared folder takes longer.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
-# Data sets and decoded pictures: one folder for all nodes.
+# Data sets and decoded pictures, and downloaded weights: one folder for all nodes.
 export BENCH_DATA="${BENCH_DATA:-$HOME/bench/data}"
+export HF_HOME="${HF_HOME:-$BENCH_DATA/huggingface}"
 mkdir -p "$BENCH_DATA"
 
 # The first node is the head. By address: Ray knows the head by comparing it with the addresses of its own interfaces.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from bench import records
+from bench.cluster.topics import Topics
 from bench.readings import Point
 from bench.records import Record
 from bench.spec import Trial
@@ -31,6 +32,13 @@ START_SECONDS = 600.0
 
 POLL_SECONDS = 10.0
 """A call to the board waits at most so long for news before it is asked again."""
+
+GATHER_SECONDS = 0.2
+"""Who hears of the events hears of them at most so often, since each answer costs milliseconds: of all at once."""
+
+EVENTS, QUEUE = "events", "queue"
+"""Topics: what has happened; what there is to do for slots. Further ones are ``("trial", id)`` and ``("place", name)``.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,11 +117,13 @@ class Board:
     again, to whichever slot asks first. It is forgotten as soon as it has ended and nobody watches it any more.
     """
 
-    def __init__(self, slots: int, start_seconds: float = START_SECONDS) -> None:
+    def __init__(self, slots: int, start_seconds: float = START_SECONDS, code: Mapping[str, Any] | None = None) -> None:
         """Expect so many slots, numbered from 0; others may join.
 
         Args:
             start_seconds: how long a slot may take from joining to asking for its first trial.
+            code: what records say of the code that runs, see :func:`bench.records.commit`; that is the launch's, which
+                the copies on its nodes may not know.
         """
         self._tickets: dict[int, _Ticket] = {}
         self._watched: dict[str, int] = {}
@@ -135,18 +145,21 @@ class Board:
         for slot in range(slots):
             self._join(slot)
         self._last_error: str | None = None
+        self._refusals: dict[str, None] = {}
+        self._code = dict(code or {})
         self._snapshots: Snapshots | None = None
         self._known_records: dict[str, Record] = {}
         self._events: deque[Event] = deque()
         self._met: defaultdict[str, set[str]] = defaultdict(set)
         self._closed = False
         self._woken = False
-        self._changed = asyncio.Condition()
+        self._topics = Topics()
+        self._told_at = 0.0
 
     async def join(self, slot: int) -> None:
         """A slot is being started, for the first time or again; it is expected to ask for a trial soon."""
         self._join(slot)
-        await self._notify()
+        self._topics.notify(EVENTS)
 
     async def leave(self, slot: int) -> None:
         """A slot is gone, or about to go; its trial is given back unfinished. It may join again.
@@ -156,7 +169,7 @@ class Board:
         if slot in self._alive:
             self._away.add(slot)
         self._leave(slot)
-        await self._notify()
+        self._topics.notify(EVENTS)
 
     async def enrol(self, slot: int, group: Group) -> None:
         """Post who the workers of a slot are."""
@@ -176,7 +189,7 @@ class Board:
         elif now - self._deserted_since >= seconds:
             self._away.clear()
             self._last_error = reason
-            await self._notify()
+            self._topics.notify(EVENTS)
             return True
         return False
 
@@ -185,7 +198,17 @@ class Board:
         self._leave(slot)
         self._away.discard(slot)
         self._last_error = reason
-        await self._notify()
+        self._topics.notify(EVENTS)
+
+    async def refuse(self, slot: int, reason: str) -> None:
+        """A slot's nodes lack something that trials need: it is gone, and does not come back.
+
+        What it has been given is another one's; it has cost the trial nothing.
+        """
+        self._leave(slot)
+        self._away.discard(slot)
+        self._refusals[reason] = None
+        self._topics.notify(EVENTS)
 
     async def keep_snapshots(self, snapshots: Snapshots) -> None:
         """Trials that are given out from now on keep what they need to go on there."""
@@ -206,12 +229,13 @@ class Board:
         self._tickets[ticket] = _Ticket(trial, watched, minutes)
         if watched:
             self._watched[trial.id] = ticket
+            self._topics.notify(("trial", trial.id))
         record = self._known_records.pop(trial.id, None)
         if record is not None and record.config == trial.model_dump(mode="json"):
             self._answer(ticket, record)
         else:
             self._waiting.append(ticket)
-        await self._notify()
+            self._topics.notify(QUEUE)
         return ticket
 
     async def take(self, slot: int) -> Task | Literal["wait", "close"]:
@@ -225,25 +249,25 @@ class Board:
         self._asked = True
         if slot in self._running:
             return self._start(slot, self._running[slot])
-        self._lives[slot] += 1
-        life = self._lives[slot]
-        await self._wait(lambda: bool(self._waiting) or self._closed or self._lives[slot] != life)
+        life = self._live_again(slot)
+        await self._wait(QUEUE, lambda: bool(self._waiting) or self._closed or self._lives[slot] != life)
         if self._lives[slot] != life:  # who has asked is dead, or has been given up: Ray does not end its calls
             return "close"
         if self._waiting:
             return self._start(slot, self._waiting.popleft())
         return "close" if self._closed else "wait"
 
-    async def report(self, slot: int, ticket: int, point: Point) -> bool:
-        """Post a point of a running trial's curves; returns whether it is to stop now."""
+    async def report(self, slot: int, ticket: int, *points: Point) -> bool:
+        """Post points of a running trial's curves; returns whether it is to stop now."""
         if self._running.get(slot) != ticket:
             return True  # it has ended for us, or was given to another slot meanwhile
         state = self._tickets[ticket]
-        state.step = point.step
-        if state.watched and point.readings:
-            state.readings.append(point)
-        self._events.append(Event("report", ticket, state.trial, slot=slot, point=point))
-        await self._notify()
+        for point in points:
+            state.step = point.step
+            if state.watched and point.readings:
+                state.readings.append(point)
+                self._topics.notify(("trial", state.trial.id))
+            self._happened(Event("report", ticket, state.trial, slot=slot, point=point))
         return state.stop
 
     async def finish(self, slot: int, ticket: int, record: Record, seconds: float | None = None, *weights: Any) -> None:
@@ -255,7 +279,6 @@ class Board:
         """
         if self._running.get(slot) == ticket:
             self._finish(ticket, record, weights, seconds)
-            await self._notify()
 
     async def hung(self, slot: int, ticket: int, stacks: Mapping[int, str], ranks: int) -> bool:
         """Post where ranks of a slot stand in a trial that has taken too long; it ends when all have said so.
@@ -268,13 +291,11 @@ class Board:
             state.stacks |= stacks
             if len(state.stacks) >= ranks:
                 self._fail(ticket, _overdue(state))
-                await self._notify()
         return self._running.get(slot) != ticket
 
     async def stop(self, ticket: int) -> None:
         """Ask a trial to end at its next report; one that has not started yet is dropped from the queue."""
         self._stop(ticket)
-        await self._notify()
 
     async def release(self, trial: str) -> None:
         """Stop a watched trial if it still runs, and keep nothing more of it than its end."""
@@ -284,7 +305,7 @@ class Board:
         self._tickets[ticket].watched = False
         self._stop(ticket)
         self._forget(ticket)
-        await self._notify()
+        self._topics.notify(("trial", trial))
 
     async def reading(self, trial: str, index: int) -> tuple[Point | None, Record | None]:
         """Wait for number ``index`` of a watched trial's points with readings, or else for its record."""
@@ -292,7 +313,10 @@ class Board:
         def state() -> _Ticket | None:
             return self._tickets[self._watched[trial]] if trial in self._watched else None
 
-        await self._wait(lambda: (s := state()) is not None and (len(s.readings) > index or s.record is not None))
+        def ready() -> bool:
+            return (now := state()) is not None and (len(now.readings) > index or now.record is not None)
+
+        await self._wait(("trial", trial), ready)
         now = state()
         if now is None:
             return None, None
@@ -301,8 +325,8 @@ class Board:
     async def meet(self, place: str, who: str, count: int) -> bool:
         """Come to a place, and wait there for others; returns whether that many have come, or else is asked again."""
         self._met[place].add(who)
-        await self._notify()
-        await self._wait(lambda: len(self._met[place]) >= count)
+        self._topics.notify(("place", place))
+        await self._wait(("place", place), lambda: len(self._met[place]) >= count)
         return len(self._met[place]) >= count
 
     async def events(self) -> list[Event]:
@@ -311,20 +335,20 @@ class Board:
         Raises:
             NoSlotsError: all slots are given up, or do not come; nothing more will happen.
         """
-        if self._look_for_who_is_late():
-            await self._notify()
-        await self._wait(lambda: bool(self._events) or self._closed or self._woken or self._lost)
-        self._woken = False
+        self._look_for_who_is_late()
+        await asyncio.sleep(self._told_at + GATHER_SECONDS - time.monotonic())
+        await self._wait(EVENTS, lambda: bool(self._events) or self._closed or self._woken or self._lost)
+        self._woken, self._told_at = False, time.monotonic()
         events = list(self._events)
         self._events.clear()
         if not events and self._lost and not self._closed:
-            raise NoSlotsError(self._last_error)
+            raise NoSlotsError(self._why)
         return events
 
     async def wake(self) -> None:
         """Let who waits for events return, even if there are none."""
         self._woken = True
-        await self._notify()
+        self._topics.notify(EVENTS)
 
     async def slot_failed(self, slot: int, error: str, words: str = "") -> float | None:
         """A slot's worker group has ended with an error.
@@ -341,7 +365,7 @@ class Board:
         ticket = self._running.get(slot)
         if ticket is not None and not self._failures[slot]:  # a group that did not start did not die of it
             self._note_death(ticket, error, words)
-        self._lives[slot] += 1
+        self._live_again(slot)
         self._groups.pop(slot, None)
         self._failures[slot] += 1
         self._reasons[slot][_kind(error)] += 1
@@ -351,7 +375,7 @@ class Board:
         else:
             wait = min(LONGEST_WAIT, 2.0 ** (self._failures[slot] - 1))
             self._due[slot] = time.monotonic() + wait + self._start_seconds
-        await self._notify()
+        self._topics.notify(EVENTS)
         return wait
 
     async def remembers(self) -> int:
@@ -361,7 +385,7 @@ class Board:
     async def close(self) -> None:
         """Let every slot end once its queue is empty."""
         self._closed = True
-        await self._notify()
+        self._topics.notify(EVENTS, QUEUE)
 
     def _join(self, slot: int) -> None:
         self._alive.add(slot)
@@ -388,7 +412,7 @@ class Board:
             return max(self._reasons[slot].values()) >= START_ATTEMPTS
         return all(self._failures[other] >= LAST_ATTEMPT for other in self._alive)
 
-    def _look_for_who_is_late(self) -> bool:
+    def _look_for_who_is_late(self) -> None:
         """A slot that does not ask for a trial in time is not counted on; it may come all the same."""
         now = time.monotonic()
         late = [slot for slot, due in self._due.items() if due < now]
@@ -397,15 +421,26 @@ class Board:
             self._late.add(slot)
             self._give_back(slot)
             self._last_error = f"the worker group of slot {slot} did not start within {self._start_seconds:.0f} s"
-        return bool(late)
 
     @property
     def _lost(self) -> bool:
         """Whether there is no slot, nor one that may come back, and a reason for that."""
-        return self._last_error is not None and not self._away and self._alive <= self._late
+        return self._why is not None and not self._away and self._alive <= self._late
+
+    @property
+    def _why(self) -> str | None:
+        """Why slots were lost, in one sentence; None if none was."""
+        reasons = [*self._refusals, *([self._last_error] if self._last_error else [])]
+        return "; ".join(reasons) or None
+
+    def _live_again(self, slot: int) -> int:
+        """Whoever still asks for a trial in the name of an earlier life of a slot is told so; returns the new life."""
+        self._lives[slot] += 1
+        self._topics.notify(QUEUE)
+        return self._lives[slot]
 
     def _leave(self, slot: int) -> None:
-        self._lives[slot] += 1
+        self._live_again(slot)
         self._groups.pop(slot, None)
         self._alive.discard(slot)
         self._late.discard(slot)
@@ -417,6 +452,7 @@ class Board:
         if ticket is None:
             return
         self._waiting.appendleft(ticket)
+        self._topics.notify(QUEUE)
         if self._tickets[ticket].stop:
             self._stop(ticket)
 
@@ -426,7 +462,7 @@ class Board:
         state.readings.clear()
         state.stacks.clear()
         self._running[slot] = ticket
-        self._events.append(Event("started", ticket, state.trial, slot=slot))
+        self._happened(Event("started", ticket, state.trial, slot=slot))
         return Task(ticket, state.trial, state.minutes, self._snapshots)
 
     def _give_up(self, slot: int, error: str) -> None:
@@ -449,7 +485,8 @@ class Board:
         state = self._tickets.get(ticket)
         if state is None or state.record is not None:
             return
-        state.record = record.model_copy(update={"provenance": {**record.provenance, "slots": len(self._known)}})
+        provenance = {**record.provenance, **self._code, "slots": len(self._known)}
+        state.record = record.model_copy(update={"provenance": provenance})
         slot = next((slot for slot, other in self._running.items() if other == ticket), None)
         if slot is not None:
             del self._running[slot]
@@ -458,7 +495,8 @@ class Board:
         event = Event(
             "finished", ticket, state.trial, slot=slot, record=state.record, weights=tuple(weights), seconds=seconds
         )
-        self._events.append(event)
+        self._happened(event)
+        self._topics.notify(("trial", state.trial.id))
         self._forget(ticket)
 
     def _answer(self, ticket: int, record: Record) -> None:
@@ -471,7 +509,8 @@ class Board:
                 at_step = tuple(reading for reading in record.readings if reading.step == step)
                 state.readings.append(Point(step, record.steps, {}, (*before, *at_step)))
         state.record = record
-        self._events.append(Event("known", ticket, state.trial, record=record))
+        self._happened(Event("known", ticket, state.trial, record=record))
+        self._topics.notify(("trial", state.trial.id))
         self._forget(ticket)
 
     def _forget(self, ticket: int) -> None:
@@ -479,16 +518,13 @@ class Board:
         if state is not None and state.record is not None and not state.watched:
             del self._tickets[ticket]
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _happened(self, event: Event) -> None:
+        self._events.append(event)
+        self._topics.notify(EVENTS)
 
-    async def _wait(self, ready: Callable[[], bool]) -> None:
-        try:
-            async with asyncio.timeout(POLL_SECONDS), self._changed:
-                await self._changed.wait_for(ready)
-        except TimeoutError:
-            return  # the caller asks again: no call may hang on a connection that was lost without a word
+    async def _wait(self, topic: Hashable, ready: Callable[[], bool]) -> None:
+        """Wait for a while; the caller asks again: no call may hang on a connection that was lost without a word."""
+        await self._topics.wait(topic, ready, POLL_SECONDS)
 
 
 def _kind(error: str) -> str:

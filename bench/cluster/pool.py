@@ -8,15 +8,17 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bench import records
 from bench.cluster import placement, runtime, watchdog
 from bench.cluster.board import MARK, START_SECONDS, Board, Event, NoSlotsError, Snapshots
+from bench.cluster.inspection import Needs, Refused
 from bench.cluster.slot import handles, serve
 from bench.folder import SNAPSHOT, LaunchFolder
 from bench.records import Record, write_atomically
@@ -45,27 +47,41 @@ class Pool:
     """The worker groups of one launch. They start at once and live until :meth:`close` or :meth:`abandon`."""
 
     def __init__(
-        self, plan: Plan, *, storage: Path, start_seconds: float = START_SECONDS, patience: float | None = None
+        self,
+        plan: Plan,
+        *,
+        storage: Path,
+        start_seconds: float = START_SECONDS,
+        patience: float | None = None,
+        needs: Needs | None = None,
     ) -> None:
         """Start the slots.
 
         Args:
             plan: how many, and of what size.
             storage: folder for Ray Train's own files.
-            start_seconds: how long a worker group may take to ask for its first trial.
+            start_seconds: how long a worker group may take to ask for its first trial; where nodes come and go it may
+                take ``patience`` if that is longer, since they also download what they lack.
             patience: on a cluster, whose nodes come and go, for so many seconds a slot waits for a node with room
                 before the launch ends, if no other slot works; None: all there is is there.
+            needs: what the nodes of a slot must have; they are not looked at if None.
         """
         self.plan = plan
         actor: Any = ray.remote(num_cpus=0)(Board)
         own_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # With the driver, whatever other nodes come and go.
-        self.board = actor.options(max_concurrency=1000, scheduling_strategy=own_node).remote(plan.slots, start_seconds)
+        self.board = actor.options(max_concurrency=1000, scheduling_strategy=own_node).remote(
+            plan.slots, max(start_seconds, patience or 0.0), records.commit()
+        )
         importlib.import_module("bench.cluster.trainer")  # once, not in every thread at the same time
         self._storage = storage
         self._patience = patience
         self.absent: set[int] = set()
         """Slots that wait for a node with room for them."""
+        self.refusals: list[str] = []
+        """Why slots were refused: what their nodes lack."""
+        self._needs = needs
+        self._unfit: set[str] = set()  # ids of nodes that lack something
         self._unfinished: Path | None = None
         self._abandoned = False
         self._ending = threading.Event()
@@ -163,15 +179,27 @@ class Pool:
         try:
             while self._has_room(slot):
                 try:
-                    self._trainer(slot).fit()
+                    self.trainer(slot).fit()
                     return
                 except Exception as error:
-                    if self._abandoned or not self._is_worth_another(slot, error):
+                    if self._abandoned or self._is_refused(slot, error) or not self._is_worth_another(slot, error):
                         return
         except Exception as error:
             if not self._abandoned:  # with which the board has ended
                 log.exception("slot %d is given up", slot)
                 ray.get(self.board.stay_away.remote(slot, f"slot {slot}: {_first_reason(error)}"))
+
+    def _is_refused(self, slot: int, error: Exception) -> bool:
+        """Whether a slot's nodes lack something: then it is gone, and no other slot is to come to those nodes."""
+        refused = _refusal(error)
+        if refused is None:
+            return False
+        log.error("slot %d is refused: %s", slot, refused)
+        self._unfit.update(refused.nodes)
+        if str(refused) not in self.refusals:
+            self.refusals.append(str(refused))
+        ray.get(self.board.refuse.remote(slot, str(refused)))
+        return True
 
     def _is_worth_another(self, slot: int, error: Exception) -> bool:
         """Whether a slot whose worker group has ended with an error is to have another one; waits until it may."""
@@ -207,25 +235,39 @@ class Pool:
         """
         if self._patience is None:
             return True
-        group = ray.util.placement_group([_worker(self.plan)] * self.plan.workers, strategy="PACK")
-        try:
-            return bool(group.wait(ROOM_SECONDS)) or self._wait_for_nodes(slot, group)
-        finally:
-            ray.util.remove_placement_group(group)
-
-    def _wait_for_nodes(self, slot: int, group: Any) -> bool:
-        assert self._patience is not None
+        if self._finds_room(ROOM_SECONDS):
+            return True
         ray.get(self.board.leave.remote(slot))
         self.absent.add(slot)
         self.wake()
         reason = f"no node with room for a slot came within {self._patience / 60:g} minutes (--wait-minutes)"
-        while not group.wait(ROOM_SECONDS):
-            if self._ending.is_set() or ray.get(self.board.deserted.remote(self._patience, reason)):
+
+        def gives_up() -> bool:
+            return self._ending.is_set() or ray.get(self.board.deserted.remote(self._patience, reason))
+
+        while not self._finds_room(None, gives_up):
+            if gives_up():
                 return False
         ray.get(self.board.join.remote(slot))
         self.absent.discard(slot)
         self.wake()
         return True
+
+    def _finds_room(self, seconds: float | None, gives_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for room until there is some, or the time is over, or other nodes than before are unfit."""
+        unfit, waited = frozenset(self._unfit), 0.0
+        bundles, selector = [_worker(self.plan)] * self.plan.workers, _but(unfit)
+        group = ray.util.placement_group(
+            bundles, strategy="PACK", bundle_label_selector=[selector] * len(bundles) if selector else None
+        )
+        try:
+            while not group.wait(ROOM_SECONDS):
+                waited += ROOM_SECONDS
+                if unfit != self._unfit or gives_up() or (seconds is not None and waited >= seconds):
+                    return False
+            return unfit == self._unfit
+        finally:
+            ray.util.remove_placement_group(group)
 
     def _last_words(self, slot: int) -> list[str]:
         """What the processes of a slot have noted before they died, by rank; it is read once."""
@@ -239,8 +281,8 @@ class Pool:
                 found.append(f"{path.stem}: {text}")
         return found
 
-    def _trainer(self, slot: int) -> Any:
-        """One life of a worker group. Whether it gets another one is the board's to say, not Ray's."""
+    def trainer(self, slot: int) -> Any:
+        """One life of a worker group, which its ``fit`` holds open; whether it gets another is the board's to say."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
         from bench.cluster.trainer import LeanTrainer
@@ -253,11 +295,12 @@ class Pool:
                 "processes": self.plan.slots * self.plan.workers,
                 "gpu": self.plan.gpu,
             },
-            torch_config=runtime.torch_config(),
+            torch_config=runtime.torch_config(self._needs),
             scaling_config=ScalingConfig(
                 num_workers=self.plan.workers,
                 use_gpu=self.plan.gpu,
                 resources_per_worker=_worker(self.plan),
+                label_selector=_but(frozenset(self._unfit)) or None,  # type: ignore[call-arg] # v2 has it
             ),
             run_config=RunConfig(
                 name=f"slot-{slot}",
@@ -270,6 +313,21 @@ class Pool:
 def _worker(plan: Plan) -> dict[str, float]:
     """What a worker is given of its node."""
     return {"CPU": CPUS_PER_WORKER, **({"GPU": 1} if plan.gpu else {})}
+
+
+def _but(nodes: frozenset[str]) -> dict[str, str]:
+    """Ray's label selector of all nodes but some."""
+    return {"ray.io/node-id": f"!in({', '.join(sorted(nodes))})"} if nodes else {}
+
+
+def _refusal(error: BaseException) -> Refused | None:
+    """What a node lacks, if that is why a worker group has not come to life."""
+    from ray.train import ControllerError
+
+    cause: BaseException | None = error
+    while isinstance(cause, ControllerError):
+        cause = cause.controller_failure
+    return cause if isinstance(cause, Refused) else None
 
 
 def _names_a_node(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
@@ -28,6 +28,9 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 from bench.cluster import guardian
 from bench.cluster.guardian import Farewell
 from bench.spec import SpecError
+
+if TYPE_CHECKING:
+    from bench.cluster.inspection import Needs
 
 log = logging.getLogger(__name__)
 
@@ -383,12 +386,12 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def torch_config() -> Any:
-    """How the workers of a group find each other: on one machine through a file that nobody else may open."""
-    from ray.train.torch import TorchConfig
+def torch_config(needs: Needs | None) -> Any:
+    """How the workers of a group find each other: on one machine through a file that nobody else may open.
 
-    if _place is None:
-        return TorchConfig()
-    from bench.cluster.loopback import FileConfig
+    Args:
+        needs: what their nodes must have; they are not looked at if None.
+    """
+    from bench.cluster.groups import GroupConfig
 
-    return FileConfig(folder=str(_place))
+    return GroupConfig(needs=needs, folder="" if _place is None else str(_place))

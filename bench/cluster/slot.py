@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from bench.cluster import watchdog
 from bench.cluster.board import Group, Task
 from bench.readings import Point
 from bench.records import Record
+
+POST_SECONDS = 2.0
+"""Points of a trial's curves are held for at most so long, before they are posted together."""
 
 ALIVE_SECONDS = 20.0
 """A rank that lives answers within so many seconds, whatever its training does."""
@@ -75,8 +78,10 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
     rank, ranks = get_context().get_world_rank(), get_context().get_world_size()
     ticket, trial, minutes, snapshots = task
 
+    posts = Posts(lambda points: bool(ray.get(board.report.remote(slot, ticket, *points))))
+
     def report(point: Point) -> None:
-        if parallel.of_first(ray.get(board.report.remote(slot, ticket, point)) if rank == 0 else None):
+        if parallel.of_first(posts.add(point) if rank == 0 else None):
             raise trials.TrialStopped
 
     def keep(tensors: Mapping[str, Any]) -> None:
@@ -90,7 +95,10 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
     words = None if folder is None else folder / f"slot-{slot}-rank-{rank}.txt"
     with watchdog.noting(words, stand, None if minutes is None else 60 * minutes):
         kept = keep if trial.phase == "confirm" else None
-        record = trials.run(trial, report, device=get_device(), keep=kept, unfinished=folder)
+        try:
+            record = trials.run(trial, report, device=get_device(), keep=kept, unfinished=folder)
+        finally:
+            posts.flush()
     return _with_size(record, weights)
 
 
@@ -99,6 +107,33 @@ def _with_size(record: Record, weights: Sequence[Any]) -> Record:
     if not weights:
         return record
     return record.model_copy(update={"details": {**record.details, "checkpoint_bytes": weights[0].nbytes}})
+
+
+class Posts:
+    """Posts the points of a trial's curves, several of them in one call to the board, each of which costs milliseconds.
+
+    Points with readings, on which others wait, and the last one are posted at once.
+    """
+
+    def __init__(self, post: Callable[[Sequence[Point]], bool]) -> None:
+        """Post by a function that returns whether the trial is to stop."""
+        self._post = post
+        self._held: list[Point] = []
+        self._due = 0.0
+
+    def add(self, point: Point) -> bool:
+        """Take a point; returns whether the trial is to stop, as far as that is known."""
+        self._held.append(point)
+        urgent = bool(point.readings) or point.step == point.steps
+        return self.flush() if urgent or time.monotonic() >= self._due else False
+
+    def flush(self) -> bool:
+        """Post what is held; returns whether the trial is to stop."""
+        if not self._held:
+            return False
+        held, self._held = self._held, []
+        self._due = time.monotonic() + POST_SECONDS
+        return self._post(held)
 
 
 def _group() -> Group:

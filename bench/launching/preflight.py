@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import get_args
 
-from bench import data, resources
+from bench import data, records, resources
 from bench.launching import benchmarks, studies
 from bench.launching.changes import Change
 from bench.launching.launch import Launch, at_once
@@ -29,6 +29,7 @@ def prepare(request: Request) -> Launch:
         raise SpecError(f"say which study to run with --study (there are: {', '.join(studies.names())})")
     _check_text(request)
     options, said = resolved(request.options)
+    _check_commit()
     benchmark = _benchmark(request)
     suite = studies.load(request.study, overrides=[one for one in request.changes if not _of_benchmark(one)])
     if benchmark.backbone.image_size is not None:
@@ -47,6 +48,13 @@ def prepare(request: Request) -> Launch:
 
         search_storage.check(options.optuna_storage)
     return Launch(suite, benchmark, options, results, uri, plan, tuple(said))
+
+
+def _check_commit() -> None:
+    try:
+        records.commit()
+    except ValueError as error:
+        raise SpecError(str(error)) from None
 
 
 def _check_text(request: Request) -> None:

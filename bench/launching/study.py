@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bench.cluster.guardian import Farewell
+from bench.cluster.inspection import needs
 from bench.cluster.nodes import plan_of_cluster
 from bench.cluster.pool import Pool
 from bench.cluster.runtime import RayLost, ended_with_ray, instead, start_ray, stop_ray
@@ -114,7 +115,9 @@ def _run(launch: Launch, console: Console) -> int:
     console.print(f"Plan: {plan.describe()}{launch.idle(plan)}", highlight=False)
     with ended_with_ray(unless=lambda: received() is not None):
         patience = None if address is None else 60 * launch.options.wait_minutes
-        pool = Pool(plan, storage=launch.folder.ray, patience=patience)
+        # On its own machine the launch has looked at data and weights itself.
+        wanted = needs(None if address is None else launch.benchmark, gpu=plan.gpu)
+        pool = Pool(plan, storage=launch.folder.ray, patience=patience, needs=wanted)
         with interruptible(pool):
             code = carry_out(launch, pool, console)
             pool.close()

@@ -40,6 +40,7 @@ class Listener:
     def __init__(self, pool: Pool, progress: StudyProgress, tracker: Tracker, folder: LaunchFolder) -> None:
         self.records: list[Record] = []
         self._closing, self._ends, self._woken, self._waited = False, False, False, False
+        self._refused = 0
         self._pool, self._progress, self._tracker, self._folder = pool, progress, tracker, folder
         self._news = threading.Condition()
         self._error: BaseException | None = None
@@ -124,11 +125,17 @@ class Listener:
             while (events := self._pool.events()) or not self._closing:
                 for event in events:
                     self._handle(event)
+                self._tell_refusals()
                 if self._pool.absent or self._waited:
                     self._waited, planned = True, self._pool.plan.slots
                     self._progress.slots(planned - len(self._pool.absent), planned)
         except BaseException as error:  # the board has ended: there is nothing more to hear
             self._fail(error)
+
+    def _tell_refusals(self) -> None:
+        for reason in self._pool.refusals[self._refused :]:
+            self._refused += 1
+            self._progress.said(f"a slot is refused: {reason}", "red")
 
     def _handle(self, event: Event) -> None:
         for do in (self._keep, self._tell):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +27,9 @@ from bench.reporting.rows import Leaderboard, Spread
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-BATCH_METRICS = 1000
+BATCH = 1000
 BATCH_PARAMETERS = 100
-"""MLflow takes no more in one request."""
+"""MLflow takes no more in one request: points, parameters and tags together, and parameters alone."""
 
 COSTS = ("trainable_parameters", "train_seconds", "eval_seconds", "images_per_second")
 """A record says these of a trial beside its scores."""
@@ -139,7 +140,9 @@ class Runs:
         self._client = open_store(launch.uri)
         self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
         self._children = _Children()
-        self._described: set[str] = set()  # ids of child runs that have all parameters
+        self._undescribed: dict[str, Mapping[str, str]] = {}  # parameters that child runs lack, by id
+        self._described: set[str] = set()  # ids of child runs that lack none
+        self._places: dict[str, str] = {}  # where the files of child runs go, by id
         self._made: set[str] = set()  # trials whose runs were made here, and not by an earlier try of the launch
         place = launch.folder and f"{platform.node()}:{os.path.realpath(launch.folder.path)}"
         tags = {**launch.tags, **({FOLDER: place} if place else {})}
@@ -158,7 +161,7 @@ class Runs:
         for further in found:  # made twice, since an answer got lost
             if further.info.run_id != run_id:
                 self._client.delete_run(further.info.run_id)
-        self._log_parameters(run_id, launch.parameters, there=run.data.params)
+        self._write(run_id, _but(launch.parameters, run.data.params))
         return run_id
 
     def _search(self, wanted: str) -> list[Run]:
@@ -235,34 +238,42 @@ class Runs:
             del self._children.open[trial]
 
     def _make(self, trial: str, about: About) -> str:
-        """The id of a trial's run, which is made if need be."""
+        """The id of a trial's run, which is made if need be; its parameters are written with the first points."""
         run_id = self._children.open.get(trial) or self._children.written.get(trial)
         if run_id is None:
             self._made.add(trial)
             tags = {**about.tags, STATUS: "running", PARENT: self.parent}
             run = self._client.create_run(self._experiment, start_time=about.begun, tags=tags, run_name=trial)
             run_id = self._children.open[trial] = str(run.info.run_id)
-            self._log_parameters(run_id, about.parameters)
-        elif run_id not in self._described:
-            self._log_parameters(run_id, about.parameters, there=self.read(run_id).data.params)
-        self._described.add(run_id)
+            self._undescribed[run_id], self._places[run_id] = about.parameters, run.info.artifact_uri
+        elif run_id not in self._described | set(self._undescribed):
+            self._undescribed[run_id] = _but(about.parameters, self.read(run_id).data.params)
         return run_id
 
-    def _log_parameters(self, run_id: str, values: Mapping[str, str], there: Mapping[str, str] | None = None) -> None:
-        from mlflow.entities import Param
-
-        missing = [Param(name, value) for name, value in values.items() if name not in (there or {})]
-        for start in range(0, len(missing), BATCH_PARAMETERS):
-            self._client.log_batch(run_id, params=missing[start : start + BATCH_PARAMETERS])
-
-    def log(self, trial: str, about: About, points: Sequence[Point]) -> None:
-        """Add points to a trial's curves."""
-        from mlflow.entities import Metric
-
+    def log(self, trial: str, about: About, points: Sequence[Point], tags: Mapping[str, str] | None = None) -> None:
+        """Add points to a trial's curves, with the parameters that its run lacks, and set tags: in as few requests as
+        MLflow allows, each of which costs it milliseconds."""
         run_id = self._make(trial, about)
-        for start in range(0, len(points), BATCH_METRICS):
-            metrics = [Metric(*point) for point in points[start : start + BATCH_METRICS]]
-            self._client.log_batch(run_id, metrics=metrics)
+        self._write(run_id, self._undescribed.get(run_id, {}), points, tags or {})
+        self._undescribed.pop(run_id, None)
+        self._described.add(run_id)
+
+    def is_described(self, trial: str) -> bool:
+        """Whether the run of a trial that is being written has its parameters."""
+        return self._children.open.get(trial) in self._described
+
+    def _write(
+        self, run_id: str, parameters: Mapping[str, str], points: Sequence[Point] = (), tags: Mapping[str, str] = {}
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        params = [Param(name, value) for name, value in parameters.items()]
+        metrics, left = [Metric(*point) for point in points], [RunTag(name, value) for name, value in tags.items()]
+        while params or metrics or left:
+            some, params = params[:BATCH_PARAMETERS], params[BATCH_PARAMETERS:]
+            room = BATCH - len(some) - len(left)
+            self._client.log_batch(run_id, metrics=metrics[:room], params=some, tags=left)
+            metrics, left = metrics[room:], []
 
     def end(
         self,
@@ -271,24 +282,38 @@ class Runs:
         checkpoint: Path | None,
         now: int,
         *,
+        pending: Sequence[Point] = (),
         there: Mapping[str, float] | None = None,
     ) -> None:
         """Write the final scores, the record and the file of trained tensors if there is one; end the run.
 
         Args:
+            pending: points of its curves that are not written yet.
             there: scores that need not be written, since the run has them.
         """
-        run_id = self._make(record.trial, about)
         values = {name: value for name, value in final(record).items() if (there or {}).get(name) != value}
-        self.log(record.trial, about, [(name, value, now, record.steps) for name, value in values.items()])
-        self._client.log_text(run_id, record.model_dump_json(indent=2), RECORD)
-        if checkpoint is not None:
-            self._client.log_artifact(run_id, str(checkpoint), CHECKPOINTS)
-        if record.error:
-            self._client.set_tag(run_id, "error", record.error[:500])
-        self._end(run_id, record.status, RUN_STATUS[record.status], now)
+        points = [*pending, *((name, value, now, record.steps) for name, value in values.items())]
+        error = {"error": record.error[:500]} if record.error else {}
+        self.log(record.trial, about, points, {**error, STATUS: record.status})
+        run_id = self._make(record.trial, about)
+        self._keep_files(run_id, record, checkpoint)
+        self._client.set_terminated(run_id, RUN_STATUS[record.status], end_time=now)  # only now it counts as written
         self._children.open.pop(record.trial, None)
         self._children.written[record.trial] = run_id
+        self._described.discard(run_id)
+
+    def _keep_files(self, run_id: str, record: Record, checkpoint: Path | None) -> None:
+        """As the client's ``log_artifact`` does, which would first read the whole run to learn where its files go."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = self._places.pop(run_id, None) or self.read(run_id).info.artifact_uri
+        files = get_artifact_repository(place, tracking_uri=self._client.tracking_uri)
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(folder, RECORD)
+            text.write_text(record.model_dump_json(indent=2), encoding="utf-8")
+            files.log_artifact(str(text))
+        if checkpoint is not None:
+            files.log_artifact(str(checkpoint), CHECKPOINTS)
 
     def _end(self, run_id: str, said: str, status: str, now: int | None = None) -> None:
         self._client.set_tag(run_id, STATUS, said)
@@ -346,6 +371,11 @@ class Runs:
             del self._children.open[trial]
         if parent:
             self._end(self.parent, INTERRUPTED, "KILLED")
+
+
+def _but(values: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
+    """Those values whose names are not there."""
+    return {name: value for name, value in values.items() if name not in there}
 
 
 def attached(folder: LaunchFolder) -> tuple[Path, ...]:

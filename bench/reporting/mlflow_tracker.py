@@ -30,7 +30,11 @@ from bench.reporting.rows import Leaderboard
 log = logging.getLogger(__name__)
 
 BATCH_SECONDS = 1.0
-"""A metric waits at most so long before it is written."""
+"""A metric waits so long before it is written, and longer where there is much to write: see :data:`FLUSH_SHARE`."""
+
+FLUSH_SHARE = 0.1
+"""Writing the metrics of all trials that run takes at most so much of the time, however many there are: the runs that
+begin and end need the rest."""
 
 PATIENCE_SECONDS = 25.0
 """The end of a launch waits at most so long for the store."""
@@ -166,7 +170,7 @@ class Tracker:
             try:
                 return self._jobs.get(timeout=BATCH_SECONDS)
             except queue.Empty:
-                self._do(lambda writer: writer.flush())
+                self._do(lambda writer: writer.flush_if_due())
 
     def _do(self, job: Callable[[_Writer], None]) -> bool:
         """Do a job, as often as it takes; False if it cannot be done."""
@@ -263,7 +267,7 @@ class _Writer:
         self.runs.go_on()
         self._children: dict[str, _Child] = {}
         self._complete: set[str] = set()
-        self._flushed = time.monotonic()
+        self._flush_at = 0.0
         self._ended = False
 
     def start(self, trial: str, about: About) -> None:
@@ -277,19 +281,24 @@ class _Writer:
         if trial in self._complete:
             return
         self._children.setdefault(trial, _Child()).add(points)
-        if time.monotonic() - self._flushed > BATCH_SECONDS:
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        if time.monotonic() >= self._flush_at:
             self.flush()
 
     def flush(self) -> None:
-        self._flushed = time.monotonic()
+        start = time.monotonic()
         for trial, child in self._children.items():
             self._flush(trial, child)
+        end = time.monotonic()
+        self._flush_at = end + max(BATCH_SECONDS, (end - start) * (1 - FLUSH_SHARE) / FLUSH_SHARE)
 
     def _flush(self, trial: str, child: _Child) -> None:
         if child.about is None:
             return
         self._begin(trial, child, child.about)
-        if child.pending:
+        if child.pending or not self.runs.is_described(trial):
             self.runs.log(trial, child.about, child.pending)
             child.pending = []
 
@@ -308,8 +317,8 @@ class _Writer:
             return
         child = self._children.setdefault(trial, _Child())
         child.about = about = child.about or About.of(record)  # it may have failed before it started
-        self._flush(trial, child)
-        self.runs.end(record, about, checkpoint, now)
+        self._begin(trial, child, about)
+        self.runs.end(record, about, checkpoint, now, pending=child.pending)
         self._complete.add(trial)
         del self._children[trial]
 

@@ -22,6 +22,7 @@ from rich.console import Console
 import launch as front_door
 from bench import resources
 from bench.cluster import runtime
+from bench.cluster.inspection import needs
 from bench.cluster.pool import Pool
 from bench.launching import preflight, study
 from bench.launching.request import Request
@@ -166,7 +167,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     os.environ.pop("RAY_ADDRESS", None)
     runtime.start_ray(None, folder=ROOT, cores=2 * SLOTS)
     plan = resources.plan(cores=SLOTS, gpus=0, workers=1, slots=SLOTS)
-    warm = Pool(plan, storage=tmp_path_factory.mktemp("ray"))
+    warm = Pool(plan, storage=tmp_path_factory.mktemp("ray"), needs=needs(None, gpu=False))
     yield warm
     warm.close()
     left = [group for group in ray.util.placement_group_table().values() if group["state"] == "CREATED"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
+import platform
 import signal
 import statistics
 import subprocess
@@ -19,9 +21,10 @@ import pytest
 import ray
 import torch
 
-from bench import methods
+from bench import methods, resources
 from bench import trial as trials
-from bench.cluster.board import Event
+from bench.cluster.board import Event, NoSlotsError
+from bench.cluster.inspection import needs
 from bench.cluster.pool import Pool, _first_reason
 from bench.cluster.search import search
 from bench.launching import benchmarks, studies
@@ -298,3 +301,12 @@ def test_nothing_leaks_and_the_harness_costs_next_to_nothing(
         limit = 40 if name.startswith("MB") else 4 if name.startswith(("files", "processes")) else 0
         assert value - before[name] <= limit, name
     assert ray.get(pool.board.remembers.remote()) == 0
+
+
+def test_a_slot_whose_node_lacks_something_is_refused(pool: Pool, tmp_path: Path) -> None:
+    """The pool beside it was looked at as well, and trains."""
+    wanted = dataclasses.replace(needs(None, gpu=False), versions={"timm": "0.0.1"})
+    refused = Pool(resources.plan(cores=1, gpus=0, workers=1, slots=1), storage=tmp_path / "ray", needs=wanted)
+    with pytest.raises(NoSlotsError, match=f"^host {platform.node()} cannot train: timm is .* and the launch's 0.0.1$"):
+        until(refused, lambda events: False)
+    refused.close()

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bench import records, resources
-from tests.performance import growth, harness, knn, scaling, step
+from tests.performance import growth, harness, knn, scale, scaling, step
 from tests.performance.table import HEADER, Line, Report, cells
 
-NAMES = ("harness", "step", "knn", "scaling", "growth")
+NAMES = ("harness", "step", "knn", "scaling", "growth", "scale")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "knn": lambda: knn.lines(quick=quick, repeats=repeats),
         "scaling": lambda: scaling.lines(quick=quick, repeats=repeats),
         "growth": lambda: growth.lines(quick=quick, repeats=repeats),
+        "scale": lambda: scale.lines(quick=quick, repeats=repeats),
     }
     began = time.perf_counter()
     found = [line for name in parts if name in args.only for line in _told(parts[name]())]

@@ -584,3 +584,105 @@ def test_a_slot_that_is_given_up_does_not_let_others_wait_for_ever() -> None:
         assert await board.deserted(0.05, "no node came")
 
     asyncio.run(run())
+
+
+def test_a_slot_that_is_refused_leaves_its_trial_to_the_others() -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        await board.take(0)
+        await board.refuse(0, "host a cannot train: timm is missing")
+        assert await board.take(0) == "close"
+        task = await board.take(1)
+        assert isinstance(task, board_module.Task)
+        assert task.ticket == ticket
+        await board.finish(1, ticket, ended("a"))
+        assert [record.status for record in finished(await board.events())] == ["stopped"]
+
+    play(story, slots=2)
+
+
+@pytest.mark.parametrize("last", ["refused", "failed"])
+def test_when_every_slot_is_refused_all_reasons_are_said_once(last: str) -> None:
+    async def story(board: Board) -> None:
+        await board.submit(trial("a"))
+        for slot in (0, 1):
+            await board.refuse(slot, "host a cannot train: timm is missing")
+        if last == "refused":
+            await board.refuse(2, "host b cannot train: no GPU")
+        else:
+            await board.stay_away(2, "slot 2: OSError: the disk is full")
+        with pytest.raises(NoSlotsError) as raised:
+            await board.events()
+        other = {"refused": "host b cannot train: no GPU", "failed": "slot 2: OSError: the disk is full"}[last]
+        assert str(raised.value) == f"host a cannot train: timm is missing; {other}"
+
+    play(story, slots=3)
+
+
+def test_a_refused_slot_does_not_end_what_others_may_still_do() -> None:
+    async def story(board: Board) -> None:
+        await board.submit(trial("a"))
+        await board.leave(1)  # it waits for a node
+        await board.refuse(0, "host a cannot train: timm is missing")
+        await board.wake()
+        assert await board.events() == []
+
+    play(story, slots=2)
+
+
+def test_records_have_the_launchs_commit_whatever_the_worker_knows() -> None:
+    async def story() -> None:
+        board = Board(1, code={"commit": "c" * 40, "dirty": True})
+        ticket = await board.submit(trial("a"))
+        await board.take(0)
+        unknown = {**ended("a").provenance, "commit": None, "dirty": None}
+        await board.finish(0, ticket, ended("a").model_copy(update={"provenance": unknown}))
+        (record,) = finished(await board.events())
+        assert (record.provenance["commit"], record.provenance["dirty"]) == ("c" * 40, True)
+
+    asyncio.run(story())
+
+
+def test_a_report_wakes_nobody_but_who_hears_of_the_events() -> None:
+    """With a thousand slots that wait, each of a trial's reports would wake a thousand."""
+
+    async def story(board: Board) -> None:
+        looks = dict.fromkeys(range(1, 4), 0)
+
+        class Waiting(board_module.deque[int]):
+            def __bool__(self) -> bool:
+                looks[1] += 1
+                return len(self) > 0
+
+        ticket = await board.submit(trial("a"))
+        await board.take(0)
+        await board.events()
+        board._waiting = Waiting()
+        waiting = [asyncio.create_task(board.take(slot)) for slot in range(1, 4)]
+        hears = asyncio.create_task(board.events())
+        await asyncio.sleep(board_module.GATHER_SECONDS)
+        before = looks[1]
+        assert before >= 3
+        await board.report(0, ticket, point(1))
+        assert told(await hears) == [("report", "a", 0)]
+        assert looks[1] == before
+        await board.close()
+        assert await asyncio.gather(*waiting) == ["close"] * 3
+        assert len(board._topics) == 0
+
+    play(story, slots=4)
+
+
+def test_what_happens_in_between_is_heard_of_at_once() -> None:
+    """Every answer costs milliseconds: of a hundred events a second there are ten."""
+
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        await board.take(0)
+        assert told(await board.events()) == [("started", "a", 0)]
+        for step in range(1, 30):
+            await board.report(0, ticket, point(step))
+            await asyncio.sleep(0.001)
+        assert len(await board.events()) >= 29
+
+    play(story)

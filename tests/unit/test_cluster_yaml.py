@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from bench import records
 
 ROOT = Path(__file__).resolve().parents[2]
 AWS, ON_PREMISE = "cluster.yaml", "deploy/on-premise.yaml"
@@ -115,6 +118,7 @@ def test_what_is_mounted_exists_and_is_all_that_setup_needs(name: str) -> None:
     local = {remote: Path(source) for remote, source in config["file_mounts"].items() if remote != TOKEN}
     assert all(not source.is_absolute() and (ROOT / source).exists() for source in local.values())
     assert {str(source) for source in local.values()} >= {
+        ".git",
         "LICENSE",
         "Makefile",
         "bench",
@@ -127,12 +131,37 @@ def test_what_is_mounted_exists_and_is_all_that_setup_needs(name: str) -> None:
 
 
 @both
+def test_what_is_mounted_knows_its_commit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a checkout the nodes get a part, and not git's configuration, which may hold a login."""
+    config, here, there = load(name), tmp_path / "here", tmp_path / "there"
+    assert "/config" in config["rsync_exclude"]
+    parts = [Path(part) for part in config["file_mounts"].values() if part not in (".git", TOKEN)]
+    for part in (*parts, Path("docs")):
+        file = here / part / "a" if (ROOT / part).is_dir() else here / part
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (here / "bench" / "records.py").touch()
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "a"]):
+        subprocess.run(["git", *command], cwd=here, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, check=True, capture_output=True, text=True).stdout
+    shutil.copytree(here, there, ignore=shutil.ignore_patterns("docs", "config"))
+    monkeypatch.setattr(records, "__file__", str(there / "bench" / "records.py"))
+    for dirty in (False, True):
+        records.commit.cache_clear()
+        assert records.commit() == {"commit": head.strip(), "dirty": dirty}
+        (there / "launch.py").write_text("changed")
+    records.commit.cache_clear()
+
+
+@both
 def test_every_node_shares_the_token(name: str) -> None:
     config = load(name)
     assert config["file_mounts"][TOKEN] == TOKEN
     for start in starts(config):
         assert "RAY_AUTH_MODE=token" in start
         assert "RAY_ENABLE_UV_RUN_RUNTIME_ENV=0" in start
+        assert "BENCH_DATA=~/bench/data HF_HOME=~/bench/data/huggingface" in start
     assert any("export RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
     assert "umask 077 && ray get-auth-token --generate" in text(name)
 

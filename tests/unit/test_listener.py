@@ -28,6 +28,7 @@ class Events:
     def __init__(self) -> None:
         self.waiting: queue.Queue[list[Event]] = queue.Queue()
         self.absent: set[int] = set()
+        self.refusals: list[str] = []
 
     def events(self) -> list[Event]:
         return self.waiting.get(timeout=10)
@@ -152,3 +153,17 @@ def test_an_interruption_stays_one(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), heard.ending():
         raise KeyboardInterrupt
     heard.close()
+
+
+def test_why_a_slot_is_refused_is_said_once(tmp_path: Path) -> None:
+    pool, told = Events(), Told()
+    said: queue.Queue[str] = queue.Queue()
+    told.said = lambda sentence, style: said.put(sentence)  # type: ignore[attr-defined]
+    follows = listener(pool, told, tmp_path)
+    for reason in ("host a cannot train: no GPU", "host b cannot train: timm is missing"):
+        pool.refusals.append(reason)
+        pool.wake()
+        assert said.get(timeout=10) == f"a slot is refused: {reason}"
+    pool.wake()
+    follows.close()
+    assert said.empty()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -19,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from bench.__main__ import main as bench
 from bench.folder import LaunchFolder
@@ -279,8 +281,7 @@ def test_a_launch_in_the_folder_of_one_that_was_killed_ends_its_runs(store: Path
 BUSY = MlflowException("the database is locked", error_code=TEMPORARILY_UNAVAILABLE)
 
 CALLS = (
-    "create_run", "delete_run", "log_batch", "log_artifact", "log_text", "search_runs", "set_tag", "set_terminated",
-    "update_run",
+    "create_run", "delete_run", "log_batch", "search_runs", "set_tag", "set_terminated", "update_run",
 )  # fmt: skip
 
 
@@ -308,6 +309,7 @@ def test_whatever_a_store_refuses_for_a_while_arrives_once(
 
     for name in CALLS:
         monkeypatch.setattr(MlflowClient, name, shaky(getattr(MlflowClient, name)))
+    monkeypatch.setattr(LocalArtifactRepository, "log_artifact", shaky(LocalArtifactRepository.log_artifact))
     monkeypatch.setattr(mlflow_tracker, "PAUSES", (0.0,))
     monkeypatch.setattr(mlflow_tracker, "PATIENCE_SECONDS", 120.0)
     (store / "a.safetensors").write_bytes(b"tensors")
@@ -483,6 +485,74 @@ def test_what_was_refused_once_replaces_nothing_that_arrived(
     assert "error" not in children["a"].data.tags
     curve = MlflowClient(default_uri(store)).get_metric_history(children["a"].info.run_id, "train_loss")
     assert [(point.step, point.value) for point in curve] == [(10, 0.5)]
+
+
+def test_a_short_trial_takes_three_requests_and_its_record(
+    store: Path, record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs the store some ten milliseconds, and there may be a thousand trials."""
+    tracker = opened(store)
+    tracker.trial_finished(record(trial="before"))
+    drain(tracker)
+    called: list[str] = []
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*given: Any, **named: Any) -> Any:
+            called.append(name)
+            return call(*given, **named)
+
+        return noting
+
+    public = [name for name in dir(MlflowClient) if not name.startswith("_") and callable(getattr(MlflowClient, name))]
+    for name in public:
+        monkeypatch.setattr(MlflowClient, name, noted(name, getattr(MlflowClient, name)))
+    monkeypatch.setattr(mlflow_tracker, "BATCH_SECONDS", 60.0)
+    assert tracker._writer is not None
+    tracker._writer.flush()
+    called.clear()
+    tracker.trial_started("a", TRIAL, TAGS)
+    for step in range(10, 160, 10):
+        tracker.trial_reported("a", {"train_loss": 1 / step, "lr": 0.1}, step)
+    tracker.trial_finished(record(trial="a"))
+    drain(tracker)
+    assert called == ["create_run", "log_batch", "set_terminated"]
+    tracker.close()
+    run = runs(store)[1]["a"]
+    assert run.data.params["method.rank"] == "8"
+    assert run.data.tags["status"] == "ok"
+    assert len(MlflowClient(default_uri(store)).get_metric_history(run.info.run_id, "train_loss")) == 15
+    assert Record.model_validate_json(artifact(run, "record.json").read_text()) == record(trial="a")
+
+
+def test_curves_of_many_trials_leave_most_of_the_time_to_what_begins_and_ends(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty trials that report every second take seconds to be written: longer than the second that a point waits."""
+    tracker = opened(store)
+    for name in ("a", "b"):
+        tracker.trial_started(name, TRIAL, TAGS)
+    drain(tracker)
+    writer = tracker._writer
+    assert writer is not None
+    clock = [1000.0]
+
+    def takes_three_seconds(*given: Any, **named: Any) -> None:
+        clock[0] += 3.0
+
+    monkeypatch.setattr(mlflow_tracker, "time", SimpleNamespace(monotonic=lambda: clock[0], time=time.time))
+    monkeypatch.setattr(writer.runs, "log", takes_three_seconds)
+    writer._flush_at = 0.0
+    written = 0.0
+    for step in range(1, 1000):
+        clock[0] += 1.0
+        before = clock[0]
+        for name in ("a", "b"):
+            writer.report(name, [("train_loss", 1 / step, 0, step)])
+        written += clock[0] - before
+    share = written / (clock[0] - 1000.0)
+    assert 0.05 < share < 1.05 * mlflow_tracker.FLUSH_SHARE
+    monkeypatch.undo()
+    tracker.close()
 
 
 def test_a_run_that_is_gone_at_the_end_is_said(store: Path, record: Make) -> None:

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from bench import methods, models
-from bench.records import provenance
+from bench.launching import benchmarks, studies
+from bench.records import Record, provenance
+from bench.spec import make_trial
 from tests import performance
-from tests.performance import children, knn, peers, step
+from tests.performance import children, knn, peers, scale, sleepers, step
 from tests.performance.__main__ import main
 from tests.performance.table import Line, Report, digits, spread
 from tests.performance.works import CLASSES, METHODS, Work, pictures
@@ -103,6 +105,39 @@ def test_a_measurement_has_a_process_of_its_own() -> None:
     assert found["sets_mib"] == pytest.approx((4100 * 64 * 4 + 4100 * 8) / 2**20)
     with pytest.raises(RuntimeError, match=r"(?s)one_none .* ended with 1 and no answer:.*No module named"):
         children.measured("one_none")
+
+
+SCALE: dict[str, Any] = {
+    "per_second": 4.2,
+    "cpu": {"search": 20.0, "MLflow": 40.0, "sleepers": 30.0},
+    "counted": 60.0,
+    "memory": {"driver": [500.0, 510.0], "board": [60.0, 60.5]},
+    "listener_lag": 0.2,
+    "board_lag": 0.01,
+    "mlflow_lag": 6.0,
+    "queued": 70,
+    "queued_last": 2,
+}
+
+
+def test_the_scale_is_judged_by_its_sum_its_memory_and_its_lags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "measured", lambda module, **work: SCALE)
+    found = list(scale.lines(quick=False, repeats=2))
+    judged = {line.work: line.met for line in found if line.goal is not None}
+    assert list(judged.values()) == [True, True, True, True, True, False]
+    assert [line.note for line in found if line.unit == "CPU ms a trial"][1:] == ["a part of it"] * 2 + ["beside it"]
+    monkeypatch.setitem(SCALE, "counted", 90.0)
+    assert next(scale.lines(quick=False, repeats=1)).met is False
+
+
+@pytest.mark.parametrize("phase", ["search", "confirm"])
+def test_what_has_slept_has_a_record_like_what_has_trained(phase: Any) -> None:
+    study = studies.load("linear").studies[0]
+    trial = make_trial(study, benchmarks.get("tiny"), {"lr": 0.1}, launch="x", label="a", seed=0, phase=phase)
+    record = Record.model_validate_json(sleepers.slept(trial, 2.0).model_dump_json())
+    assert record.status == "ok"
+    assert None not in record.scores.values()
+    assert {reading.answers is not None for reading in record.readings} == {phase == "confirm"}
 
 
 def test_every_part_can_be_imported() -> None:

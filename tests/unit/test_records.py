@@ -6,7 +6,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -195,11 +196,63 @@ def test_provenance_says_where_a_number_comes_from() -> None:
 
 def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    records._commit.cache_clear()
+    records.commit.cache_clear()
     try:
-        assert records._commit() == {"commit": None, "dirty": None}
+        assert records.commit() == {"commit": None, "dirty": None}
     finally:
-        records._commit.cache_clear()
+        records.commit.cache_clear()
+
+
+COPIED = [
+    ("a" * 40, {"commit": "a" * 40, "dirty": False}),
+    ("b" * 40 + "-dirty", {"commit": "b" * 40, "dirty": True}),
+]
+
+
+def git_commit(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *who, "commit", "-q", "-m", "a", *arguments], cwd=folder, check=True)
+
+
+@pytest.fixture
+def a_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The project in a folder without git, below somebody else's checkout; returns the folder of the latter."""
+    own = tmp_path / "own"
+    (own / "bench").mkdir(parents=True)
+    (own / "bench" / "records.py").touch()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    git_commit(tmp_path, "--allow-empty")
+    monkeypatch.setattr(records, "__file__", str(own / "bench" / "records.py"))
+    monkeypatch.delenv(records.COMMIT, raising=False)
+    records.commit.cache_clear()
+    yield tmp_path
+    records.commit.cache_clear()
+
+
+@pytest.mark.parametrize(("told", "commit"), [("", {"commit": None, "dirty": None}), *COPIED])
+def test_a_copy_without_git_is_told_its_commit(
+    a_copy: Path, monkeypatch: pytest.MonkeyPatch, told: str, commit: dict[str, Any]
+) -> None:
+    monkeypatch.setenv(records.COMMIT, told)
+    assert records.commit() == commit
+
+
+@pytest.mark.parametrize("told", ["main", "abc1234", "a" * 40 + "-Dirty", "a" * 41, " "])
+def test_something_else_is_no_commit(a_copy: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv(records.COMMIT, told)
+    with pytest.raises(ValueError, match=r"BENCH_COMMIT = .*: set it to the output of git describe"):
+        records.commit()
+
+
+def test_a_checkout_is_dirty_by_what_runs(a_copy: Path) -> None:
+    (a_copy / "own" / "README.md").write_text("a")
+    subprocess.run(["git", "add", "-A"], cwd=a_copy, check=True)
+    git_commit(a_copy)
+    (a_copy / "own" / "README.md").write_text("b")
+    assert records.commit()["dirty"] is False
+    records.commit.cache_clear()
+    (a_copy / "own" / "bench" / "records.py").write_text("b")
+    assert records.commit()["dirty"] is True
 
 
 def test_a_record_of_a_trial_carries_its_configuration(tmp_path: Path, trial: Trial) -> None:

@@ -1,0 +1,179 @@
+"""Child: a large search over many slots that only sleep; answers with what the harness itself takes."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from rich.console import Console
+
+import launch as front_door
+from bench.cluster import runtime
+from bench.launching import preflight, study
+from bench.launching.request import Request
+from bench.reporting.listener import Listener
+from bench.reporting.mlflow_tracker import Tracker
+from bench.resources import Plan
+from tests.performance.children import ROOT, answer, arguments
+from tests.performance.sleepers import SleepingPool
+
+MARKS = (0.1, 0.5, 0.97)
+"""The probe looks at these shares of the trials: at CPU from the first to the last, at memory from the second on. What
+comes before is the start of the processes, and what comes after their end."""
+
+LOOK_SECONDS = 1.0
+
+PARTS = {
+    "ray::Board": "board",
+    "ray::PooledTrial": "Tune's actors",
+    "ray::ResourceTrainable": "Tune's actors",
+    "raylet": "Ray",
+    "gcs_server": "Ray",
+    "ray::Sleepers": "sleepers",
+}
+"""Processes by what they do; our own one is taken apart by threads."""
+
+THREADS = {"MainThread": "search", "mlflow": "MLflow", "listener": "listener", "optuna-storage": "Optuna's storage"}
+
+COUNTED = ("board", "search", "Tune's actors", "MLflow", "listener", "Optuna's storage", "driver's other threads")
+
+
+def main(trials: int, slots: int, seconds: float) -> dict[str, Any]:
+    """Run a search of so many trials, which take some seconds each."""
+    with tempfile.TemporaryDirectory() as results:
+        command = ["--study", "linear", "--results", results, "--trials", str(trials), "--seeds", "0"]
+        command += ["--set", f"lag={slots}"]
+        launch = preflight.prepare(Request.parsed(front_door.arguments().parse_strictly(command)))
+        runtime.start_ray(None, folder=ROOT)
+        try:
+            plan = Plan(slots=slots, workers=1, gpu=False, units=slots)
+            pool = SleepingPool(plan, storage=launch.folder.ray, seconds=seconds)
+            probe = Probe(pool, launch.folder.records, trials)
+            with launch.folder.locked(), study.interruptible(pool), probe:
+                code = study.carry_out(launch, pool, Console(file=io.StringIO(), width=200))
+            pool.close()
+        finally:
+            runtime.stop_ray()
+        if code:
+            raise RuntimeError(f"the launch ended with {code}")
+        lags = sorted(_lags(launch.folder.records))
+    return {**probe.found(), "listener_lag": lags[int(0.99 * (len(lags) - 1))]}
+
+
+def _lags(folder: Path) -> Iterator[float]:
+    """Seconds from the end of every trial to its record."""
+    for path in folder.glob("*.json"):
+        yield path.stat().st_mtime - json.loads(path.read_text())["details"]["ended"]
+
+
+class Probe:
+    """Looks on from a thread: CPU seconds by part, memory, queues."""
+
+    def __init__(self, pool: SleepingPool, records: Path, trials: int) -> None:
+        self._pool, self._records, self._trials = pool, records, trials
+        self._looks: list[tuple[int, float, Mapping[str, float], Mapping[str, float]]] = []
+        self._queued: list[int] = []
+        self._mlflow: list[float] = []
+        self._board: list[float] = []
+        self._over = threading.Event()
+        self._tracker: Tracker | None = None
+        self._thread = threading.Thread(target=self._look_on, name="probe", daemon=True)
+
+    def __enter__(self) -> Probe:
+        before = Listener.__init__
+
+        def noted(listener: Listener, pool: Any, progress: Any, tracker: Tracker, folder: Any) -> None:
+            self._tracker = tracker
+            before(listener, pool, progress, tracker, folder)
+
+        Listener.__init__ = noted  # type: ignore[method-assign]
+        self._before = before
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        Listener.__init__ = self._before  # type: ignore[method-assign]
+        self._over.set()
+        self._thread.join()
+
+    def _look_on(self) -> None:
+        marks = [round(share * self._trials) for share in MARKS]
+        while marks and not self._over.wait(LOOK_SECONDS):
+            done = len(list(self._records.glob("*.json")))
+            if done < self._trials:
+                self._ask()
+            if done >= marks[0]:
+                self._looks.append((done, time.perf_counter(), cpu_seconds(), memory()))
+                marks = [mark for mark in marks if mark > done]
+
+    def _ask(self) -> None:
+        """How long the board takes to answer, and what is handed to MLflow's writer to be its turn."""
+        start = time.perf_counter()
+        ray.get(self._pool.board.remembers.remote())
+        self._board.append(time.perf_counter() - start)
+        if self._tracker is not None:
+            self._queued.append(self._tracker._jobs.qsize())
+            handed = time.perf_counter()
+            self._tracker._jobs.put(lambda writer: self._mlflow.append(time.perf_counter() - handed))
+
+    def found(self) -> dict[str, Any]:
+        """What it has seen, from the end of the warm-up to the last trial of the search."""
+        first, half, last = self._looks[0], self._looks[1], self._looks[-1]
+        count = last[0] - first[0]
+        cpu = {part: 1000 * (value - first[2].get(part, 0.0)) / count for part, value in last[2].items()}
+        return {
+            "trials": count,
+            "per_second": count / (last[1] - first[1]),
+            "cpu": cpu,
+            "counted": sum(cpu.get(part, 0.0) for part in COUNTED),
+            "memory": {part: (half[3].get(part, 0.0), value) for part, value in last[3].items()},
+            "over": last[0] - half[0],
+            "queued": max(self._queued),
+            "queued_last": self._queued[-1],
+            "mlflow_lag": max(self._mlflow),
+            "board_lag": max(self._board),
+        }
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU seconds of all processes of this launch, by part."""
+    found: defaultdict[str, float] = defaultdict(float)
+    own = psutil.Process()
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    for thread in own.threads():
+        name = names.get(thread.id, "")
+        part = "probe" if name == "probe" else THREADS.get(name, "driver's other threads")
+        found[part] += thread.user_time + thread.system_time
+    for process in own.children(recursive=True):
+        times = process.cpu_times()
+        found[_part(process)] += times.user + times.system
+    return dict(found)
+
+
+def memory() -> dict[str, float]:
+    """MiB of memory that nobody else has, by part."""
+    found: defaultdict[str, float] = defaultdict(float)
+    found["driver"] = psutil.Process().memory_full_info().uss / 2**20
+    for process in psutil.Process().children(recursive=True):
+        found[_part(process)] += process.memory_full_info().uss / 2**20
+    return dict(found)
+
+
+def _part(process: psutil.Process) -> str:
+    name = (process.cmdline() or [process.name()])[0]
+    return next(
+        (part for start, part in PARTS.items() if start in name or process.name() == start), name.split("/")[-1]
+    )
+
+
+if __name__ == "__main__":
+    answer(**main(**arguments()))

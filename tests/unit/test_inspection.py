@@ -1,0 +1,157 @@
+"""Nodes are looked at before a slot's first trial: what is not as the driver has it is said, with the host."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray.train import ControllerError
+
+from bench.cluster import inspection
+from bench.cluster.groups import refuse
+from bench.cluster.inspection import Needs, Refused, Seen, lacking, needs
+from bench.cluster.pool import _but, _refusal
+from bench.launching import benchmarks
+from bench.spec import Backbone, Benchmark, SourceData, TargetData
+from tests.contract.test_folders import classes
+
+
+@pytest.fixture(scope="module")
+def here() -> Needs:
+    return needs(None, gpu=False)
+
+
+def test_the_drivers_own_machine_lacks_nothing(here: Needs) -> None:
+    assert lacking(here) == []
+    assert here.versions["python"] == ".".join(platform.python_version_tuple()[:2])
+    assert {"torch", "timm", "peft", "ray"} <= set(here.versions)
+
+
+@pytest.mark.parametrize("name", ["python", "torch", "timm", "peft", "ray"])
+def test_another_version_is_named(here: Needs, name: str) -> None:
+    other = dataclasses.replace(here, versions={**here.versions, name: "0.0.1"})
+    assert lacking(other) == [f"{name} is {here.versions[name]} and the launch's 0.0.1"]
+
+
+def test_what_is_not_installed_is_named(here: Needs) -> None:
+    assert lacking(dataclasses.replace(here, versions={"vitbench": "1.0"})) == ["vitbench is missing"]
+
+
+def test_what_a_wheel_was_built_for_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection.metadata, "version", lambda name: "2.15.0+cu130" if name == "torch" else "1.0")
+    assert inspection.versions()["torch"] == "2.15.0"
+
+
+def test_other_code_is_refused(here: Needs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "bench"
+    shutil.copytree(inspection.PROJECT, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(inspection, "PROJECT", copy)
+    (copy / ".trial.py.swp").write_text("an editor's")
+    assert lacking(here) == []
+    with (copy / "trial.py").open("a") as file:
+        file.write("# changed\n")
+    assert lacking(here) == ["its code of this project is not the launch's"]
+
+
+def test_a_gpu_that_torch_does_not_see_is_no_gpu(here: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (fault,) = lacking(dataclasses.replace(here, gpu=True))
+    assert fault.startswith("torch sees no GPU (")
+
+
+def test_a_gpu_that_fails_is_no_gpu(here: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*shape: int, device: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:0"))
+    monkeypatch.setattr(torch, "zeros", broken)
+    assert lacking(dataclasses.replace(here, gpu=True)) == [
+        "its GPU cannot be used (CUDA error: an illegal memory access was encountered)"
+    ]
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Benchmark:
+    name = f"folder:{classes(tmp_path / 'birds')}"
+    parts = {"name": "birds", "source": SourceData(name=name, per_class=8), "target": TargetData(name=name)}
+    return benchmarks.get("tiny").model_copy(update=parts)
+
+
+def forget_data() -> None:
+    from bench import data
+
+    for kept in (data._build, data.source, data.target):
+        kept.cache_clear()
+
+
+Change = Callable[[Path], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (shutil.rmtree, "birds"),
+        (lambda folder: shutil.rmtree(folder / "cat"), "and the launch's"),
+        (lambda folder: (folder / "cat" / "00.png").unlink(), "and the launch's"),
+    ],
+    ids=["no folder", "no class", "an image less"],
+)
+def test_data_that_are_not_the_launchs(birds: Benchmark, tmp_path: Path, change: Change, words: str) -> None:
+    wanted = needs(birds, gpu=False)
+    assert lacking(wanted) == []
+    change(tmp_path / "birds")
+    forget_data()
+    faults = lacking(wanted)
+    assert faults
+    assert words in faults[0]
+    assert "\n" not in faults[0]
+
+
+def test_weights_that_are_not_the_launchs(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(3)}, file)
+    tiny = benchmarks.get("tiny")
+    backbone = Backbone(name="tiny", weights=str(file))
+    wanted = needs(tiny.model_copy(update={"backbone": backbone}), gpu=False)
+    assert lacking(wanted) == []
+    save_file({"a": torch.ones(3)}, file)
+    assert lacking(wanted) == [f"{file} is not the launch's"]
+    file.unlink()
+    assert lacking(wanted) == [f"there is no weights file {file}"]
+
+
+def test_a_refusal_names_hosts_and_things_once() -> None:
+    good = Seen("n0", "head", ())
+    bad = [Seen("n1", "gpu-1", ("timm is missing", "peft is missing"))] * 2 + [Seen("n2", "gpu-2", ("no GPU",))]
+    refuse([good])
+    with pytest.raises(Refused) as raised:
+        refuse([good, *bad])
+    first, second = str(raised.value).split("; ")
+    assert first == "host gpu-1 cannot train: timm is missing, peft is missing"
+    assert second == "host gpu-2 cannot train: no GPU"
+    assert raised.value.nodes == {"n1", "n2"}
+    found = _refusal(ControllerError(raised.value))
+    assert found is not None
+    assert found.nodes == {"n1", "n2"}
+    assert _refusal(ControllerError(RuntimeError("another reason"))) is None
+
+
+def test_a_refusal_comes_whole_through_ray() -> None:
+    from ray import cloudpickle
+
+    sent = cloudpickle.loads(cloudpickle.dumps(Refused("host a cannot train: no GPU", frozenset({"n1"}))))
+    assert (str(sent), sent.nodes) == ("host a cannot train: no GPU", {"n1"})
+
+
+def test_no_slot_is_sent_to_a_node_that_lacks_something() -> None:
+    assert _but(frozenset()) == {}
+    assert _but(frozenset({"b2", "a1"})) == {"ray.io/node-id": "!in(a1, b2)"}
