@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed$(if $(filter-out dev,$(EXTRAS)),-$(EXTRAS))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test test-cluster faults check format mlflow perf lock clean
+.PHONY: help setup study test test-cluster faults check format mlflow perf gpu lock clean
 
 help: ## List the targets
 	@echo 'Usage: make TARGET [STUDY=$(STUDY)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -53,6 +53,10 @@ mlflow: $(STAMP) ## Browse runs, curves and tables in results/mlflow.db
 perf: ## Measure against peers, write results/perf/ (two to three hours; ARGS="--quick", "--only knn")
 	@$(MAKE) --no-print-directory setup EXTRAS=dev,perf
 	$(BIN)/python -m tests.performance $(ARGS)
+
+# Any Python that has torch, torchvision, timm and peft will do: nothing is installed for it.
+gpu: ## Check and measure on one NVIDIA GPU (5 minutes; ARGS=--cpu: small, without one)
+	@python=$(BIN)/python; [ -x $$python ] || python='$(PYTHON)'; $$python -m tests.gpu $(ARGS)
 
 lock: $(STAMP) ## Resolve the newest versions anew and write constraints.txt
 	@$(find_uv); \

@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -383,7 +384,12 @@ def provenance(*, devices: Iterable[str] = ()) -> dict[str, Any]:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in PACKAGES}
+    """Of the packages that are here: a trial needs neither Ray nor Optuna nor MLflow."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 COMMIT = "BENCH_COMMIT"

@@ -178,6 +178,12 @@ def test_a_nan_in_a_file_is_refused(tmp_path: Path, record: Make) -> None:
         records.read(path)
 
 
+def test_provenance_leaves_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(records, "_versions", records._versions.__wrapped__)
+    assert list(records.provenance()["versions"]) == ["python", "torch"]
+
+
 def test_provenance_says_where_a_number_comes_from() -> None:
     found = records.provenance(devices=["NVIDIA H200"])
     assert set(records.PACKAGES) | {"python"} == set(found["versions"])

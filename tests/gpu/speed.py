@@ -1,0 +1,261 @@
+"""Images a second of training, and seconds of the k-NN search, against the rates of the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+
+from bench import models, training
+from bench.data import Split
+from bench.measuring import extract, knn
+from bench.models import Preprocess
+from bench.readings import Point
+from bench.spec import Backbone, Trial
+from bench.training import losses
+from bench.training.steps import Stepper
+from bench.vit import as_module
+from tests.gpu import machine, timing, work
+from tests.gpu.parts import missing
+from tests.gpu.report import Line
+from tests.gpu.scale import Scale
+from tests.performance import flops
+from tests.performance.works import Work
+
+OF_MATRIX, OF_SEED, OF_TIMM, KNN_SECONDS, KNN_SHARE = 0.5, 3.0, 1.2, 10.0, 0.6
+"""Goals: full fine-tuning over the matrix rate; over Lightning + transformers and over a timm loop; k-NN's seconds, and
+the share of them that products or memory bind."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """``memory``: MiB at the peak, None where it is not counted."""
+
+    images_per_second: float
+    memory: float | None
+
+
+def measured(trial: Trial, feed: tuple[Split, Preprocess], scale: Scale, *, compiled: bool = False) -> Speed:
+    """A training of a trial's model; the clock runs over the second half of its steps."""
+    timing.forget_peak(scale)
+    vit, terms = work.model_of(trial, scale)
+    model: Any = torch.compile(as_module(vit)) if compiled else as_module(vit)
+    at: dict[int, float] = {}
+
+    def report(point: Point) -> None:
+        at[point.step] = time.perf_counter()  # its loss has been read, so the device has done the step
+
+    # Two reports are all that is needed: each makes the host wait, and in a training of usual length they are rare.
+    with mock.patch.object(losses, "REPORTS", 2):
+        training.train(
+            model,
+            training.Feed(*feed, classes=work.CLASSES),
+            trial.train,
+            seed=0,
+            device=timing.device_of(scale),
+            watch=training.Watch(report),
+            terms=terms,
+        )
+    (first, start), (last, end) = next(iter(at.items())), list(at.items())[-1]
+    return Speed(trial.train.batch_size * (last - first) / (end - start), timing.peak(scale))
+
+
+def memory(scale: Scale) -> Iterator[Line]:
+    """Every method from uint8 images in memory; full over the matrix rate; features as retention is measured."""
+    rate = machine.matrix_rate("bf16", scale)
+    feed = work.in_memory(scale)
+    for method in work.chosen(scale):
+        trial = work.speed_trial(method, scale)
+        line = _line(f"{method}, from memory", trial, measured(trial, feed, scale), rate, scale)
+        yield line
+        if method == "full":
+            yield Line("full over the bf16 matrix rate", line.facts["of_matrix"], goal=_at_least(OF_MATRIX, scale))
+    yield _features(feed, scale)
+
+
+def _features(feed: tuple[Split, Preprocess], scale: Scale) -> Line:
+    backbone = Backbone(name=scale.model, weights="random")
+    vit = models.create(backbone, num_classes=0).to(timing.device_of(scale))
+    seconds = timing.seconds(lambda: extract(vit, *feed, timing.device_of(scale)), scale)
+    operations, rate = flops.of_features(backbone), len(feed[0]) / seconds
+    return Line(
+        "features, fp32, from memory",
+        rate,
+        "images/s",
+        note=f"{operations * rate / 1e12:.3g} TFLOP/s",
+        facts={"model": scale.model, "flops_per_image": operations},
+    )
+
+
+def _at_least(goal: float, scale: Scale) -> tuple[Literal[">="], float] | None:
+    """A goal that is one on a GPU only."""
+    return (">=", goal) if scale.cuda else None
+
+
+def files(scale: Scale) -> Iterator[Line]:
+    """Every method from JPEG files, and full from decoded pictures on disk."""
+    rate = machine.matrix_rate("bf16", scale)
+    for method in work.chosen(scale):
+        trial = work.speed_trial(method, scale, steps=scale.file_steps)
+        yield _line(f"{method}, from JPEG files", trial, measured(trial, work.in_files(scale), scale), rate, scale)
+    trial = work.speed_trial("full", scale, steps=scale.file_steps)
+    kept = work.in_files(scale, keep_decoded=True)
+    yield _line("full, from keep_decoded", trial, measured(trial, kept, scale), rate, scale)
+
+
+def _line(what: str, trial: Trial, speed: Speed, rate: float, scale: Scale) -> Line:
+    operations = flops.of_step(trial, classes=work.CLASSES) / trial.train.batch_size
+    achieved = operations * speed.images_per_second
+    return Line(
+        what,
+        speed.images_per_second,
+        "images/s",
+        note=f"{achieved / 1e12:.3g} TFLOP/s, {100 * achieved / rate:.0f} % of the bf16 matrix rate"
+        f"; {timing.mib(speed.memory)}",
+        facts={
+            "method": trial.method,
+            "model": trial.benchmark.backbone.name,
+            "flops_per_image": operations,
+            "of_matrix": achieved / rate,
+            "memory_mib": speed.memory,
+        },
+    )
+
+
+def compiled(scale: Scale) -> Iterator[Line]:
+    """``train.compile`` on and off."""
+    if not scale.compile:
+        yield Line("compile", note="not measured at this size")
+        return
+    feed = work.in_memory(scale)
+    for method in [name for name in ("full", "lora") if name in work.chosen(scale)]:
+        trial = work.speed_trial(method, scale)
+        plain = measured(trial, feed, scale)
+        start = time.perf_counter()
+        fast = measured(trial, feed, scale, compiled=True)
+        seconds = time.perf_counter() - start
+        yield Line(
+            f"{method}: compiled over not",
+            fast.images_per_second / plain.images_per_second,
+            "x",
+            note=f"{fast.images_per_second:,.0f} and {plain.images_per_second:,.0f} images/s; compiling and "
+            f"{scale.steps} steps take {seconds:.0f} s; {timing.mib(fast.memory)}, {timing.mib(plain.memory)}",
+        )
+
+
+def peers(scale: Scale) -> Iterator[Line]:
+    """Ours from JPEG files against the seed's stack and a timm loop, on the same files, one after the other."""
+    from tests.performance import one_step  # it asks for the device as it is imported
+
+    names = {"timm": ("timm loop", OF_TIMM, ("timm",))}
+    names["lightning"] = ("Lightning + transformers", OF_SEED, ("lightning", "transformers"))
+    trial = work.speed_trial("full", scale, steps=scale.file_steps)
+    asked = Work(scale.model, scale.batch, scale.file_steps, "bf16", work.jpegs(scale))
+    for peer in scale.peers:
+        named, goal, needs = names[peer]
+        if lacking := missing(needs):
+            yield Line(f"full over {named}", note=f"not here: {', '.join(lacking)}")
+            continue
+        theirs = one_step.WAYS[peer](asked, "full")["images_per_second"]
+        ours = measured(trial, work.in_files(scale), scale).images_per_second
+        yield Line(
+            f"full over {named}",
+            ours / theirs,
+            "x",
+            _at_least(goal, scale),
+            note=f"{ours:,.0f} and {theirs:,.0f} images/s from JPEG files",
+        )
+
+
+def neighbours(scale: Scale) -> Iterator[Line]:
+    """k-NN in fp16 over a bank of ImageNet's size, and what block sizes would do."""
+    where = timing.device_of(scale)
+    draw = torch.Generator(where).manual_seed(0)
+    centres = torch.randn(1000, scale.width, generator=draw, device=where)
+    sets = []
+    for count in (scale.bank, scale.queries):
+        labels = torch.randint(1000, (count,), generator=draw, device=where)
+        found = torch.empty(count, scale.width, dtype=torch.float16, device=where)
+        for part, own in zip(found.split(65_536), labels.split(65_536), strict=True):
+            part.copy_(torch.randn(part.shape, generator=draw, device=where).mul_(3).add_(centres[own]))
+        sets += [found, labels]
+    knn.knn_hits(sets[0][:1000], sets[1][:1000], sets[2][:20], sets[3][:20])
+    before = timing.forget_peak(scale)
+    seconds = _search(sets, scale)
+    top = timing.peak(scale)
+    yield from _search_lines(seconds, None if top is None else top - before, scale)
+    few = max(max(knn.DEFAULT_KS), scale.bank // 8)
+    fewer = [sets[0][:few], sets[1][:few], *sets[2:]]
+    measured = {}
+    for rows, columns in ((1024, 8192), (4096, 8192), (1024, 32_768), (4096, 32_768)):
+        with mock.patch.multiple(knn, BLOCK_QUERIES=rows, BLOCK_BANK=columns):
+            measured[f"{rows} x {columns}"] = _search(fewer, scale)
+    now = f"{knn.BLOCK_QUERIES} x {knn.BLOCK_BANK}"
+    yield timing.contest(f"k-NN by blocks, a bank of {len(fewer[0]):,}", measured, now=now)
+
+
+def _search(sets: list[torch.Tensor], scale: Scale) -> float:
+    timing.wait(scale)
+    start = time.perf_counter()
+    knn.knn_accuracy(*sets)  # ends in numbers, so the device has done its work
+    return time.perf_counter() - start
+
+
+def _search_lines(seconds: float, memory: float | None, scale: Scale) -> Iterator[Line]:
+    pairs = scale.bank * scale.queries
+    rate, bandwidth = machine.matrix_rate("fp16", scale), machine.bandwidth(scale)
+    floor = {
+        "fp16 products": 2 * pairs * scale.width / rate,
+        "similarities, written and read once in float32": 2 * 4 * pairs / bandwidth,
+    }
+    binds = max(floor, key=lambda name: floor[name])
+    what = f"k-NN, {scale.queries:,} x {scale.bank:,} x {scale.width}, fp16"
+    yield Line(
+        what,
+        seconds,
+        "s",
+        ("<=", KNN_SECONDS) if scale.cuda else None,
+        note=f"beside the sets {timing.mib(memory)}",
+        facts={"pairs_per_second": pairs / seconds},
+    )
+    note = ", ".join(f"{name} {1000 * value:.3g} ms" for name, value in floor.items())
+    yield Line("share of it that binds", floor[binds] / seconds, "", _at_least(KNN_SHARE, scale), note=note)
+
+
+def profiled(scale: Scale) -> Iterator[Line]:
+    """Where one step of full and of LoRA goes: the kernels that take most."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * scale.cuda
+    inputs, labels = work.batch(scale)
+    for method in [name for name in ("full", "lora") if name in work.chosen(scale)]:
+        trial = work.speed_trial(method, scale)
+        vit, terms = work.model_of(trial, scale)
+        stepper = Stepper(as_module(vit).train(), trial.train, timing.device_of(scale), terms)
+        for number in (1, 2):
+            stepper.step(number, [(inputs, labels)])
+        timing.wait(scale)
+        with profile(activities=kinds) as found:
+            stepper.step(3, [(inputs, labels)])
+            timing.wait(scale)
+        yield from _top(method, found, scale)
+
+
+TOP = 8
+"""So many kernels are named."""
+
+
+def _top(method: str, found: Any, scale: Scale) -> Iterator[Line]:
+    def own(event: Any) -> float:
+        return float(event.self_device_time_total if scale.cuda else event.self_cpu_time_total)
+
+    events = sorted(found.key_averages(), key=own, reverse=True)
+    total = sum(map(own, events))
+    yield Line(f"{method}: a step", total / 1000, "ms", note="of the device" if scale.cuda else "of the CPU")
+    for event in events[:TOP]:
+        share = 100 * own(event) / total
+        yield Line(f"{method}: {event.key[:80]}", own(event) / 1000, "ms", note=f"{share:.1f} %, {event.count} times")
