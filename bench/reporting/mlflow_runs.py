@@ -111,7 +111,7 @@ def final(record: Record) -> dict[str, float]:
 def on_the_way(record: Record, now: int) -> list[Point]:
     """The points of a trial's curves that its record holds: what was read before the last step."""
     own = [reading for reading in record.readings if reading.variant is None]
-    before = [reading for reading in own if reading.step == 0]
+    before = [reading for reading in own if reading.step == 0 and reading.split == "val"]
     points: list[Point] = []
     for step in sorted({reading.step for reading in own if 0 < reading.step < record.measured_step}):
         read = flat(scores([*before, *(reading for reading in own if reading.step == step)]), "search")
@@ -348,9 +348,10 @@ class Runs:
             self._end(self.parent, INTERRUPTED, "KILLED")
 
 
-def attached(folder: LaunchFolder) -> tuple[Path, Path, Path]:
-    """The files of a leaderboard that a parent run holds."""
-    return (folder.table, folder.table_csv, folder.picture)
+def attached(folder: LaunchFolder) -> list[Path]:
+    """The files of a leaderboard that a parent run holds; there are curves where something was read on the way."""
+    curves = [path for path in (folder.curves, folder.curves_csv) if path.is_file()]
+    return [folder.table, folder.table_csv, folder.picture, *curves]
 
 
 def _has_ended(run: Run) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.readings import EQUAL
 from bench.records import Record
+from bench.reporting import curves
 from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, UnderLimit, compare_all
 from bench.reporting.front import Hypervolume
 from bench.reporting.outcomes import Outcome, different_images
@@ -107,6 +108,8 @@ class Row:
     """Whether the records say which images were right. Otherwise the images' uncertainty is the binomial one."""
     standing: Standing | None = None
     """Where it stands among the rows; None if no seed succeeded."""
+    curve: tuple[curves.CurvePoint, ...] = ()
+    """What was read on the way of its trials; empty if nothing was, and for variants, which are made at the end."""
 
     @property
     def label(self) -> str:
@@ -164,7 +167,8 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
     found = _found(records)
     before = _before(confirmed)
     objectives = {record.search.objective if record.search else None for record in confirmed}
-    ks = {reading.settings["k"] for record in confirmed for reading in record.readings if "k" in reading.settings}
+    judged = [reading for record in confirmed for reading in record.readings if reading.split == "test"]
+    ks = {reading.settings["k"] for reading in judged if "k" in reading.settings}
     board = Leaderboard(
         study=study,
         benchmark=benchmark,
@@ -310,6 +314,7 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             searches=len({record.search for record in group if record.search is not None}),
             search_trials=searched.get(_row_key(first), 0),
             by_image=outcome is not None and outcome.by_image,
+            curve=curves.of(good) if variant is None else (),
         )
         yield row, outcome
 

@@ -145,6 +145,13 @@ class Study(Frozen):
         int,
         Field(ge=1, le=1000, description="where the objective is a list, configurations of the front to confirm"),
     ] = 3
+    candidates: Annotated[
+        Literal["last", "every"],
+        Field(
+            description="where the objective is a list, what of a trial may be on the front: its last model, or every "
+            "one that was read (with a constant learning rate, schedule = none)"
+        ),
+    ] = "last"
     sampler: Annotated[
         Sampler, Field(description="what proposes values: tpe, gp, nsga2, qmc (quasi-random), random or grid")
     ] = "tpe"
@@ -198,6 +205,11 @@ class Study(Frozen):
 
     def _refuse_what_cannot_be_searched(self) -> None:
         objective = self.objective
+        if self.candidates == "every" and not objective.others:
+            raise ValueError(
+                f"candidates = every makes a front of a trial's readings, and the objective {objective} has none: name "
+                f"several scores, or use candidates = last"
+            )
         if self.scheduler == "asha" and (objective.others or objective.subject_to):
             kind = "several scores" if objective.others else "constraints"
             raise ValueError(
