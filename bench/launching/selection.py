@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from bench.launching.posterior import posterior_means
+from bench.pareto import non_dominated, spread
 from bench.readings import HEAD, KNN, scores
 from bench.records import Record
 from bench.spec import Quantity, Space, Study, Value, readable
@@ -116,45 +116,6 @@ def _on_the_way(study: Study, trials: Sequence[Record]) -> Iterator[_Point]:
             values = study.objective.values(scores(record.readings, step=step))
             if values is not None:
                 yield _Point(values, record, step)
-
-
-def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that no other one is at least as good as everywhere and better somewhere.
-
-    Args:
-        points: larger is better, in every score. Of equal points the first one counts.
-    """
-    first = {tuple(point): index for index, point in reversed(list(enumerate(points)))}
-
-    def beaten(point: tuple[float, ...]) -> bool:
-        return any(other != point and all(map(operator.ge, other, point)) for other in first)
-
-    return sorted(index for point, index in first.items() if not beaten(point))
-
-
-def spread(points: Sequence[Sequence[float]], count: int) -> list[int]:
-    """Indices of at most so many points that stand for all of a front.
-
-    They are the best by each score, and then again and again the point that is farthest from those there are, with
-    every score's range as its unit. A single one is that with the highest sum of scores in these units.
-
-    Args:
-        points: larger is better, in every score.
-    """
-    lows, highs = ([end(column) for column in zip(*points, strict=True)] for end in (min, max))
-    scaled = [
-        tuple((value - low) / ((high - low) or 1.0) for value, low, high in zip(point, lows, highs, strict=True))
-        for point in points
-    ]
-    indices = range(len(points))
-    if count == 1:
-        return [max(indices, key=lambda index: sum(scaled[index]))]
-    ends = (max(indices, key=lambda index: (scaled[index][axis], sum(scaled[index]))) for axis in range(len(lows)))
-    chosen = list(dict.fromkeys(ends))[:count]
-    while len(chosen) < min(count, len(points)):
-        left = [index for index in indices if index not in chosen]
-        chosen.append(max(left, key=lambda one: min(math.dist(scaled[one], scaled[other]) for other in chosen)))
-    return chosen
 
 
 def _in_order(trial: str) -> list[tuple[int, str]]:

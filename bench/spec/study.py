@@ -172,7 +172,7 @@ class Study(Frozen):
         float,
         Field(gt=0, le=MINUTES, description="after so long a trial has failed, with where it stood; 1440 is a day"),
     ] = 1440.0
-    scheduler: Annotated[Literal["none", "asha"], Field(description="what stops unpromising trials early")] = "none"
+    scheduler: Annotated[Literal["none", "asha"], Field(description="what ends unpromising trials early")] = "none"
     protocol: Annotated[Protocol, Field(description="clean, or paper: chosen on test data, and marked so")] = "clean"
     train: Annotated[dict[str, Value], Field(description="fields of the recipe, see below")] = Field(
         default_factory=dict
@@ -209,12 +209,6 @@ class Study(Frozen):
             raise ValueError(
                 f"candidates = every makes a front of a trial's readings, and the objective {objective} has none: name "
                 f"several scores, or use candidates = last"
-            )
-        if self.scheduler == "asha" and (objective.others or objective.subject_to):
-            kind = "several scores" if objective.others else "constraints"
-            raise ValueError(
-                f"scheduler asha compares trials by one score, and the objective {objective} has {kind}: use "
-                f"scheduler none, or an objective such as mean"
             )
         others = (space.choices for name, space in self.search.items() if name not in self.rows)
         needed = math.prod(len(choices) for choices in others if choices is not None)

@@ -17,11 +17,10 @@ from bench.launching.selection import (
     best_of_rows,
     choose,
     names,
-    non_dominated,
     remark_on,
     row_key,
-    spread,
 )
+from bench.pareto import non_dominated, spread
 from bench.readings import HEAD, KNN, Reading
 from bench.records import Record
 from bench.spec import QUANTITIES, Objective, Study, parse
