@@ -101,6 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             preflight.rehearse(launch)
             print(printable(plans.describe(launch), keep="\n"))
             return 0
+        if launch.options.replay is not None:
+            from bench.launching import replaying
+
+            print(printable(replaying.text(launch, launch.options.replay), keep="\n"))
+            return 0
         from bench.launching import study
 
         return study.run(launch)

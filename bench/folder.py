@@ -97,6 +97,16 @@ class LaunchFolder:
         return self.path / "index.html"
 
     @property
+    def curves(self) -> Path:
+        """What was learned and forgotten over steps, if that was read on the way."""
+        return self.path / "curves.png"
+
+    @property
+    def curves_csv(self) -> Path:
+        """The same as numbers."""
+        return self.path / "curves.csv"
+
+    @property
     def optuna(self) -> Path:
         """The searches, as Optuna's tools read them."""
         return self.path / "optuna.db"
@@ -180,7 +190,7 @@ class LaunchFolder:
         Returns:
             Where it is now; None if there was none.
         """
-        tables = (self.table, self.table_csv, self.table_json, self.picture, self.page)
+        tables = (self.table, self.table_csv, self.table_json, self.picture, self.page, self.curves, self.curves_csv)
         own = (self.records, self.checkpoints, self.unfinished, self.evaluation, self.manifest, self.optuna, *tables)
         return self._move([path for path in own if path.exists()])
 

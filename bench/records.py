@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import os
@@ -180,8 +181,9 @@ class Record(BaseModel):
 
     def _agree_among_themselves(self) -> None:
         """Forgetting is a difference of readings that were taken alike."""
-        for name in ("k", "bank"):
-            said = {r.settings[name] for r in self.readings if r.domain == "source" and name in r.settings}
+        of_source = [reading for reading in self.readings if reading.domain == "source"]
+        for split, name in itertools.product(("val", "test"), ("k", "bank")):
+            said = {r.settings[name] for r in of_source if r.split == split and name in r.settings}
             if len(said) > 1:
                 mixed = " and ".join(map(str, sorted(said)))
                 raise ValueError(f"readings of the source with {name} = {mixed} are mixed")

@@ -6,7 +6,7 @@ import gc
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from bench.folder import SNAPSHOT
 from bench.measuring import Meter
 from bench.methods import Method
 from bench.models import CPU, Setting
-from bench.readings import Point, Reading
+from bench.readings import Point, Reading, scores
 from bench.records import Record, Status
-from bench.spec import TrainConfig, Trial
+from bench.spec import Objective, TrainConfig, Trial
 from bench.training import DivergedError, PeakMemory, Report, Snapshots, Trained
 from bench.vit import Vit, as_module
 
@@ -120,19 +120,19 @@ class _Course:
         self._points: list[Point] = []
 
     def validate(self, vit: Vit, step: int) -> list[Reading]:
-        """Readings on the way: all of a search trial, and what chooses the model where the best one is kept.
+        """Readings on the way, of validation data: test data is read at the end.
 
-        A confirmation's curve shows the training alone: test data is read at the end.
+        Under the paper's protocol, which has no validation data, only what chooses the model that is kept.
         """
-        if self.trial.phase == "search" and self.trial.protocol == "clean":
-            return self.meter.measure(vit, step)
+        if self.trial.reads_on_the_way:
+            return self.meter.measure_on_the_way(vit, step)
         return [self.meter.target(vit, step, self.meter.choosing_split)] if self.best else []
 
     def watch(self, point: Point) -> None:
         """Pass a point of the curves on."""
         self.steps = point.step
         if self.best and point.readings:
-            self.best.offer(point.step, point.readings[0])
+            self.best.offer(point.step, point.readings)
         self._points.append(point)
         self._report(point)
 
@@ -170,29 +170,34 @@ class _Course:
         )
 
 
-class _Best:
-    """The trained tensors with the highest validation target accuracy so far, on the CPU; of equals the earliest."""
+TARGET = Objective(quantity="target_accuracy")
+"""The best model is kept by this score, unless the study looks for another one."""
 
-    def __init__(self, vit: Vit) -> None:
-        self._vit = vit
+
+class _Best:
+    """The trained tensors that are best by an objective on validation data, on the CPU; of equals the earliest."""
+
+    def __init__(self, vit: Vit, objective: Objective) -> None:
+        self._vit, self._objective = vit, objective
         self._step = 0
-        self._accuracy: float | None = None
+        self._merit: tuple[float, ...] | None = None
         self._tensors: dict[str, Tensor] = {}
 
-    def offer(self, step: int, reading: Reading) -> None:
+    def offer(self, step: int, readings: Sequence[Reading]) -> None:
         """Keep the model as it is now, if it is the best; every rank is offered the same numbers."""
-        accuracy = reading.numbers["top1"]
-        if self._accuracy is None or accuracy > self._accuracy:
-            self._step, self._accuracy = step, accuracy
+        merit = self._objective.merit(scores(readings))
+        assert merit is not None  # all that an objective looks at is read on the way
+        if self._merit is None or merit > self._merit:
+            self._step, self._merit = step, merit
             self._tensors = {name: value.clone() for name, value in models.trained_tensors(self._vit).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far."""
-        return {"step": self._step, "accuracy": self._accuracy, "tensors": self._tensors}
+        return {"step": self._step, "merit": self._merit, "tensors": self._tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self._step, self._accuracy, self._tensors = state["step"], state["accuracy"], state["tensors"]
+        self._step, self._merit, self._tensors = state["step"], state["merit"], state["tensors"]
 
     def put_back(self) -> int:
         """Give the model its best tensors again; returns their step."""
@@ -238,7 +243,7 @@ def _run(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> Rec
     config = training.resolve(trial.train, images=len(setting.target.train))
     vit = models.build(trial, setting.target.num_classes, setting.device, models.start_of(trial))
     course.trainable = methods.trainable_parameters(vit)
-    course.best = _Best(vit) if config.keep == "best" else None
+    course.best = _Best(vit, trial.keep_by or TARGET) if config.keep == "best" else None
     shared = _shared(course, config, vit)
     feed = _feed(course, config, shared)
     if snapshots is not None:
@@ -254,8 +259,9 @@ def _run(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> Rec
         terms=training.terms_of(course.method, vit, course.meter.untouched),
     )
     start = time.perf_counter()
+    ended = course.validate(vit, config.steps)
     if course.best:
-        course.best.offer(config.steps, course.meter.target(vit, config.steps, course.meter.choosing_split))
+        course.best.offer(config.steps, ended)
     step = course.best.put_back() if course.best else config.steps
     course.meter.measure_all(vit, step, course.method)
     if keep is not None and parallel.rank() == 0:

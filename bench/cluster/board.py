@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from bench import records
+from bench.cluster.pruning import Bar
 from bench.cluster.topics import Topics
 from bench.readings import Point
 from bench.records import Record
@@ -108,6 +109,7 @@ class _Ticket:
     stop: bool = False
     readings: list[Point] = field(default_factory=list)
     record: Record | None = None
+    bar: Bar | None = None
 
 
 class Board:
@@ -218,20 +220,23 @@ class Board:
         """Trials of these names are answered by these records, if they were asked for the very same."""
         self._known_records.update(records)
 
-    async def submit(self, trial: Trial, watched: bool = False, minutes: float | None = None) -> int:
+    async def submit(
+        self, trial: Trial, watched: bool = False, minutes: float | None = None, bar: Bar | None = None
+    ) -> int:
         """Queue a trial, or answer it at once if its record is known; returns its ticket.
 
         Args:
             watched: its readings are kept for :meth:`reading`, until :meth:`release`.
             minutes: it may take from when it is taken; any time if None.
+            bar: it ends at the first reading that does not pass it.
         """
         ticket, self._submitted = self._submitted, self._submitted + 1
-        self._tickets[ticket] = _Ticket(trial, watched, minutes)
+        self._tickets[ticket] = _Ticket(trial, watched, minutes, bar=bar)
         if watched:
             self._watched[trial.id] = ticket
             self._topics.notify(("trial", trial.id))
         record = self._known_records.pop(trial.id, None)
-        if record is not None and record.config == trial.model_dump(mode="json"):
+        if record is not None and _answers(record, trial, bar):
             self._answer(ticket, record)
         else:
             self._waiting.append(ticket)
@@ -268,7 +273,10 @@ class Board:
                 state.readings.append(point)
                 self._topics.notify(("trial", state.trial.id))
             self._happened(Event("report", ticket, state.trial, slot=slot, point=point))
-        return state.stop
+        # Not for good: should its workers die before its end is known, it is trained again, and ends here again.
+        return state.stop or (
+            state.bar is not None and any(state.bar.stops(point.step, point.readings) for point in points)
+        )
 
     async def finish(self, slot: int, ticket: int, record: Record, seconds: float | None = None, *weights: Any) -> None:
         """Post the record of a slot's trial; it counts once.
@@ -525,6 +533,14 @@ class Board:
     async def _wait(self, topic: Hashable, ready: Callable[[], bool]) -> None:
         """Wait for a while; the caller asks again: no call may hang on a connection that was lost without a word."""
         await self._topics.wait(topic, ready, POLL_SECONDS)
+
+
+def _answers(record: Record, trial: Trial, bar: Bar | None) -> bool:
+    """Whether a record is of the very same trial, which would end where that one has ended."""
+    end = None if bar is None else bar.end(record)
+    return record.config == trial.model_dump(mode="json") and end == (
+        record.steps if record.status == "stopped" else None
+    )
 
 
 def _kind(error: str) -> str:

@@ -1,4 +1,4 @@
-"""Ray Tune: a search on the pool, and when to stop a trial."""
+"""Ray Tune: a search on the pool."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import functools
 import sys
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ import ray
 from optuna.trial import FrozenTrial
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from bench.cluster.board import START_SECONDS
 from bench.cluster.pool import Pool
+from bench.cluster.pruning import Pruner, Seen, rungs
 from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, decoded, label, nobody, proposals
 from bench.readings import scores
 from bench.records import Record
-from bench.spec import Benchmark, Objective, Study, make_trial
+from bench.spec import Benchmark, Objective, Study, Trial, make_trial
 
 INDEX = "trial_index"
 """Under this key Tune's configuration of a trial carries its place in the search."""
@@ -51,9 +52,11 @@ def search(
         storage: folder for Ray Tune's own files.
         ended: is told of every trial as Optuna knows it, in the order of the trials.
     """
-    submit = functools.partial(_submit, board=pool.board, study=study, benchmark=benchmark, launch=launch)
+    pruning = pruner(study, benchmark)
+    submit = _Submit(pool.board, study, benchmark, launch, pruning)
     outcome = functools.partial(_outcome, board=pool.board, study=study)
-    algorithm = InOrder(proposals(study, ended), submit, outcome, lag=study.lag)
+    hear = nothing if pruning is None else functools.partial(heard, pruning)
+    algorithm = InOrder(proposals(study, ended), submit, outcome, hear, lag=study.lag)
     watchers = min(pool.plan.slots, study.trials)
     tuner = tune.Tuner(
         # The worker groups hold the cores and GPUs; what Tune starts only waits for them.
@@ -63,7 +66,7 @@ def search(
         ),
         tune_config=tune.TuneConfig(
             search_alg=algorithm,
-            scheduler=scheduler(study, benchmark),
+            scheduler=FIFOScheduler(),  # a trial that is to end early ends where it reports, see cluster/pruning
             num_samples=study.trials,
             max_concurrent_trials=pool.plan.slots,
             reuse_actors=True,
@@ -89,77 +92,22 @@ def _on_own_node() -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{name: SHARE_OF_NODE}], bundle_label_selector=[{"ray.io/node-id": own}])
 
 
-def scheduler(study: Study, benchmark: Benchmark) -> TrialScheduler:
-    """What stops unpromising trials early, if the study wants that."""
+def pruner(study: Study, benchmark: Benchmark) -> Pruner | None:
+    """What ends unpromising trials early, if the study wants that."""
     if study.scheduler == "none":
-        return FIFOScheduler()
+        return None
     values = {name: space.corners[0] for name, space in study.search.items()}
     # No searched field changes what is asked for here: such a study is refused before it starts.
     train = make_trial(study, benchmark, values, launch="", label="", seed=0, phase="search").train
-    return RowHalving(
-        [tuple(point[row] for row in study.rows) for point in study.dealt_points],
-        lambda: ASHAScheduler(
-            time_attr="step", metric=METRIC, mode="max", max_t=train.steps, grace_period=train.val_every
-        ),
-    )
+    return Pruner(study.objective, rungs(train.val_every, train.steps))
 
 
-class RowHalving(FIFOScheduler):
-    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934), for each leaderboard row by itself.
+Hear = Callable[[int, Mapping[str, Any]], None]
+"""It is told a trial's index and last result."""
 
-    Rows are compared at the end, with test data. A trial is therefore stopped for being worse than others of its own
-    row, and never as long as it is the only one of them that may still run to its end, or has.
-    """
 
-    def __init__(self, rows: Sequence[Hashable], halving: Callable[[], TrialScheduler]) -> None:
-        """Keep rows apart.
-
-        Args:
-            rows: the row of every trial of the search, in order; trials beyond them belong to one row.
-            halving: makes the scheduler of a row.
-        """
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._rows = rows
-        self._halvings: defaultdict[Hashable, TrialScheduler] = defaultdict(halving)
-        self._in_play: defaultdict[Hashable, set[str]] = defaultdict(set)
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """The schedulers of the rows know what is maximised."""
-        return metric is None and mode is None
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial may run to its end from now on."""
-        self._in_play[self._row(trial)].add(trial.trial_id)
-        self._halvings[self._row(trial)].on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Ask the row's own scheduler; the last trial in play goes on whatever it says."""
-        row = self._row(trial)
-        decision: str = self._halvings[row].on_trial_result(tune_controller, trial, result)
-        if decision != TrialScheduler.STOP or self._in_play[row] == {trial.trial_id}:
-            return TrialScheduler.CONTINUE
-        self._in_play[row].discard(trial.trial_id)
-        return decision
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """One that ran to its end stays in play: it can be confirmed. One that failed or was stopped does not."""
-        if result.get(FAILED, False) or result.get(STOPPED, False):
-            self._in_play[self._row(trial)].discard(trial.trial_id)
-        self._halvings[self._row(trial)].on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """The trial's actor is lost."""
-        self._in_play[self._row(trial)].discard(trial.trial_id)
-        self._halvings[self._row(trial)].on_trial_error(tune_controller, trial)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """The trial was dropped before it ran."""
-        self._in_play[self._row(trial)].discard(trial.trial_id)
-        self._halvings[self._row(trial)].on_trial_remove(tune_controller, trial)
-
-    def _row(self, trial: Any) -> Hashable:
-        index: int = trial.config[INDEX]
-        return self._rows[index] if index < len(self._rows) else ()
+def nothing(index: int, result: Mapping[str, Any]) -> None:
+    """Hears of trials where nobody wants to know."""
 
 
 class InOrder(Searcher):
@@ -179,6 +127,7 @@ class InOrder(Searcher):
         inner: Searcher,
         submit: Callable[[int, dict[str, Any]], None],
         outcome: Callable[[int], dict[str, Any]],
+        hear: Hear = nothing,
         *,
         lag: int,
     ) -> None:
@@ -187,27 +136,22 @@ class InOrder(Searcher):
         Args:
             submit: queues a proposal.
             outcome: waits for a submitted trial's last result; asked only where Tune has lost the actor that watched.
+            hear: is told every trial's last result, in the order of the trials.
         """
         super().__init__(metric=METRIC, mode="max")
         self._inner = inner
-        self._submit, self._outcome = submit, outcome
+        self._submit, self._outcome, self._hear = submit, outcome, hear
         self._lag = lag
         self._order: list[str] = []
         self._told = 0
         self._dealt = 0
         self._ended: dict[str, dict[str, Any] | None] = {}
-        self._seen: defaultdict[str, dict[int, Any]] = defaultdict(dict)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next trial's index."""
         self._order.append(trial_id)
         self._deal()
         return {INDEX: len(self._order) - 1}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep what a trial has read on the way; an actor that takes a lost one's place reads it once more."""
-        if METRIC in result:
-            self._seen[trial_id][result["step"]] = result[METRIC]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Keep a result until its turn comes; an error is Tune's, not the trial's, and says nothing of its result."""
@@ -240,11 +184,8 @@ class InOrder(Searcher):
         name = self._order[self._told]
         result = self._ended.pop(name) or self._outcome(self._told)
         failed = result.get(FAILED, False)
-        seen = self._seen.pop(name, {})
-        if "step" in result and METRIC in result:
-            seen[result["step"]] = result[METRIC]
-        known = None if failed else {**result, SEEN: sorted(seen.items())}
-        self._inner.on_trial_complete(name, result=known, error=failed)
+        self._hear(self._told, result)
+        self._inner.on_trial_complete(name, result=None if failed else result, error=failed)
         self._told += 1
 
     def save(self, checkpoint_path: str) -> None:
@@ -282,13 +223,12 @@ class PooledTrial(tune.Trainable):
             point, record = ray.get(self._board.reading.remote(self._trial, self._seen))
         if point is not None:
             self._seen += 1
-            # If Tune hears nothing after this, its scheduler has stopped the trial.
-            return {"step": point.step, STOPPED: True, **_metric(self._objective, scores(point.readings))}
+            return {"step": point.step, **_metric(self._objective, scores(point.readings))}
         assert record is not None
-        return _last_result(self._objective, record)
+        return last_result(self._objective, record)
 
     def cleanup(self) -> None:
-        """Stop the trial at its next report, if a scheduler ended it before its time.
+        """Stop the trial at its next report, if the search ended before its time.
 
         Tune may also have given the trial to another actor before this one had started: then it is not ours to stop.
         """
@@ -313,13 +253,39 @@ class PooledTrial(tune.Trainable):
         self._trial, self._seen, self._watching = f"{self._method}-{label(config[INDEX])}", 0, False
 
 
-def _submit(
-    index: int, values: Mapping[str, Any], *, board: Any, study: Study, benchmark: Benchmark, launch: str
-) -> None:
-    """Queue a proposal as a trial that is watched."""
+@dataclass(frozen=True)
+class _Submit:
+    """Queues proposals as trials that are watched, each with the bar that it has to pass."""
+
+    board: Any
+    study: Study
+    benchmark: Benchmark
+    launch: str
+    pruning: Pruner | None
+
+    def __call__(self, index: int, values: Mapping[str, Any]) -> None:
+        trial = searched(self.study, self.benchmark, values, index=index, launch=self.launch)
+        bar = None if self.pruning is None else self.pruning.bar(index, trial.row)
+        ray.get(self.board.submit.remote(trial, watched=True, minutes=self.study.trial_minutes, bar=bar))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher with all that hangs on it, and nobody reads that."""
+        return {}
+
+
+def searched(study: Study, benchmark: Benchmark, values: Mapping[str, Any], *, index: int, launch: str) -> Trial:
+    """The trial of a proposal."""
     chosen, seed = decoded(values, study.search), study.trial_seed
-    trial = make_trial(study, benchmark, chosen, launch=launch, label=label(index), seed=seed, phase="search")
-    ray.get(board.submit.remote(trial, watched=True, minutes=study.trial_minutes))
+    return make_trial(study, benchmark, chosen, launch=launch, label=label(index), seed=seed, phase="search")
+
+
+def heard(pruning: Pruner, index: int, result: Mapping[str, Any]) -> None:
+    """Let what prunes know how a trial ended."""
+    curve = {}
+    for one in result.get(SEEN, ()):
+        values = one[METRIC] if isinstance(one[METRIC], list) else [one[METRIC]]
+        curve[one["step"]] = Seen(tuple(values), sum(max(0.0, excess) for excess in one.get(EXCESSES, ())))
+    pruning.hear(index, curve, finished=not (result.get(FAILED, False) or result.get(STOPPED, False)))
 
 
 def _outcome(index: int, *, board: Any, study: Study) -> dict[str, Any]:
@@ -328,17 +294,24 @@ def _outcome(index: int, *, board: Any, study: Study) -> dict[str, Any]:
     while record is None:
         _, record = ray.get(board.reading.remote(trial, sys.maxsize))
     ray.get(board.release.remote(trial))
-    return _last_result(study.objective, record)
+    return last_result(study.objective, record)
 
 
-def _last_result(objective: Objective, record: Record) -> dict[str, Any]:
+def last_result(objective: Objective, record: Record) -> dict[str, Any]:
+    """What Tune, Optuna and what prunes get of a trial that has ended, and of all that was read of it on the way."""
     ended = {
         "step": record.steps,
         "done": True,
         FAILED: record.status == "failed",
         STOPPED: record.status == "stopped",
     }
-    return {**ended, **_metric(objective, record.scores)}
+    last, steps = record.scores, sorted({one.step for one in record.readings if 0 < one.step < record.steps})
+    on_the_way = {step: scores(record.readings, step=step) for step in steps}
+    read: dict[int, Mapping[str, float | None]] = {**on_the_way}
+    if record.status != "failed":
+        read[record.steps] = last
+    curve = [{"step": step, **found} for step, named in read.items() if (found := _metric(objective, named))]
+    return {**ended, **_metric(objective, last), SEEN: curve}
 
 
 def _metric(objective: Objective, named: Mapping[str, float | None]) -> dict[str, Any]:

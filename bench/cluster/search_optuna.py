@@ -23,7 +23,8 @@ EXCESSES = "excesses"
 """Under this key a result has the list of :meth:`bench.spec.Objective.excesses`, if there are constraints."""
 
 SEEN = "seen"
-"""Under this key a trial's last result has what it read on the way: pairs of step and what is maximised."""
+"""Under this key a trial's last result has a list of what was read until then: ``step``, METRIC, EXCESSES.
+This attribute of Optuna's trials holds it where an objective names several scores: pairs of step and scores."""
 
 STOPPED = "stopped"
 """Under this key a trial's last result says whether it was ended before its time."""
@@ -87,14 +88,21 @@ class Proposals(OptunaSearch):
             return
         for constraint, excess in zip(objective.subject_to, result.get(EXCESSES, ()), strict=False):
             trial.set_constraint(str(constraint), excess)
-        if not objective.others:  # Optuna takes no curves of several scores
-            for step, value in result.get(SEEN, ()):
-                trial.report(*self._natural([value]), step)
+        self._report(trial, result.get(SEEN, ()))
         if result.get(STOPPED, False):
             self._ended(tell(trial, state=TrialState.PRUNED))
             return
         values = result[METRIC] if objective.others else [result[METRIC]]
         self._ended(tell(trial, self._natural(values), TrialState.COMPLETE))
+
+    def _report(self, trial: optuna.Trial, seen: Sequence[Mapping[str, Any]]) -> None:
+        """Tell Optuna a trial's curve; of several scores it takes none, so that is an attribute."""
+        if self._study.objective.others:
+            trial.set_user_attr(SEEN, [[one["step"], self._natural(one[METRIC])] for one in seen])
+            return
+        for one in seen:
+            (value,) = self._natural([one[METRIC]])
+            trial.report(value, one["step"])
 
     def _natural(self, maximised: Sequence[float]) -> list[float]:
         """Scores as records have them."""

@@ -97,6 +97,7 @@ FLAGS = (
     Flag("--fresh", ("fresh",), ""),
     Flag("--tracking-uri", ("tracking_uri",), "URI"),
     Flag("--optuna-storage", ("optuna_storage",), "URL"),
+    Flag("--replay", ("replay",), "FILE"),
 )
 
 

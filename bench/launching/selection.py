@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bench.launching.posterior import posterior_means
-from bench.readings import HEAD, KNN
+from bench.pareto import non_dominated, spread
+from bench.readings import HEAD, KNN, scores
 from bench.records import Record
 from bench.spec import Quantity, Space, Study, Value, readable
 
@@ -32,6 +32,18 @@ class Choice:
     """Constraints that the winner exceeds: no trial of the row keeps all of them, and it exceeds them least."""
     highest: Record | None = None
     """The trial that was measured best, where the winner is another one (see :func:`_by_posterior`)."""
+    step: int | None = None
+    """After so many steps the winner was as good as it is chosen for, where its readings on the way were candidates."""
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """What is confirmed: the winner's hyper-parameters, and ``steps`` where they are a part of what was chosen."""
+        assert self.winner is not None
+        values = dict(self.winner.hyperparameters)
+        if self.step is not None:
+            warm_up = self.winner.config["train"]["warmup_steps"]
+            values |= {"steps": self.step, **({"warmup_steps": warm_up} if warm_up else {})}
+        return values
 
 
 Selection = Callable[[Study, Sequence[Record]], list[Choice]]
@@ -63,55 +75,47 @@ def best_of_rows(study: Study, records: Sequence[Record]) -> list[Choice]:
 def front(study: Study, records: Sequence[Record]) -> list[Choice]:
     """The Pareto front of a study's trials, thinned to ``study.confirm`` that are spread along it.
 
-    A row that has no trial on the front is not confirmed. The first choice is the best by the first score.
+    A row that has no trial on the front is not confirmed. The first choice is the best by the first score. With
+    ``candidates: every`` each reading of a trial is a point: what is chosen is a configuration and a number of steps.
     """
-    trials = _measured(study, sorted(records, key=lambda record: _in_order(record.trial)))
-    if not trials:
+    ordered = sorted(records, key=lambda record: _in_order(record.trial))
+    points = list(_on_the_way(study, ordered) if study.candidates == "every" else _at_the_end(study, ordered))
+    if not points:
         return [Choice(group[0].row, None) for group in _by_row(records)]
-    points = [values for record in trials if (values := study.objective.values(record.scores)) is not None]
-    best = non_dominated(points)
-    chosen = [best[place] for place in spread([points[index] for index in best], study.confirm)]
-    kept = sorted(chosen, key=lambda index: points[index], reverse=True)
-    return [Choice(trials[index].row, trials[index]) for index in kept]
+    best = non_dominated([point.values for point in points])
+    chosen = [best[place] for place in spread([points[index].values for index in best], study.confirm)]
+    kept = sorted((points[index] for index in chosen), key=lambda point: point.values, reverse=True)
+    return [Choice(point.record.row, point.record, step=point.step) for point in kept]
 
 
-def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that no other one is at least as good as everywhere and better somewhere.
+class _Point(NamedTuple):
+    """What may be on a front: a trial at its end, or as it was after a step."""
 
-    Args:
-        points: larger is better, in every score. Of equal points the first one counts.
+    values: tuple[float, ...]
+    record: Record
+    step: int | None = None
+
+
+def _at_the_end(study: Study, trials: Sequence[Record]) -> Iterator[_Point]:
+    for record in _measured(study, trials):
+        if (values := study.objective.values(record.scores)) is not None:
+            yield _Point(values, record)
+
+
+def _on_the_way(study: Study, trials: Sequence[Record]) -> Iterator[_Point]:
+    """Every reading after the warm-up, also of trials that were stopped: with a constant learning rate a training of so
+    many steps ends there.
+
+    Source: trajectory-based multi-objective search, Wang et al. 2024, arXiv 2405.15303.
     """
-    first = {tuple(point): index for index, point in reversed(list(enumerate(points)))}
-
-    def beaten(point: tuple[float, ...]) -> bool:
-        return any(other != point and all(map(operator.ge, other, point)) for other in first)
-
-    return sorted(index for point, index in first.items() if not beaten(point))
-
-
-def spread(points: Sequence[Sequence[float]], count: int) -> list[int]:
-    """Indices of at most so many points that stand for all of a front.
-
-    They are the best by each score, and then again and again the point that is farthest from those there are, with
-    every score's range as its unit. A single one is that with the highest sum of scores in these units.
-
-    Args:
-        points: larger is better, in every score.
-    """
-    lows, highs = ([end(column) for column in zip(*points, strict=True)] for end in (min, max))
-    scaled = [
-        tuple((value - low) / ((high - low) or 1.0) for value, low, high in zip(point, lows, highs, strict=True))
-        for point in points
-    ]
-    indices = range(len(points))
-    if count == 1:
-        return [max(indices, key=lambda index: sum(scaled[index]))]
-    ends = (max(indices, key=lambda index: (scaled[index][axis], sum(scaled[index]))) for axis in range(len(lows)))
-    chosen = list(dict.fromkeys(ends))[:count]
-    while len(chosen) < min(count, len(points)):
-        left = [index for index in indices if index not in chosen]
-        chosen.append(max(left, key=lambda one: min(math.dist(scaled[one], scaled[other]) for other in chosen)))
-    return chosen
+    for record in trials:
+        if record.status == "failed":
+            continue
+        first = record.config["train"]["warmup_steps"] + 1
+        for step in sorted({reading.step for reading in record.readings if reading.step >= first}):
+            values = study.objective.values(scores(record.readings, step=step))
+            if values is not None:
+                yield _Point(values, record, step)
 
 
 def _in_order(trial: str) -> list[tuple[int, str]]:
@@ -146,10 +150,9 @@ def _best(study: Study, trials: Sequence[Record]) -> Choice:
     """The best of a row's trials; of equals the first."""
 
     def merit(record: Record) -> tuple[float, float]:
-        excesses = study.objective.excesses(record.scores) or ()
-        value = study.objective.value(record.scores)
-        assert value is not None  # it is measured
-        return -sum(max(0.0, excess) for excess in excesses), value
+        found = study.objective.merit(record.scores)
+        assert found is not None  # it is measured
+        return found
 
     measured = _measured(study, trials)
     if not measured:

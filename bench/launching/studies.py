@@ -246,6 +246,8 @@ def check(study: Study, benchmark: Benchmark, *, depth: int, workers: int = 1) -
             )
         if study.scheduler == "asha":
             _check_rungs(study, trial, where)
+        if study.candidates == "every":
+            _check_candidates(study, trial, where)
 
 
 def _check_rungs(study: Study, trial: Trial, where: str) -> None:
@@ -266,6 +268,23 @@ def _check_rungs(study: Study, trial: Trial, where: str) -> None:
             f"{where}: scheduler asha needs readings before the last step: val_every = {train.val_every} must be below "
             f"steps = {train.steps}"
         )
+
+
+def _check_candidates(study: Study, trial: Trial, where: str) -> None:
+    """Refuse readings on the way of which no shorter training would end with the model that was read."""
+    train = trial.train
+    if searched := [name for name in ("steps", "epochs", "warmup_steps", "schedule") if name in study.search]:
+        raise SpecError(f"{where}: candidates = every chooses the number of steps itself: do not search {searched[0]}")
+    if train.schedule != "none":
+        raise SpecError(
+            f"{where}: candidates = every takes readings on the way for what a shorter training ends with, which needs "
+            f"a constant learning rate: set train.schedule=none"
+        )
+    if not trial.reads_on_the_way:
+        missing = "protocol clean" if train.val_every else "train.val_every"
+        raise SpecError(f"{where}: candidates = every needs readings on the way: set {missing}")
+    if train.epochs is not None:
+        raise SpecError(f"{where}: candidates = every counts steps: set train.steps instead of epochs")
 
 
 def _check_start(trial: Trial) -> None:

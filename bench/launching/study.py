@@ -223,7 +223,7 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
             progress.said(f"{row}: {said}", "red" if choice.winner is None else "yellow")
         if choice.winner is None:
             continue
-        values = choice.winner.hyperparameters
+        values = choice.values
         for seed in study.seeds:
             label = "-".join(filter(None, ["confirm", name, f"seed{seed}"]))
             suite, benchmark = launch.suite.name, launch.benchmark

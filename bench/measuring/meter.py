@@ -48,13 +48,19 @@ class Meter:
             tail: what comes after the frozen blocks.
         """
         place = self._setting
-        names = dict.fromkeys([self.target_split, *([self.choosing_split] if self._trial.train.keep == "best" else [])])
+        way: list[SplitName] = ["val"] if self._trial.reads_on_the_way else []
+        names = [self.target_split, *([self.choosing_split] if self._trial.train.keep == "best" else []), *way]
         target = [
-            measuring_use(f"target_{name}", getattr(place.target, name), place.preprocess, "logits") for name in names
+            measuring_use(f"target_{name}", getattr(place.target, name), place.preprocess, "logits")
+            for name in dict.fromkeys(names)
         ]
         if tail.whole and same_features(vit, self.untouched()):
             return target  # the source is not measured again
-        source = {"source_queries": self._queries, "source_bank": place.source.bank}
+        source: dict[str, data.Split] = {}
+        for split in dict.fromkeys([self.source_split, *way]):
+            domain, queries = self._domain(split)
+            of = "" if split == self.source_split else f"_{split}"
+            source |= {f"source_queries{of}": queries, f"source_bank{of}": domain.bank}
         return target + [
             measuring_use(name, images, place.source_preprocess, "features") for name, images in source.items()
         ]
@@ -82,7 +88,18 @@ class Meter:
             step: after which the model is as it is.
             variant: what a method has made of it, if it has.
         """
-        return [self.target(vit, step, self.target_split, variant), self.before(), self.source(vit, step, variant)]
+        return [
+            self.target(vit, step, self.target_split, variant),
+            self.before(self.source_split),
+            self.source(vit, step, self.source_split, variant),
+        ]
+
+    def measure_on_the_way(self, vit: Vit, step: int) -> list[Reading]:
+        """All readings of a model before the end of its training, on validation data in either phase.
+
+        A confirmation reads as much of the source then as a search trial does.
+        """
+        return [self.target(vit, step, "val"), self.before("val"), self.source(vit, step, "val")]
 
     def measure_all(self, vit: Vit, step: int, method: Method) -> None:
         """Measure a trained model, and the models that its method makes of it."""
@@ -101,18 +118,18 @@ class Meter:
             self._keep(key, images, score.answers, {"top1": score.top1, "top5": score.top5})
         return self._readings[key]
 
-    def source(self, vit: Vit, step: int, variant: str | None = None) -> Reading:
+    def source(self, vit: Vit, step: int, split: SplitName, variant: str | None = None) -> Reading:
         """Weighted k-NN accuracy of the features."""
-        key = (step, self.source_split, "source", KNN, variant)
+        key = (step, split, "source", KNN, variant)
         if key not in self._readings:
-            self._keep_score(key, self._source_score(vit))
+            self._keep_score(key, self._source_score(vit, split))
         return self._readings[key]
 
-    def before(self) -> Reading:
+    def before(self, split: SplitName) -> Reading:
         """The same of the untouched backbone, as step 0."""
-        key = (0, self.source_split, "source", KNN, None)
+        key = (0, split, "source", KNN, None)
         if key not in self._readings:
-            self._keep_score(key, self._score_before())
+            self._keep_score(key, self._score_before(split))
         return self._readings[key]
 
     def images(self) -> dict[str, Any]:
@@ -128,7 +145,7 @@ class Meter:
             "target_train": target.train,
             f"target_{self.target_split}": getattr(target, self.target_split),
             "source_bank": source.bank,
-            "source_queries": self._queries,
+            "source_queries": getattr(source, self.source_split),
         }
         names = target.class_names or [str(label) for label in range(target.num_classes)]
         same = {"target": data.identical(*learned), "source": data.identical(*domain)}
@@ -143,35 +160,37 @@ class Meter:
             "identical": {name: None if pairs is None else len(pairs) for name, pairs in same.items()},
         }
 
-    @property
-    def _queries(self) -> data.Split:
-        queries: data.Split = getattr(self._setting.source, self.source_split)
-        return queries
+    def _domain(self, split: SplitName) -> tuple[data.Source, data.Split]:
+        """The source that is read with a split's queries, and these."""
+        place = self._setting
+        source = place.source if split == self.source_split else place.on_the_way
+        queries: data.Split = getattr(source, split)
+        return source, queries
 
     def untouched(self) -> Vit:
         """The backbone as it was before any training."""
         return untouched(self._trial.benchmark.backbone, self._setting.device)
 
-    def _score_before(self) -> SourceScore:
+    def _score_before(self, split: SplitName) -> SourceScore:
         benchmark, place = self._trial.benchmark, self._setting
-        key = (benchmark.backbone, benchmark.source, self._trial.phase, place.device)
+        phase: Phase = "search" if split == "val" else "confirm"
+        key = (benchmark.backbone, benchmark.source, phase, place.device)
         if key not in _before:
-            _before[key] = untouched_score(
-                self.untouched(), place.source, self._queries, place.source_preprocess, place.device
-            )
+            domain, queries = self._domain(split)
+            _before[key] = untouched_score(self.untouched(), domain, queries, place.source_preprocess, place.device)
         return _before[key]
 
-    def _source_score(self, vit: Vit) -> SourceScore:
-        place = self._setting
+    def _source_score(self, vit: Vit, split: SplitName) -> SourceScore:
         if same_features(vit, self.untouched()):
-            return self._score_before()  # the same weights give the same features: nothing is to be measured again
-        return source_score(
-            vit, place.source, self._queries, place.source_preprocess, place.device, self._shared_by(vit)
-        )
+            return self._score_before(split)  # the same weights give the same features: nothing is to be measured again
+        domain, queries = self._domain(split)
+        place, shared = self._setting, self._shared_by(vit)
+        return source_score(vit, domain, queries, place.source_preprocess, place.device, shared)
 
     def _keep_score(self, key: tuple[int, Any, Any, str, str | None], score: SourceScore) -> None:
-        settings = {"bank": len(self._setting.source.bank), "k": headline_of(score.by_k)}
-        self._keep(key, self._queries, {"right": score.right}, knn_numbers(score.by_k), settings)
+        domain, queries = self._domain(key[1])
+        settings = {"bank": len(domain.bank), "k": headline_of(score.by_k)}
+        self._keep(key, queries, {"right": score.right}, knn_numbers(score.by_k), settings)
 
     def _keep(
         self,

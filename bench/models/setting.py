@@ -26,6 +26,8 @@ class Setting:
 
     target: Target
     source: Source
+    on_the_way: Source
+    """What readings before the end look at: as much of the source as a search trial reads, whatever the phase is."""
     preprocess: Preprocess
     source_preprocess: Preprocess
     device: torch.device
@@ -42,9 +44,13 @@ class Setting:
         if trial.protocol == "paper":
             learned = replace(own, mean=PAPER_NORM, std=PAPER_NORM, crop_mode="squash", crop_pct=1.0)
         target = target_of(trial.benchmark, learned.files)
+        source = source_of(trial.benchmark, trial.phase, own.files)
+        sizes = [trial.benchmark.source.size(phase) for phase in ("search", trial.phase)]
+        other = trial.reads_on_the_way and sizes[0] != sizes[1]
         return cls(
             target=target,
-            source=source_of(trial.benchmark, trial.phase, own.files),
+            source=source,
+            on_the_way=source_of(trial.benchmark, "search", own.files) if other else source,
             preprocess=replace(learned, whole=not isinstance(target.test, InFiles)),
             source_preprocess=own,
             device=device,

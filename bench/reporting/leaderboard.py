@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from bench.folder import LaunchFolder
 from bench.readings import HEADLINE_K
 from bench.records import Record, write_atomically
-from bench.reporting import page, published
+from bench.reporting import curves, page, published
 from bench.reporting.comparisons import FRONT, MAYBE_ON_FRONT
 from bench.reporting.findings import LEGEND, TEST_LEGEND, basis, caveats, findings, interval_legend, probe
-from bench.reporting.picture import draw
+from bench.reporting.picture import draw, draw_curves
 from bench.reporting.rows import (
     BEHIND,
     CHANCES,
@@ -54,6 +54,12 @@ def write(board: Leaderboard, folder: LaunchFolder, records: Sequence[Record] = 
     write_atomically(folder.table_csv, as_csv(board))
     write_atomically(folder.table_json, json.dumps(asdict(board), indent=2, sort_keys=True) + "\n")
     draw(board, folder.picture)
+    if any(row.curve for row in board.rows):
+        write_atomically(folder.curves_csv, curves.tidy(board).to_csv(index=False, lineterminator="\n"))
+        draw_curves(board, folder.curves)
+    else:
+        for path in (folder.curves, folder.curves_csv):  # of other records
+            path.unlink(missing_ok=True)
     page.write(board, records, folder)
 
 

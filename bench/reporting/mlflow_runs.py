@@ -112,7 +112,7 @@ def final(record: Record) -> dict[str, float]:
 def on_the_way(record: Record, now: int) -> list[Point]:
     """The points of a trial's curves that its record holds: what was read before the last step."""
     own = [reading for reading in record.readings if reading.variant is None]
-    before = [reading for reading in own if reading.step == 0]
+    before = [reading for reading in own if reading.step == 0 and reading.split == "val"]
     points: list[Point] = []
     for step in sorted({reading.step for reading in own if 0 < reading.step < record.measured_step}):
         read = flat(scores([*before, *(reading for reading in own if reading.step == step)]), "search")
@@ -378,10 +378,13 @@ def _but(values: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if name not in there}
 
 
-def attached(folder: LaunchFolder) -> tuple[Path, ...]:
-    """The files of a leaderboard that a parent run holds; a launch of an earlier version has left no page."""
-    page = (folder.page,) if folder.page.is_file() else ()
-    return (folder.table, folder.table_csv, folder.picture, *page)
+def attached(folder: LaunchFolder) -> list[Path]:
+    """The files of a leaderboard that a parent run holds.
+
+    There are curves where something was read on the way, and a launch of an earlier version has left no page.
+    """
+    others = [path for path in (folder.page, folder.curves, folder.curves_csv) if path.is_file()]
+    return [folder.table, folder.table_csv, folder.picture, *others]
 
 
 def _has_ended(run: Run) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
-from bench.reporting.rows import METHOD_ORDER, Leaderboard, Line, lines
+from bench.reporting.rows import METHOD_ORDER, Leaderboard, Line, Row, lines
 
 COLOURS = ("#d55e00", "#cc79a7", "#009e73", "#0072b2", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 MARKERS = ("X", "s", "D", "^", "o", "v", "P")
@@ -29,6 +29,51 @@ def draw(board: Leaderboard, path: Path) -> None:
         _draw(board, path)
 
 
+def draw_curves(board: Leaderboard, path: Path) -> None:
+    """Draw what every row had forgotten and learned over its steps: means over seeds, and bands of one deviation."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    with mpl.rc_context({"text.parse_math": False}):
+        _draw_curves(board, path)
+
+
+CURVES = {"forgetting": "forgetting (points of source accuracy)", "target_accuracy": "target accuracy (%)"}
+
+
+def _draw_curves(board: Leaderboard, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(CURVES), figsize=(10.0, 4.4), dpi=150, sharex=True, layout="constrained")
+    for axes, (quantity, what) in zip(panels, CURVES.items(), strict=True):
+        for method, group in groupby((row for row in board.rows if row.curve), key=lambda row: row.method):
+            for style, row in zip(cycle(("-", "--", "-.", ":")), group, strict=False):
+                _draw_curve(axes, row, quantity, {"color": _colour(method, board), "linestyle": style})
+        axes.set(xlabel="optimizer steps", ylabel=what)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(loc="best", fontsize=7)
+    figure.suptitle(f"{board.study} on {board.benchmark}: on the way, on validation data", fontsize=11)
+    _save(figure, path)
+
+
+def _draw_curve(axes: Any, row: Row, quantity: str, look: Mapping[str, Any]) -> None:
+    points = [point for point in row.curve if point.quantity == quantity]
+    steps, means = [point.step for point in points], [point.mean for point in points]
+    axes.plot(steps, means, label=row.label, linewidth=1.3, marker=".", markersize=4, **look)
+    lows, highs = ([point.mean + side * (point.std or 0.0) for point in points] for side in (-1, 1))
+    axes.fill_between(steps, lows, highs, color=look["color"], alpha=0.12, linewidth=0)
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
 def _draw(board: Leaderboard, path: Path) -> None:
     from matplotlib import pyplot
 
@@ -46,10 +91,7 @@ def _draw(board: Leaderboard, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if rows:
         axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9, title=LEGEND, title_fontsize=7)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", metadata={"Software": None})
-    pyplot.close(figure)
-    temporary.replace(path)
+    _save(figure, path)
 
 
 def _draw_untouched(axes: Any, board: Leaderboard) -> None:
@@ -75,6 +117,10 @@ def style_of(method: str, board: Leaderboard) -> int:
     """A method's number of colour and marker: always the same for a known one, so that pictures can be compared."""
     others = sorted({row.method for row in board.rows} - set(METHOD_ORDER))
     return ([*METHOD_ORDER, *others]).index(method)
+
+
+def _colour(method: str, board: Leaderboard) -> str:
+    return COLOURS[style_of(method, board) % len(COLOURS)]
 
 
 def _draw_method(axes: Any, method: str, rows: Sequence[Line], style: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.readings import EQUAL
 from bench.records import Record
+from bench.reporting import curves
 from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, UnderLimit, compare_all
 from bench.reporting.front import Hypervolume
 from bench.reporting.outcomes import Outcome, different_images
@@ -115,6 +116,8 @@ class Row:
     """See :data:`COSTS`; what no record says is not there."""
     standing: Standing | None = None
     """Where it stands among the rows; None if no seed succeeded."""
+    curve: tuple[curves.CurvePoint, ...] = ()
+    """What was read on the way of its trials; empty if nothing was, and for variants, which are made at the end."""
 
     @property
     def label(self) -> str:
@@ -172,7 +175,8 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
     found = _found(records)
     before = _before(confirmed)
     objectives = {record.search.objective if record.search else None for record in confirmed}
-    ks = {reading.settings["k"] for record in confirmed for reading in record.readings if "k" in reading.settings}
+    judged = [reading for record in confirmed for reading in record.readings if reading.split == "test"]
+    ks = {reading.settings["k"] for reading in judged if "k" in reading.settings}
     board = Leaderboard(
         study=study,
         benchmark=benchmark,
@@ -339,6 +343,7 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             search_trials=searched.get(row_key(first), 0),
             by_image=outcome is not None and outcome.by_image,
             costs=_costs(good),
+            curve=curves.of(good) if variant is None else (),
         )
         yield row, outcome
 

@@ -52,3 +52,10 @@ class LaunchOptions(Frozen):
             "launch folder if empty",
         ),
     ] = None
+    replay: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="recorded grid that answers search trials: nothing is trained, what is found is shown",
+        ),
+    ] = None

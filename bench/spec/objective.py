@@ -117,6 +117,19 @@ class Objective(Frozen):
         found = [one.excess(score) for one in self.subject_to if (score := scores.get(one.quantity)) is not None]
         return tuple(found) if len(found) == len(self.subject_to) else None
 
+    def merit(self, scores: Mapping[str, float | None]) -> tuple[float, float] | None:
+        """What orders trials by the first quantity: larger is better; None where a score is missing.
+
+        Whatever keeps all constraints comes before what does not, and that in the order of the sum of its excesses.
+
+        Args:
+            scores: see :meth:`value`.
+        """
+        value, excesses = self.value(scores), self.excesses(scores)
+        if value is None or excesses is None:
+            return None
+        return -sum(max(0.0, excess) for excess in excesses), value
+
 
 def _mode(quantity: Quantity) -> Mode:
     return "min" if quantity in LESS_IS_BETTER else "max"

@@ -145,6 +145,13 @@ class Study(Frozen):
         int,
         Field(ge=1, le=1000, description="where the objective is a list, configurations of the front to confirm"),
     ] = 3
+    candidates: Annotated[
+        Literal["last", "every"],
+        Field(
+            description="where the objective is a list, what of a trial may be on the front: its last model, or every "
+            "one that was read (with a constant learning rate, schedule = none)"
+        ),
+    ] = "last"
     sampler: Annotated[
         Sampler, Field(description="what proposes values: tpe, gp, nsga2, qmc (quasi-random), random or grid")
     ] = "tpe"
@@ -165,7 +172,7 @@ class Study(Frozen):
         float,
         Field(gt=0, le=MINUTES, description="after so long a trial has failed, with where it stood; 1440 is a day"),
     ] = 1440.0
-    scheduler: Annotated[Literal["none", "asha"], Field(description="what stops unpromising trials early")] = "none"
+    scheduler: Annotated[Literal["none", "asha"], Field(description="what ends unpromising trials early")] = "none"
     protocol: Annotated[Protocol, Field(description="clean, or paper: chosen on test data, and marked so")] = "clean"
     train: Annotated[dict[str, Value], Field(description="fields of the recipe, see below")] = Field(
         default_factory=dict
@@ -198,11 +205,10 @@ class Study(Frozen):
 
     def _refuse_what_cannot_be_searched(self) -> None:
         objective = self.objective
-        if self.scheduler == "asha" and (objective.others or objective.subject_to):
-            kind = "several scores" if objective.others else "constraints"
+        if self.candidates == "every" and not objective.others:
             raise ValueError(
-                f"scheduler asha compares trials by one score, and the objective {objective} has {kind}: use "
-                f"scheduler none, or an objective such as mean"
+                f"candidates = every makes a front of a trial's readings, and the objective {objective} has none: name "
+                f"several scores, or use candidates = last"
             )
         others = (space.choices for name, space in self.search.items() if name not in self.rows)
         needed = math.prod(len(choices) for choices in others if choices is not None)

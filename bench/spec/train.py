@@ -82,10 +82,16 @@ class TrainConfig(Frozen):
         bool, Field(description="compute once what frozen blocks make of an image, for all steps, readings and trials")
     ] = True
     val_every: Annotated[
-        int, Field(ge=0, le=MOST, description="steps between validation readings; 0: only after the last step")
+        int,
+        Field(
+            ge=0,
+            le=MOST,
+            description="steps between validation readings of target and source; 0: only after the last step",
+        ),
     ] = 0
     keep: Annotated[
-        Literal["last", "best"], Field(description="model that is measured: the last, or the best on the target's val")
+        Literal["last", "best"],
+        Field(description="model that is measured: the last, or the best by the objective on validation data"),
     ] = "last"
     checkpoint_minutes: Annotated[
         float,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from bench.spec.benchmark import Benchmark
+from bench.spec.objective import Objective
 from bench.spec.parsing import Frozen, SpecError, Value, parse
 from bench.spec.study import Protocol, SearchContext, Study
 from bench.spec.train import TrainConfig
@@ -34,6 +37,19 @@ class Trial(Frozen):
     protocol: Protocol = "clean"
     search: SearchContext | None = None
     """None in what was written before records kept it."""
+    keep_by: Objective | None = Field(default=None)
+    """By which of its readings the best model is kept; None: by target accuracy, or the last one is."""
+
+    @property
+    def reads_on_the_way(self) -> bool:
+        """Whether target and source are read before the end: under the paper's protocol that would be test data."""
+        return self.train.val_every > 0 and self.protocol == "clean"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What keeps the usual model is not written down: records of before there was another one read the same."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if (name, value) != ("keep_by", None)}
 
 
 def make_trial(
@@ -63,6 +79,7 @@ def make_trial(
     given |= _budgeted(benchmark.train, given)
     given = {**(_papers_checkpoints(benchmark.train, given) if study.protocol == "paper" else {}), **given}
     train = {**benchmark.train.model_dump(), **_warm_up(benchmark.train, given), **given}
+    recipe = parse(TrainConfig, train, where=f"study {study.name!r}, train")
     return Trial(
         id=f"{study.method}-{label}",
         study=launch,
@@ -71,11 +88,12 @@ def make_trial(
         fields={name: value for name, value in chosen.items() if name not in TrainConfig.model_fields},
         hyperparameters=chosen,
         row={name: chosen[name] for name in study.rows},
-        train=parse(TrainConfig, train, where=f"study {study.name!r}, train"),
+        train=recipe,
         seed=seed,
         phase=phase,
         protocol=study.protocol,
         search=study.search_context,
+        keep_by=_keep_by(study, recipe),
     )
 
 
@@ -88,6 +106,23 @@ def _budgeted(recipe: TrainConfig, given: Mapping[str, Value]) -> dict[str, Valu
     if isinstance(epochs, int | float) and "steps" not in given:
         return {"epochs": epochs * budget}
     return {"steps": max(1, round(steps * budget))} if isinstance(steps, int) else {}
+
+
+def _keep_by(study: Study, recipe: TrainConfig) -> Objective | None:
+    """What chooses the model that is kept, where that is not the target accuracy alone.
+
+    Raises:
+        SpecError: of several scores none says which model is the best.
+    """
+    objective = study.objective
+    if recipe.keep == "last" or study.protocol == "paper" or objective == Objective(quantity="target_accuracy"):
+        return None
+    if objective.others:
+        raise SpecError(
+            f"study {study.name!r}: keep = best needs one score to choose by, and the objective is {objective}: use "
+            f"keep = last, or one score, with constraints or without"
+        )
+    return objective
 
 
 def _papers_checkpoints(recipe: TrainConfig, given: Mapping[str, Value]) -> dict[str, Value]:

@@ -79,20 +79,24 @@ def _known(path: Path) -> set[tuple[str, ...]]:
         return {tuple(line[name] for name in COLUMNS[:5]) for line in csv.DictReader(file)}
 
 
+def named(row: Mapping[str, Any]) -> str:
+    """A row's values as the file has them."""
+    return " ".join(f"{name}={value}" for name, value in row.items())
+
+
 def _lines(benchmark: Benchmark, args: argparse.Namespace, known: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     for seed in args.seeds:
         for lr in args.rates:
             for method, row in ROWS:
-                named = " ".join(f"{name}={value}" for name, value in row.items())
-                key = (benchmark.backbone.name, method, named, f"{lr:g}", str(seed))
+                key = (benchmark.backbone.name, method, named(row), f"{lr:g}", str(seed))
                 if key in known or (args.methods and method not in args.methods):
                     continue
-                record = trials.run(_trial(benchmark, method, {**row, "lr": lr}, seed))
+                record = trials.run(trial(benchmark, method, {**row, "lr": lr}, seed))
                 scores = (record.scores.get(name) for name in ("target_accuracy", "source_accuracy", "forgetting"))
                 yield dict(zip(COLUMNS, (*key, record.status, *scores), strict=True))
 
 
-def _trial(benchmark: Benchmark, method: str, values: Mapping[str, Any], seed: int) -> Trial:
+def trial(benchmark: Benchmark, method: str, values: Mapping[str, Any], seed: int) -> Trial:
     study = studies.load(method).studies[0].model_copy(update={"rows": ()})
     return make_trial(study, benchmark, values, launch="rates", label="rate", seed=seed, phase="search")
 
@@ -108,21 +112,22 @@ def draw(table: Path, picture: Path) -> None:
         lines = [line for line in csv.DictReader(file) if line["target"]]
     figure, panels = pyplot.subplots(3, 3, figsize=(11, 8), dpi=110, sharex=True, sharey=True, layout="constrained")
     for axes, (method, row) in zip(panels.flat, ROWS, strict=True):
-        named = " ".join(f"{name}={value}" for name, value in row.items())
         space = studies.load(method).studies[0].search["lr"]
         axes.axvspan(space.low, space.high, color="0.92", label="searched by default")
         for colour, backbone in zip(
             ("#0072b2", "#d55e00"), dict.fromkeys(line["backbone"] for line in lines), strict=False
         ):
             own = [
-                line for line in lines if (line["backbone"], line["method"], line["row"]) == (backbone, method, named)
+                line
+                for line in lines
+                if (line["backbone"], line["method"], line["row"]) == (backbone, method, named(row))
             ]
             for quantity, style in (("target", "-o"), ("source", "--s")):
                 points = sorted((float(line["lr"]), float(line[quantity])) for line in own)
                 axes.plot(
                     *zip(*points, strict=True), style, color=colour, markersize=3, label=f"{quantity}, {backbone}"
                 )
-        axes.set(xscale="log", ylim=(0, 100), title=f"{method} {named}".rstrip())
+        axes.set(xscale="log", ylim=(0, 100), title=f"{method} {named(row)}".rstrip())
         axes.grid(alpha=0.25)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=9)
     figure.supxlabel("learning rate")

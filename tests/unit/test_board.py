@@ -14,10 +14,11 @@ import pytest
 from bench import records
 from bench.cluster import board as board_module
 from bench.cluster.board import LAST_ATTEMPT, MAX_ATTEMPTS, START_ATTEMPTS, Board, Event, NoSlotsError
+from bench.cluster.pruning import Bar, Seen
 from bench.launching import benchmarks, studies
 from bench.readings import Point, Reading
 from bench.records import Record
-from bench.spec import Trial, make_trial
+from bench.spec import Objective, Trial, make_trial
 
 Story = Callable[[Board], Coroutine[Any, Any, None]]
 
@@ -481,15 +482,53 @@ def test_the_board_needs_no_ray() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_trial_ends_at_the_reading_that_does_not_pass_its_bar_however_often_its_workers_die() -> None:
+    bar = Bar(Objective(quantity="target_accuracy"), {4: (Seen((40.0,)),), 16: (Seen((60.0,)),)})
+
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"), watched=True, bar=bar)
+        for _ in range(2):
+            await board.take(0)
+            said = [await board.report(0, ticket, point(step, validated=True)) for step in (4, 8, 16)]
+            assert said == [False, False, True]  # 50 is above 40, and below 60
+            await board.slot_failed(0, "killed")
+        await board.take(0)
+        assert await board.report(0, ticket, point(16)) is False  # a loss is no reading
+        assert finished(await board.events()) == []
+
+    play(story)
+
+
+def test_a_record_that_ended_where_the_trial_would_not_is_no_answer() -> None:
+    """As one that a launch has stopped because it was ended itself, or that had other rivals."""
+    course = [reading for step in (4, 16) for reading in point(step, validated=True).readings]
+    stopped = ended("a").model_copy(update={"steps": 16, "readings": tuple(course)})
+    objective = Objective(quantity="target_accuracy")
+    for bar, known in (
+        (None, False),
+        (Bar(objective, {16: (Seen((60.0,)),)}), True),
+        (Bar(objective, {16: (Seen((40.0,)),)}), False),
+        (Bar(objective, {4: (Seen((60.0,)),), 16: (Seen((60.0,)),)}), False),
+    ):
+
+        async def story(board: Board, bar: Bar | None = bar, known: bool = known) -> None:
+            await board.know({stopped.trial: stopped})
+            await board.submit(trial("a"), watched=True, bar=bar)
+            assert [event.kind for event in list(board._events)] == (["known"] if known else [])
+
+        play(story)
+
+
 def test_a_trial_whose_record_is_known_is_answered_at_once() -> None:
     """With the readings on the way that whoever watches would have seen, and without a slot."""
     course = [reading for step in (5, 10, 15) for reading in point(step, validated=True).readings]
     before = Reading(step=0, split="val", domain="source", probe="knn", n=10, numbers={"top1": 90.0})
     known = ended("a").model_copy(update={"steps": 15, "readings": (before, *course)})
+    bar = Bar(Objective(quantity="target_accuracy"), {15: (Seen((60.0,)),)})
 
     async def story(board: Board) -> None:
-        await board.know({known.trial: known, "linear-c": ended("c")})
-        await board.submit(trial("a"), watched=True)
+        await board.know({known.trial: known, "linear-c": records.failed(trial("c"), ValueError("no"))})
+        await board.submit(trial("a"), watched=True, bar=bar)
         await board.submit(trial("b"), watched=True)
         assert told(await board.events()) == [("known", "a", None)]
         assert [await board.reading("linear-a", index) for index in range(3)] == [

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = (
-    {"spec", "vit", "parallel"},
+    {"spec", "vit", "parallel", "pareto"},
     {"readings", "resources"},
     {"records"},
     {"cache", "folder"},
@@ -52,8 +52,8 @@ ONLY_IN = {
     "mlflow": ("bench.reporting.mlflow_",),
     "matplotlib": ("bench.reporting.picture", "bench.checkpoints"),
 }
-WITHOUT_RAY = {"bench.cluster.board"}
-KNOW_NOTHING_OF_BENCH = {"bench", "bench.parallel", "bench.measuring.knn"}
+WITHOUT_RAY = {"bench.cluster.board", "bench.cluster.pruning"}
+KNOW_NOTHING_OF_BENCH = {"bench", "bench.parallel", "bench.pareto", "bench.measuring.knn"}
 DEAR = ("torch", "ray", "mlflow", "peft", "timm", "pandas")
 
 

@@ -33,6 +33,7 @@ VALUES = {
     "--results": "elsewhere",
     "--tracking-uri": "sqlite:///other.db",
     "--optuna-storage": "searches.log",
+    "--replay": "grid.csv",
 }
 """A value of each flag that a launch accepts, as it is typed, and that is not the one it has without the flag."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
-import types
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from bench.cluster.search import FAILED, INDEX, InOrder, scheduler
-from bench.cluster.search_optuna import EXCESSES, METRIC, STOPPED, Proposals, decoded, planned, proposals
+from bench.cluster.pruning import Bar, Seen, survives
+from bench.cluster.search import FAILED, INDEX, InOrder, heard, pruner
+from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, Proposals, decoded, planned, proposals
 from bench.launching import studies
 from bench.launching.benchmarks import get
 from bench.spec import Study
@@ -283,9 +284,10 @@ def ended(plan: Study, result: Callable[[int, Values], Result], *, curve: Sequen
     )
     for index in range(plan.trials):
         search.suggest(str(index))
-        for step, value in enumerate(curve, start=1):
-            search.on_trial_result(str(index), {"step": step, METRIC: value, STOPPED: True})
-        search.on_trial_complete(str(index), result(index, dealt[index]))
+        last = result(index, dealt[index])
+        seen = [{"step": step, METRIC: value} for step, value in enumerate(curve, start=1)]
+        seen += [{"step": last["step"], METRIC: last[METRIC]}] if METRIC in last else []
+        search.on_trial_complete(str(index), {**last, SEEN: seen})
     search.finish()
     return heard
 
@@ -353,71 +355,111 @@ def test_lists_are_searched_like_other_choices() -> None:
     assert proposed == [("qkv",), ("q", "v"), ("fc1", "fc2")] * 2
 
 
-class Halved:
-    """A simulated search with ASHA: trials of every row, some of which diverge, on two slots, with curves at random."""
-
-    def __init__(self, seed: int) -> None:
-        overrides = ["scheduler=asha", "train.val_every=10", "train.steps=80", "trials=12"]
-        self.study = studies.load("block_expansion", overrides=overrides).studies[0]
-        self.scheduler = scheduler(self.study, get("tiny"))
-        self.draw = random.Random(seed)
-        self.ended: dict[int, str] = {}
-
-    def run(self) -> None:
-        queue, running = list(range(self.study.trials)), dict[Any, tuple[float, int]]()
-        while queue or running:
-            while queue and len(running) < 2:
-                index = queue.pop(0)
-                trial = types.SimpleNamespace(trial_id=str(index), config={INDEX: index})
-                self.scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
-                running[index] = (self.draw.gauss(70 + 8 * (index % 4), 5), 0)
-            index = self.draw.choice(list(running))
-            level, step = running.pop(index)
-            trial = types.SimpleNamespace(trial_id=str(index), config={INDEX: index})
-            if self.draw.random() < 0.02:
-                self.ended[index] = "failed"
-                self.scheduler.on_trial_complete(None, trial, {"step": step, "done": True, FAILED: True})  # type: ignore[arg-type]
-                continue
-            step += 10
-            result = {"step": step, METRIC: level + self.draw.gauss(0, 2), FAILED: False}
-            if step == 80:
-                self.ended[index] = "ok"
-                self.scheduler.on_trial_complete(None, trial, {**result, "done": True})  # type: ignore[arg-type]
-            elif self.scheduler.on_trial_result(None, trial, result) == "STOP":  # type: ignore[arg-type]
-                self.ended[index] = "stopped"
-                self.scheduler.on_trial_complete(None, trial, result)  # type: ignore[arg-type]
-            else:
-                running[index] = (level, step)
-
-
-def test_no_row_is_lost_to_early_stopping() -> None:
-    """Rows of 200 simulated launches whose trials differ more between rows than within them."""
-    stopped = 0
-    for seed in range(200):
-        launch = Halved(seed)
-        launch.run()
-        for row in range(4):
-            ended = [launch.ended[index] for index in range(row, launch.study.trials, 4)]
-            stopped += ended.count("stopped")
-            assert "ok" in ended or set(ended) == {"failed"} or ended[-1] == "failed", (seed, row, ended)
-    assert stopped > 200
-
-
-def test_a_row_is_stopped_for_being_worse_than_its_own_trials_only() -> None:
-    """p = 1 is far behind p = 4 at every rung: within its row nobody is worse than anybody else."""
-    launch = Halved(0)
-    for index in range(8):
-        trial = types.SimpleNamespace(trial_id=str(index), config={INDEX: index})
-        launch.scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
-        result = {"step": 10, METRIC: 50 + 10 * (index % 4) + index // 4}  # the later one of a row is the better one
-        assert launch.scheduler.on_trial_result(None, trial, result) == "CONTINUE"  # type: ignore[arg-type]
-    late = types.SimpleNamespace(trial_id="8", config={INDEX: 8})
-    launch.scheduler.on_trial_add(None, late)  # type: ignore[arg-type]
-    assert launch.scheduler.on_trial_result(None, late, {"step": 10, METRIC: 45}) == "STOP"  # type: ignore[arg-type]
-
-
 def test_rungs_end_where_the_trials_do() -> None:
-    overrides = ["scheduler=asha", "fixed.val_every=5", "fixed.steps=20"]
-    halving = scheduler(studies.load("linear", overrides=overrides).studies[0], get("tiny"))
-    row = halving._halvings[()]  # type: ignore[attr-defined]
-    assert (row._max_t, row._brackets[0]._rungs[-1][0]) == (20, 5)
+    overrides = ["scheduler=asha", "fixed.val_every=5", "fixed.steps=81"]
+    found = pruner(studies.load("linear", overrides=overrides).studies[0], get("tiny"))
+    assert found is not None
+    assert found._rungs == (5, 20, 80)
+    assert pruner(studies.load("linear").studies[0], get("tiny")) is None
+
+
+class Pruned:
+    """A search on some slots whose trials have curves and come to their rungs in any order; some of them diverge."""
+
+    def __init__(self, plan: Study, *, slots: int, seed: int, curve: Callable[[int, Values, int], Result]) -> None:
+        """Play to the end.
+
+        Args:
+            curve: what is read of a trial after a step.
+        """
+        self.study, self.draw, self.curve = plan, random.Random(seed), curve
+        self.dealt: list[Values] = []
+        self.bars: list[Bar | None] = []
+        self.heard: list[FrozenTrial] = []
+        pruning = pruner(plan, get("tiny"))
+        assert pruning is not None
+        self.pruning = pruning
+        proposed = Proposals(plan, self.heard.append)
+        self.search = InOrder(proposed, self._submit, self._last, functools.partial(heard, pruning), lag=plan.lag)
+        asked, running = 0, dict[int, int]()
+        while asked < plan.trials or running:
+            while asked < plan.trials and len(running) < slots:
+                self.search.suggest(str(asked))
+                running[asked] = 0
+                asked += 1
+            index = self.draw.choice([index for index in running if index < len(self.dealt)])
+            running[index] += 10
+            if running[index] >= self._last(index)["step"]:
+                del running[index]
+                self.search.on_trial_complete(str(index), self._last(index))
+        self.search.finish()
+
+    def _submit(self, index: int, values: Values) -> None:
+        self.dealt.append(values)
+        self.bars.append(self.pruning.bar(index, {row: values[row] for row in self.study.rows}))
+
+    def _last(self, index: int) -> Result:
+        """A trial's end, which the board decides with the trial's bar."""
+        if index % 11 == 5:
+            return {"step": 10, FAILED: True, STOPPED: False}
+        seen: list[Result] = []
+        for step in range(10, 90, 10):
+            seen.append({**self.curve(index, self.dealt[index], step), "step": step})
+            bar = self.bars[index]
+            if step < 80 and bar is not None and step in bar.rivals and not survives(_seen(seen[-1]), bar.rivals[step]):
+                return {**seen[-1], FAILED: False, STOPPED: True, SEEN: seen}
+        return {**seen[-1], FAILED: False, STOPPED: False, SEEN: seen}
+
+    @property
+    def ended(self) -> list[str]:
+        """How the trials have ended, in their order."""
+        return [trial.state.name for trial in self.heard]
+
+
+def _seen(result: Result) -> Seen:
+    values = result[METRIC] if isinstance(result[METRIC], list) else [result[METRIC]]
+    return Seen(tuple(values), sum(max(0.0, excess) for excess in result.get(EXCESSES, [])))
+
+
+def level(index: int, values: Values, step: int) -> Result:
+    """Rows differ more than the trials within them."""
+    return {METRIC: 50 + 10 * values["p"] + math.log(step) - 20 * abs(math.log10(values["lr"] / 0.03))}
+
+
+def traded_over_steps(objective: str) -> Callable[[int, Values, int], Result]:
+    return lambda index, values, step: traded(objective)(index, {**values, "lr": values["lr"] * step / 80})
+
+
+CURVES = {"mean": level, UNDER: traded_over_steps(UNDER), SEVERAL: traded_over_steps(SEVERAL)}
+PRUNED = ["scheduler=asha", "train.val_every=10", "train.steps=80"]
+
+
+@pytest.mark.parametrize("objective", CURVES)
+def test_what_is_pruned_depends_on_the_lag_and_on_nothing_else(objective: str) -> None:
+    overrides = [*PRUNED, "trials=32", "lag=4", f"objective={objective}"]
+    plan = studies.load("block_expansion", overrides=overrides).studies[0]
+    alone = Pruned(plan, slots=1, seed=0, curve=CURVES[objective])
+    assert {"COMPLETE", "PRUNED", "FAIL"} == set(alone.ended)
+    for slots, seed in ((2, 1), (4, 2), (4, 3)):
+        several = Pruned(plan, slots=slots, seed=seed, curve=CURVES[objective])
+        assert (several.dealt, several.ended) == (alone.dealt, alone.ended)
+    for row in range(4):
+        assert "COMPLETE" in alone.ended[row::4]
+
+
+def test_optuna_hears_of_a_pruned_trial_what_was_seen() -> None:
+    plan = studies.load("block_expansion", overrides=[*PRUNED, "trials=24", "lag=2"]).studies[0]
+    search = Pruned(plan, slots=1, seed=0, curve=level)
+    (trial, *_) = [one for one in search.heard if one.state == TrialState.PRUNED]
+    steps = range(10, max(trial.intermediate_values) + 1, 10)
+    seen = {step: level(trial.number, trial.params, step)[METRIC] for step in steps}
+    assert trial.intermediate_values == pytest.approx(seen)
+    assert max(seen) in search.pruning._rungs
+    several = studies.load(
+        "block_expansion", overrides=[*PRUNED, "trials=24", "lag=2", f"objective={SEVERAL}"]
+    ).studies[0]
+    found = Pruned(several, slots=1, seed=0, curve=CURVES[SEVERAL])
+    (trial, *_) = [one for one in found.heard if one.state == TrialState.PRUNED]
+    assert trial.values is None
+    expected = [CURVES[SEVERAL](0, trial.params, step)[METRIC] for step, _ in trial.user_attrs["seen"]]
+    assert [values for _, values in trial.user_attrs["seen"]] == [pytest.approx([one[0], -one[1]]) for one in expected]

@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from bench.cluster.search import InOrder, _last_result
+from bench.cluster.search import InOrder, last_result
 from bench.cluster.search_optuna import Proposals
 from bench.cluster.search_storage import SearchStorage, check, opened
 from bench.launching import studies
@@ -83,7 +83,7 @@ def searched_by(plan: Study, records: list[Record], place: Path | str, launch: s
     search = InOrder(proposals, lambda index, values: None, lambda index: {}, lag=3)
     for number, record in enumerate(records):
         search.suggest(str(number))
-        search.on_trial_complete(str(number), _last_result(plan.objective, record))
+        search.on_trial_complete(str(number), last_result(plan.objective, record))
     search.finish()
     storage.close()
     assert storage.problem is None

@@ -17,11 +17,11 @@ from bench.launching.selection import (
     best_of_rows,
     choose,
     names,
-    non_dominated,
     remark_on,
     row_key,
-    spread,
 )
+from bench.pareto import non_dominated, spread
+from bench.readings import HEAD, KNN, Reading
 from bench.records import Record
 from bench.spec import QUANTITIES, Objective, Study, parse
 
@@ -228,6 +228,43 @@ def test_several_scores_give_the_front_of_all_rows(searched: Make, failed: Make)
     assert winners(choose(study(SEVERAL, confirm=2), records)) == ["01", "00"]
     assert winners(choose(study(SEVERAL, confirm=1), records)) == ["02"]
     assert winners(choose(study(["forgetting", "target_accuracy"]), records)) == ["00", "02", "01"]
+
+
+def trajectory(make: Make, name: str, read: dict[int, tuple[float, float]], **changes: Any) -> Record:
+    """A search trial with readings after some steps."""
+    readings = [
+        Reading(step=step, split="val", domain=domain, probe=probe, n=100, numbers={"top1": float(top1)})
+        for step, both in read.items()
+        for (domain, probe), top1 in zip((("target", HEAD), ("source", KNN)), both, strict=True)
+    ]
+    before = Reading(step=0, split="val", domain="source", probe=KNN, n=100, numbers={"top1": 95.0})
+    warm_up = changes.pop("warm_up", 0)
+    ids = {"trial": f"full-search-{name}", "method": "full", "seed": 0, "phase": "search"}
+    config = {"id": ids["trial"], "method": "full", "seed": 0, "phase": "search", "train": {"warmup_steps": warm_up}}
+    own = {"readings": (before, *readings), "config": config, "steps": max(read), "row": {}}
+    return make(**{**ids, **own, "hyperparameters": {"lr": float(name)}, **changes})
+
+
+def test_every_reading_along_a_trial_may_be_on_the_front(searched: Make, failed: Make) -> None:
+    slow = trajectory(searched, "1", {10: (50, 94), 20: (60, 93), 30: (70, 90)})
+    fast = trajectory(searched, "2", {10: (75, 91), 20: (85, 80)}, status="stopped")
+    lost = failed(trajectory(searched, "3", {10: (99, 99)}))
+    every = study(SEVERAL, candidates="every", confirm=10, train={"schedule": "none", "val_every": 10})
+    chosen = choose(every, [slow, fast, lost])
+    assert [choice.values for choice in chosen] == [
+        {"lr": 2.0, "steps": 20},
+        {"lr": 2.0, "steps": 10},  # which beats the last model of the other trial
+        {"lr": 1.0, "steps": 20},
+        {"lr": 1.0, "steps": 10},
+    ]
+    last = study(SEVERAL, confirm=10)
+    assert [choice.values for choice in choose(last, [slow, fast, lost])] == [{"lr": 1.0}]
+
+
+def test_what_was_read_while_the_learning_rate_rose_is_no_candidate(searched: Make) -> None:
+    warm = trajectory(searched, "1", {10: (50, 94), 20: (60, 93)}, warm_up=10)
+    every = study(SEVERAL, candidates="every", confirm=10)
+    assert [choice.values for choice in choose(every, [warm])] == [{"lr": 1.0, "steps": 20, "warmup_steps": 10}]
 
 
 def test_a_front_of_nothing_is_nothing_row_by_row(searched: Make, failed: Make) -> None:

@@ -341,12 +341,6 @@ def test_values_are_maximised_and_excesses_are_points_beyond_a_limit() -> None:
     assert several.excesses({}) == ()
 
 
-@pytest.mark.parametrize("objective", [UNDER, ["target_accuracy", "source_accuracy"]])
-def test_halving_compares_one_score_only(objective: Any) -> None:
-    kind = "constraints" if objective is UNDER else "several scores"
-    assert f"has {kind}: use scheduler none" in refused({**LORA, "objective": objective, "scheduler": "asha"}, Study)
-
-
 def test_a_front_has_so_many_confirmations_at_most() -> None:
     several = ["target_accuracy", "source_accuracy"]
     assert study(objective=several, trials=12).confirmations == 3 * 3

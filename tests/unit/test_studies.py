@@ -545,6 +545,22 @@ def test_rungs_that_cannot_be_compared_are_refused(tmp_path: Path, overrides: li
         studies.check(study, TINY, depth=DEPTH)
 
 
+def test_readings_that_are_no_ends_of_shorter_trainings_are_no_candidates(tmp_path: Path) -> None:
+    asked = ["candidates=every", "objective=[target_accuracy, source_accuracy]"]
+    for overrides, said in (
+        (["train.val_every=10"], "needs a constant learning rate: set train.schedule=none"),
+        (["train.schedule=none"], "needs readings on the way: set train.val_every"),
+        (["train.schedule=none", "train.val_every=5", "train.epochs=1"], "counts steps: set train.steps instead"),
+        (["train.schedule=none", "train.val_every=5", "search.steps.choices=[20, 40]"], "do not search steps"),
+        (["train.schedule=none", "protocol=paper"], "needs readings on the way: set protocol clean"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            studies.check(one(tmp_path, LORA, *asked, *overrides), TINY, depth=DEPTH)
+    studies.check(one(tmp_path, LORA, *asked, "train.schedule=none", "train.val_every=10"), TINY, depth=DEPTH)
+    with pytest.raises(SpecError, match="the objective mean has none: name several scores"):
+        one(tmp_path, LORA, "candidates=every")
+
+
 def test_a_start_on_other_classes_is_refused_before_anything_starts(tmp_path: Path) -> None:
     trial = studies.corners(one(tmp_path, LINEAR), TINY)[0]
     path = records.of(trial, status="stopped").write(tmp_path / "x" / "records")

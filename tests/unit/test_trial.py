@@ -26,7 +26,7 @@ from bench.models import CPU, Setting
 from bench.models import setting as settings
 from bench.readings import HEAD, KNN, SCORES, Point, Reading, curve, knn_numbers
 from bench.records import Record
-from bench.spec import Backbone, Phase, SpecError, Suite, TrainConfig, Trial, make_trial
+from bench.spec import Backbone, Objective, Phase, SpecError, Suite, TrainConfig, Trial, make_trial
 from bench.vit import Vit
 from tests.ranks import Ranks
 
@@ -303,19 +303,18 @@ def test_no_model_is_measured_twice_on_the_same_images(watched: Watched) -> None
         assert set(calls.values()) == {1}
     variants = 3
     steps = 4  # 2, 4, 6 and the last one, 8
-    searching = watched.spec.phase == "search"
-    assert watched.measured["target"].total() == steps + variants + (0 if searching else 1)
-    assert watched.measured["source"].total() == (3 if searching else 1) + variants
+    on_test = 0 if watched.spec.phase == "search" else 1
+    assert watched.measured["target"].total() == steps + variants + on_test
+    assert watched.measured["source"].total() == steps + variants + on_test
 
 
-def test_readings_on_the_way_are_those_that_choose(watched: Watched) -> None:
+def test_readings_on_the_way_are_of_validation_data_in_either_phase(watched: Watched) -> None:
     read = {point.step: point.readings for point in watched.points if point.readings}
     assert sorted(read) == [2, 4, 6]  # the last step's model is measured after training
     for point in watched.points:
-        named = {"val_target_accuracy": True, "val_source_accuracy": watched.spec.phase == "search"}
-        assert {name: name in curve(point) for name in named} == {
-            name: point.step in read and wanted for name, wanted in named.items()
-        }
+        for name in ("val_target_accuracy", "val_source_accuracy", "val_forgetting", "val_mean"):
+            assert (name in curve(point)) == (point.step in read)
+        assert {reading.split for reading in point.readings} <= {"val"}
 
 
 def test_the_best_model_is_kept(watched: Watched) -> None:
@@ -341,12 +340,76 @@ def test_every_reading_says_what_was_measured(watched: Watched) -> None:
         assert reading.n == len(getattr(getattr(sets, reading.domain), reading.split))
         assert reading.settings == ({"bank": len(sets.source.bank), "k": 20} if reading.probe == KNN else {})
     # Step 0 is the untouched backbone, of which only the source is measured: it has no head.
-    (before,) = [reading for reading in readings if reading.step == 0]
-    queries = getattr(sets.source, before.split)
+    before = [reading for reading in readings if reading.step == 0]
+    assert {reading.split for reading in before} == ({"val"} if watched.spec.phase == "search" else {"val", "test"})
     untouched = models.create(watched.spec.benchmark.backbone, num_classes=0)
-    expected = source_score(untouched, sets.source, queries, sets.source_preprocess, CPU)
-    assert (before.domain, before.probe, before.variant) == ("source", KNN, None)
-    assert before.numbers == knn_numbers(expected.by_k)
+    for reading in before:
+        queries = getattr(sets.source, reading.split)
+        expected = source_score(untouched, sets.source, queries, sets.source_preprocess, CPU)
+        assert (reading.domain, reading.probe, reading.variant) == ("source", KNN, None)
+        assert reading.numbers == knn_numbers(expected.by_k)
+
+
+def test_a_confirmation_reads_on_the_way_what_a_search_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And at its end what it is asked for."""
+
+    def source(name: str, *, per_class: int, queries: int, **_: Any) -> Source:
+        return Source(bank=drawn(per_class, 1), val=drawn(queries, 2), test=drawn(queries, 3))
+
+    monkeypatch.setattr(data, "source", functools.cache(source))
+    sizes = {"per_class": 60, "queries": 20, "confirm_per_class": 90, "confirm_queries": 30}
+    benchmark = benchmarks.adapted(benchmarks.get("tiny"), {f"source.{name}": size for name, size in sizes.items()})
+    spec = changed(make("linear", steps=3, phase="confirm"), val_every=2)
+    record = trial.run(spec.model_copy(update={"benchmark": benchmark}))
+    of_source = [reading for reading in record.readings if reading.domain == "source"]
+    read = {(reading.step, reading.split): (reading.settings["bank"], reading.n) for reading in of_source}
+    searched, confirmed = (60, 20), (90, 30)
+    assert read == {
+        (0, "val"): searched,
+        (2, "val"): searched,
+        (3, "val"): searched,
+        (0, "test"): confirmed,
+        (3, "test"): confirmed,
+    }
+    assert record.scores["forgetting"] == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "best"),
+    [("mean", 2), ("target_accuracy", 3), ("{maximise: target_accuracy, subject_to: {forgetting: {max: 1}}}", 1)],
+)
+def test_the_model_that_is_kept_is_the_best_by_the_objective(objective: str, best: int) -> None:
+    """Of three models the last learned most, the second lost less for it, and the first lost nothing."""
+    kept = trial._Best(models.create(Backbone(name="tiny"), num_classes=CLASSES), parsed_objective(objective))
+    for step, (target, source) in enumerate([(50, 90), (70, 80), (80, 60)], start=1):
+        numbers = {"target": (HEAD, target), "source": (KNN, source)}
+        known: dict[str, Any] = {"split": "val", "n": 100}
+        readings = [
+            Reading(step=step, domain=domain, probe=probe, numbers={"top1": float(top1)}, **known)  # type: ignore[arg-type]
+            for domain, (probe, top1) in numbers.items()
+        ]
+        before = Reading(step=0, domain="source", probe=KNN, numbers={"top1": 90.0}, **known)
+        kept.offer(step, [*readings, before])
+    assert kept.put_back() == best
+
+
+def test_with_a_constant_learning_rate_a_reading_is_what_a_shorter_training_ends_with() -> None:
+    whole = trial.run(changed(make("lora", steps=6), val_every=2, schedule="none", warmup_steps=1))
+    short = trial.run(changed(make("lora", steps=4), schedule="none", warmup_steps=1))
+    assert len(short.readings) == 3
+    assert all(reading in whole.readings for reading in short.readings)
+
+
+def parsed_objective(text: str) -> Objective:
+    found: Objective = studies.load("full", overrides=[f"objective={text}"]).studies[0].objective
+    return found
+
+
+def test_a_front_has_no_best_model_to_keep() -> None:
+    overrides = ["objective=[target_accuracy, source_accuracy]", "train.keep=best", "train.val_every=5"]
+    study = studies.load("full", overrides=overrides).studies[0]
+    with pytest.raises(SpecError, match="keep = best needs one score to choose by"):
+        studies.check(study, benchmarks.get("tiny"), depth=12)
 
 
 def test_a_confirmation_keeps_which_images_were_right(watched: Watched) -> None:

@@ -1,0 +1,91 @@
+"""Curves over steps: what the confirmed trials of a row had learned and forgotten on the way, on validation data."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.readings import scores
+from bench.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.reporting.rows import Leaderboard
+
+QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A quantity after so many steps: mean and sample standard deviation over ``n`` seeds, in percent.
+
+    ``target_images`` and ``source_images`` say of how many validation images and queries; None where that is not known.
+    """
+
+    step: int
+    quantity: str
+    mean: float
+    std: float | None
+    n: int
+    target_images: int | None = None
+    source_images: int | None = None
+
+
+def of(records: Sequence[Record]) -> tuple[CurvePoint, ...]:
+    """The curves of repeats of one configuration; empty if nothing was read before their end.
+
+    Step 0 is the untouched backbone, which has forgotten nothing, and has no head to learn with.
+    """
+    read = [[one for one in record.readings if one.split == "val" and one.variant is None] for record in records]
+    steps = sorted({one.step for own in read for one in own if one.domain == "source"})
+    if len([step for step in steps if step > 0]) < 2:
+        return ()
+    return tuple(point for step in steps for point in _after(step, read))
+
+
+def _after(step: int, read: Sequence[Sequence[Any]]) -> Iterator[CurvePoint]:
+    named = [scores([one for one in own if one.step in (0, step)]) for own in read]
+    if step == 0:
+        before = [own["source_accuracy_before"] for own in named if "source_accuracy_before" in own]
+        named = [{"source_accuracy": value, "forgetting": 0.0} for value in before]
+    counts = {domain: _images(read, step, domain) for domain in ("target", "source")}
+    for quantity in QUANTITIES:
+        values = [own[quantity] for own in named if quantity in own]
+        if values:
+            std = statistics.stdev(values) if len(values) > 1 else None
+            images = {"target_images": counts["target"], "source_images": counts["source"]}
+            yield CurvePoint(step, quantity, statistics.fmean(values), std, len(values), **images)
+
+
+def _images(read: Sequence[Sequence[Any]], step: int, domain: str) -> int | None:
+    counts = {one.n for own in read for one in own if (one.step, one.domain) == (step, domain)}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def tidy(board: Leaderboard) -> pd.DataFrame:
+    """The curves of all rows as one table: a line for every row, step and quantity.
+
+    Columns: ``study``, ``benchmark``, ``method``, ``label``, ``row`` and ``hyperparameters`` (as JSON), and those of
+    :class:`CurvePoint`.
+    """
+    import pandas as pd
+
+    lines = [
+        {
+            "study": board.study,
+            "benchmark": board.benchmark,
+            "method": row.method,
+            "label": row.label,
+            "row": json.dumps(dict(row.row)),
+            "hyperparameters": json.dumps(dict(row.hyperparameters)),
+            **vars(point),
+        }
+        for row in board.rows
+        for point in row.curve
+    ]
+    counts = dict.fromkeys(("step", "n", "target_images", "source_images"), "Int64")
+    return pd.DataFrame(lines).astype(counts) if lines else pd.DataFrame()

@@ -1,0 +1,116 @@
+"""Pruning: the order of trials at a rung, who survives, and that every row keeps trials that ran to their end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.cluster.pruning import FACTOR, Bar, Pruner, Seen, order, rungs, seen, survives
+from bench.pareto import non_dominated, ranked
+from bench.readings import HEAD, KNN, Reading
+from bench.records import Record
+from bench.spec import Objective
+
+Make = Callable[..., Record]
+
+MEAN = Objective(quantity="mean")
+
+
+def test_rungs_are_as_far_apart_as_the_factor_says_and_end_before_the_last_step() -> None:
+    assert rungs(10, 150, 4) == (10, 40)
+    assert rungs(10, 160, 4) == (10, 40)
+    assert rungs(10, 161, 4) == (10, 40, 160)
+    assert rungs(5, 5) == ()
+
+
+def test_points_are_ranked_front_by_front_and_the_first_of_a_front_are_spread_along_it() -> None:
+    front = [(0, 10), (2, 9), (5, 5), (9, 2), (10, 0)]
+    behind = [(0, 9), (4, 4), (9, 0)]
+    points = [*behind, *front]
+    found = [points[index] for index in ranked(points)]
+    assert set(found[:5]) == set(front)
+    assert set(found[:2]) == {(0, 10), (10, 0)}
+    assert found[2] == (5, 5)  # the farthest from both
+    assert set(found[5:]) == set(behind)
+
+
+def test_every_rank_holds_what_nothing_after_it_beats() -> None:
+    draw = random.Random(0)
+    for scores in (1, 2, 3):
+        points = [tuple(draw.choice(range(6)) for _ in range(scores)) for _ in range(20)]
+        found = ranked(points)
+        assert sorted(found) == list(range(len(points)))
+        if scores == 1:
+            assert [points[index] for index in found] == sorted(points, reverse=True)
+        left = list(range(len(points)))
+        while found:
+            front = [left[place] for place in non_dominated([points[index] for index in left])]
+            assert set(found[: len(front)]) == set(front)
+            found, left = found[len(front) :], [index for index in left if index not in front]
+
+
+def test_what_keeps_all_limits_comes_before_what_does_not() -> None:
+    trials = [Seen((99.0,), 5.0), Seen((60.0,)), Seen((98.0,), 1.0), Seen((70.0,))]
+    assert order(trials) == [3, 1, 2, 0]
+
+
+def test_one_in_so_many_survives() -> None:
+    rivals = [Seen((float(value),)) for value in range(11)]
+    alive = [value for value in range(-1, 12) if survives(Seen((value + 0.5,)), rivals, 4)]
+    assert alive == [7, 8, 9, 10, 11]  # of twelve the first three are a quarter, and the fourth is its edge
+    assert survives(Seen((0.0,)), [])
+    assert not survives(Seen((0.0,)), [Seen((1.0,))])
+
+
+def test_a_limit_or_a_score_that_is_not_known_says_nothing() -> None:
+    under = Objective.model_validate({"maximise": "target_accuracy", "subject_to": {"forgetting": {"max": 2}}})
+    assert seen(under, {"target_accuracy": 90.0}) is None
+    assert seen(under, {"target_accuracy": 90.0, "forgetting": 5.0}) == Seen((90.0,), 3.0)
+    assert seen(Objective(quantity="forgetting"), {"forgetting": 5.0}) == Seen((-5.0,))
+
+
+def test_a_row_has_no_bar_until_a_trial_of_it_has_come_to_its_end() -> None:
+    pruner = Pruner(MEAN, (10, 40))
+    assert [pruner.bar(index, {"p": index % 2}) for index in range(4)] == [None] * 4
+    curve = {10: Seen((50.0,)), 20: Seen((55.0,)), 40: Seen((60.0,))}
+    pruner.hear(0, curve, finished=True)
+    pruner.hear(1, {10: Seen((70.0,))}, finished=False)  # it has failed
+    assert pruner.bar(4, {"p": 0}) == Bar(MEAN, {10: (Seen((50.0,)),), 40: (Seen((60.0,)),)})
+    assert pruner.bar(5, {"p": 1}) is None
+    pruner.hear(2, {10: Seen((80.0,))}, finished=False)
+    bar = pruner.bar(6, {"p": 0})
+    assert bar is not None
+    assert bar.rivals[10] == (Seen((50.0,)), Seen((80.0,)))
+    assert pruner.bar(7, {"p": False}) is None  # another row than p = 0
+
+
+def read(step: int, mean: float) -> list[Reading]:
+    known: dict[str, Any] = {"step": step, "split": "val", "n": 100, "numbers": {"top1": mean}}
+    return [Reading(domain="target", probe=HEAD, **known), Reading(domain="source", probe=KNN, **known)]
+
+
+@pytest.mark.parametrize(
+    ("means", "status", "end"),
+    [
+        ((60, 70, 80), "ok", None),
+        ((40, 70, 80), "ok", 10),
+        ((60, 50, 80), "ok", 40),
+        ((60, 50), "stopped", 40),
+        ((60, 70), "stopped", None),
+    ],
+)
+def test_a_bar_says_where_a_recorded_trial_would_have_ended(
+    searched: Make, means: tuple[float, ...], status: str, end: int | None
+) -> None:
+    bar = Bar(MEAN, {10: (Seen((50.0,)),), 40: (Seen((60.0,)),)})
+    before = Reading(step=0, split="val", domain="source", probe=KNN, n=100, numbers={"top1": 90.0})
+    steps = (10, 40, 150)[: len(means)]
+    readings = [one for step, mean in zip(steps, means, strict=True) for one in read(step, mean)]
+    record = searched(readings=(before, *readings), steps=steps[-1], status=status)
+    assert bar.end(record) == end
+    assert bar.stops(10, read(10, 40)) is True
+    assert bar.stops(20, read(20, 0)) is False
+    assert FACTOR > 1
