@@ -1,14 +1,15 @@
-"""``python -m bench``: what there is to do beside running studies."""
+"""``python -m bench``, installed as ``vit-forgetting-bench``: launches, and what there is to do with their results."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from bench import checkpoints
@@ -16,33 +17,51 @@ if TYPE_CHECKING:
 RESULTS = Path("results")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
+AS_MODULE, INSTALLED = "python -m bench", "vit-forgetting-bench"
+"""How it is called: from a clone, and where the package was installed."""
+
 EPILOG = """\
 examples:
-  python -m bench list
-  python -m bench leaderboard results/block_expansion/tiny     rebuild table and picture from the records
-  python -m bench compare "results/paper/tiny:lora rank=8" linear     two rows; or two launch folders, row by row
-  python -m bench evaluate RECORD                              RECORD: results/<study>/<benchmark>/records/<trial>.json,
-                                                               or the id of the trial's MLflow run
-  python -m bench export RECORD --out model.safetensors        a confirmed trial's model for plain timm
-  python -m bench export RECORD --mlflow-model birds           the same into MLflow's model registry
-  python -m bench predict model.safetensors picture.png        classify pictures of your own, or folders of them
-  python -m bench sync results/paper/tiny                      bring what MLflow lacks, from the records
-  python -m bench sync results --tracking-uri http://host:5000 the same for all launches, to another store
-  python -m bench pretrain tiny                                remake the embedded backbone (minutes on one core)
+  studies, benchmarks and methods
+    {run} list
+  run a study; its own options: {run} launch --help
+    {run} launch --study block_expansion
+  rebuild table and picture from the records
+    {run} leaderboard results/block_expansion/tiny
+  two rows; or two launch folders, row by row
+    {run} compare "results/paper/tiny:lora rank=8" linear
+  measure a confirmed trial again; RECORD is a file of
+  results/<study>/<benchmark>/records/, or the id of the trial's MLflow run
+    {run} evaluate RECORD
+  a confirmed trial's model for plain timm, or into MLflow's model registry
+    {run} export RECORD --out model.safetensors
+    {run} export RECORD --mlflow-model birds
+  classify pictures of your own, or folders of them
+    {run} predict model.safetensors picture.png
+  bring what MLflow lacks, from the records; of all launches, to another store
+    {run} sync results/paper/tiny
+    {run} sync results --tracking-uri http://host:5000
+  remake the embedded backbone (minutes on one core)
+    {run} pretrain tiny
 """
 
 
-def arguments() -> argparse.ArgumentParser:
-    """The command line."""
+def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
+    """The command line.
+
+    Args:
+        run: what is typed before the command.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description="Work with results and backbones; to run a study, see launch.py --help.",
-        epilog=EPILOG,
+        prog=run,
+        description="Run studies, and work with their results and models.",
+        epilog=EPILOG.format(run=run),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="list studies, benchmarks and methods")
+    commands.add_parser("launch", help="run a study, as launch.py does in a clone", add_help=False)
     board = commands.add_parser("leaderboard", help="rebuild a leaderboard from its records")
     board.add_argument("folder", type=Path, help="results/<study>/<benchmark>")
     board.add_argument(
@@ -85,12 +104,25 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite in ./results)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 an evaluation that deviates from its record, 2 bad input."""
+def main(argv: Sequence[str] | None = None, *, run: str = AS_MODULE) -> int:
+    """Carry out a command line.
+
+    Args:
+        argv: command and options; those of the process if None.
+        run: what was typed before them.
+
+    Returns:
+        The exit code: 0 done, 1 an evaluation that deviates from its record, 2 bad input; of ``launch`` its own.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if _launches(words):
+        from bench.launching import front
+
+        return front.main(words[1:], run=f"{run} launch")
     from bench.launching import screen
 
     screen.tolerate()
-    args = arguments().parse_args(argv)
+    args = arguments(run).parse_args(words)
     try:
         if args.command == "list":
             return _list()
@@ -114,6 +146,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _launches(words: Sequence[str]) -> bool:
+    """Whether a study is to be run, which has a command line of its own."""
+    return list(words[:1]) == ["launch"]
+
+
+def entry(run: str = INSTALLED) -> NoReturn:
+    """Carry out the process's command line, and end the process with its exit code."""
+    from bench.launching import front
+    from bench.launching.command import exit_code, leave
+
+    interrupted = front.INTERRUPTED if _launches(sys.argv[1:]) else "interrupted"
+    leave(exit_code(functools.partial(main, run=run), interrupted=interrupted))
 
 
 def _say(text: str, *, stream: TextIO | None = None) -> None:
@@ -272,6 +318,4 @@ def _pretrain(out: Path, steps: int | None) -> int:
 
 
 if __name__ == "__main__":
-    from bench.launching.command import exit_code
-
-    sys.exit(exit_code(main))
+    entry(AS_MODULE)

@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from bench import __version__
 from bench.readings import EQUAL, FLAT, SCORES, Reading, flat, of_schema_1, scores
 from bench.spec import LARGEST, Name, SearchContext, Value, printable, read_text, shown
 
@@ -364,7 +365,7 @@ def provenance(*, devices: Iterable[str] = ()) -> dict[str, Any]:
     """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), "vit-forgetting-bench": __version__, **_versions()},
         **_commit(),
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "devices": list(devices)},
         "platform": platform.platform(),
@@ -380,9 +381,13 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def _commit() -> dict[str, Any]:
-    """Commit and dirty flag of the code that runs; both ``None`` where it is no git checkout."""
+    """Commit and dirty flag of the code that runs; both ``None`` where it is no git checkout.
+
+    A package that is installed inside some other project's checkout is not that project's commit.
+    """
     folder = Path(__file__).parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(folder, "rev-parse", "HEAD")
         return {
             "commit": commit,

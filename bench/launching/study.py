@@ -22,6 +22,7 @@ from bench.cluster.runtime import RayLost, ended_with_ray, start_ray, stop_ray
 from bench.launching import resume
 from bench.launching.launch import Launch, at_once
 from bench.launching.preflight import make_ready
+from bench.launching.project import CLONE
 from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, choose, names, remark_on
 from bench.launching.signals import heard, received
@@ -37,8 +38,6 @@ from bench.spec import Study, make_trial
 
 if TYPE_CHECKING:
     from bench.cluster.search_storage import SearchStorage
-
-PROJECT = Path(__file__).parent.parent.parent
 
 
 def run(launch: Launch) -> int:
@@ -96,7 +95,7 @@ def reason(error: Exception) -> str:
 def _run(launch: Launch, console: Console) -> int:
     """The worker groups start first, and everything else is made ready while they do."""
     address, screen = launch.options.address, console.file.fileno()
-    for remark in start_ray(address, folder=PROJECT, cores=cores(), farewell=farewell(launch), screen=screen):
+    for remark in start_ray(address, folder=CLONE, cores=cores(), farewell=farewell(launch), screen=screen):
         say(console, remark)
     # After Ray's processes have been started, but before the pool's threads: Ray's packages import each other in
     # circles, which two threads must not do at once.

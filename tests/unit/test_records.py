@@ -179,7 +179,7 @@ def test_a_nan_in_a_file_is_refused(tmp_path: Path, record: Make) -> None:
 
 def test_provenance_says_where_a_number_comes_from() -> None:
     found = records.provenance(devices=["NVIDIA H200"])
-    assert set(records.PACKAGES) | {"python"} == set(found["versions"])
+    assert set(records.PACKAGES) | {"python", "vit-forgetting-bench"} == set(found["versions"])
     assert all(re.match(r"\d+\.\d+", version) for version in found["versions"].values())
     assert found["hardware"]["devices"] == ["NVIDIA H200"]
     assert found["hardware"]["cores"] == os.cpu_count()
