@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bench.launching.front import INTERRUPTED, arguments, main
+from bench.launching.cli import INTERRUPTED, arguments, main
 
 __all__ = ["arguments", "main"]
 

@@ -41,6 +41,9 @@ examples:
   bring what MLflow lacks, from the records; of all launches, to another store
     {run} sync results/paper/tiny
     {run} sync results --tracking-uri http://host:5000
+  one file of a launch, to be published or kept; and check it elsewhere
+    {run} pack results/paper/tiny --checkpoints
+    {run} unpack paper-tiny.tar.gz --evaluate
   remake the embedded backbone (minutes on one core)
     {run} pretrain tiny
 """
@@ -92,11 +95,25 @@ def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
         "folders", type=Path, nargs="+", metavar="FOLDER", help="results/<study>/<benchmark>, or results"
     )
     bring.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite in the results folder)")
+    _add_archives(commands)
     train = commands.add_parser("pretrain", help="remake an embedded backbone")
     train.add_argument("backbone", choices=["tiny"])
     train.add_argument("--out", type=Path, default=Path(__file__).parent / "assets", help="folder to write to")
     train.add_argument("--steps", type=int, default=None, help="optimizer steps (default: the recipe's)")
     return parser
+
+
+def _add_archives(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    into = commands.add_parser("pack", help="write a launch into one file, to be published or kept")
+    into.add_argument("folder", type=Path, help="results/<study>/<benchmark>")
+    into.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: <study>-<benchmark>.tar.gz)")
+    into.add_argument(
+        "--checkpoints", action="store_true", help="with the trained tensors, so that they can be measured"
+    )
+    back = commands.add_parser("unpack", help="unpack what pack wrote, and check all of it")
+    back.add_argument("file", type=Path, help="what pack wrote")
+    back.add_argument("--out", type=Path, metavar="FOLDER", help="new folder (default: named after the file)")
+    back.add_argument("--evaluate", action="store_true", help="measure the trained tensors again, too")
 
 
 def _add_record(parser: argparse.ArgumentParser) -> None:
@@ -112,13 +129,13 @@ def main(argv: Sequence[str] | None = None, *, run: str = AS_MODULE) -> int:
         run: what was typed before them.
 
     Returns:
-        The exit code: 0 done, 1 an evaluation that deviates from its record, 2 bad input; of ``launch`` its own.
+        The exit code: 0 done, 1 what was checked deviates from its record, 2 bad input; of ``launch`` its own.
     """
     words = sys.argv[1:] if argv is None else argv
     if _launches(words):
-        from bench.launching import front
+        from bench.launching import cli
 
-        return front.main(words[1:], run=f"{run} launch")
+        return cli.main(words[1:], run=f"{run} launch")
     from bench.launching import screen
 
     screen.tolerate()
@@ -138,6 +155,10 @@ def main(argv: Sequence[str] | None = None, *, run: str = AS_MODULE) -> int:
             return _predict(args.model, args.images)
         if args.command == "sync":
             return _sync(args.folders, args.tracking_uri)
+        if args.command == "pack":
+            return _pack(args.folder, args.out, args.checkpoints)
+        if args.command == "unpack":
+            return _unpack(args.file, args.out, args.evaluate)
         return _pretrain(args.out, args.steps)
     except BrokenPipeError:
         raise
@@ -155,10 +176,10 @@ def _launches(words: Sequence[str]) -> bool:
 
 def entry(run: str = INSTALLED) -> NoReturn:
     """Carry out the process's command line, and end the process with its exit code."""
-    from bench.launching import front
+    from bench.launching import cli
     from bench.launching.command import exit_code, leave
 
-    interrupted = front.INTERRUPTED if _launches(sys.argv[1:]) else "interrupted"
+    interrupted = cli.INTERRUPTED if _launches(sys.argv[1:]) else "interrupted"
     leave(exit_code(functools.partial(main, run=run), interrupted=interrupted))
 
 
@@ -218,6 +239,43 @@ def _record(args: argparse.Namespace) -> Path:
     from bench.reporting.mlflow_models import fetch
 
     return fetch(_store(args), args.record, LaunchFolder(RESULTS / "runs" / args.record))
+
+
+def _pack(folder: Path, out: Path | None, checkpoints: bool) -> int:
+    from bench.folder import LaunchFolder
+    from bench.reporting import archive
+
+    packed = archive.pack(LaunchFolder(folder), out, checkpoints=checkpoints)
+    for remark in packed.said:
+        _say(f"note: {remark}")
+    _say(f"written to {packed.file} ({packed.file.stat().st_size:,} bytes, SHA-256 {packed.digest})")
+    return 0
+
+
+def _unpack(file: Path, out: Path | None, evaluate: bool) -> int:
+    from bench.folder import LaunchFolder
+    from bench.reporting import archive
+
+    unpacked = archive.unpack(file, out)
+    folder = LaunchFolder(unpacked.folder)
+    records = folder.read_records()
+    _say(f"{file}: SHA-256 {unpacked.digest}")
+    _say(f"unpacked to {folder.path}: {len(records)} records, and every file as its SHA-256 says")
+    different = archive.differences(folder, records)
+    for fault in different:
+        _say(f"error: {fault}", stream=sys.stderr)
+    if not different:
+        _say("leaderboard: rebuilt from the records, the same byte for byte")
+    if not evaluate:
+        return int(bool(different))
+    held = [folder.record(record.trial) for record in records if folder.checkpoint(record.trial).is_file()]
+    if not held:
+        raise ValueError(f"{file} holds no trained tensors to measure again: it was packed without --checkpoints")
+    codes = [int(bool(different))]
+    for path in held:
+        _say(f"\n{path.stem}")
+        codes.append(_evaluate(path, None))
+    return max(codes)
 
 
 def _evaluate(record: Path, device: str | None) -> int:

@@ -59,7 +59,7 @@ def write(board: Leaderboard, folder: LaunchFolder) -> None:
     """Write tables and picture into a launch folder; equal records give equal bytes."""
     write_atomically(folder.table, markdown(board))
     write_atomically(folder.table_csv, as_csv(board))
-    write_atomically(folder.table_json, json.dumps(asdict(board), indent=2, sort_keys=True) + "\n")
+    write_atomically(folder.table_json, as_json(board))
     draw(board, folder.picture)
 
 
@@ -145,6 +145,11 @@ def as_csv(board: Leaderboard) -> str:
     columns = ["objective", "method", "label", "hyperparameters", "trainable_parameters", *numbers, *facts]
     text: str = wide(tidy(board))[columns].rename(columns={"label": "row"}).to_csv(index=False, lineterminator="\n")
     return text
+
+
+def as_json(board: Leaderboard) -> str:
+    """The table with all that belongs to it."""
+    return json.dumps(asdict(board), indent=2, sort_keys=True) + "\n"
 
 
 def for_mlflow(board: Leaderboard) -> pd.DataFrame:
