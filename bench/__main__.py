@@ -191,9 +191,10 @@ def _say(text: str, *, stream: TextIO | None = None) -> None:
 
 
 def _list() -> int:
+    from bench.launching import screen
     from bench.launching.listing import listing
 
-    _say(listing())
+    screen.show(listing())
     return 0
 
 
@@ -211,6 +212,7 @@ def _leaderboard(folder: Path, limit: float) -> int:
     leaderboard.write(board, place)
     leaderboard.show(board, Console())
     _say(f"written to {folder}")
+    leaderboard.show_answers(board, Console())
     return 0
 
 

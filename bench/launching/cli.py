@@ -6,7 +6,11 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from bench.launching.launch import Launch
+    from bench.reporting.events import Event
 
 IN_A_CLONE = "python launch.py"
 
@@ -113,23 +117,46 @@ def main(argv: Sequence[str] | None = None, *, run: str = IN_A_CLONE) -> int:
     args = parser.parse_strictly(argv)
     from bench.launching import listing, preflight
     from bench.launching.request import Request
-    from bench.spec import SpecError, printable, sentence
+    from bench.reporting.events import Ended
+    from bench.spec import SpecError, sentence
 
     if args.list:
-        print(printable(listing.listing(), keep="\n"))
+        screen.show(listing.listing())
         return 0
+    events = bool(args.json)
     try:
-        launch = preflight.prepare(Request.parsed(args))
+        request = Request.parsed(args)
+        events = request.options.json_lines
+        launch = preflight.prepare(request)
         if args.dry_run:
-            from bench.launching import plans
-
-            preflight.rehearse(launch)
-            print(printable(plans.describe(launch), keep="\n"))
-            return 0
+            return _rehearse(launch)
         from bench.launching import study
 
         return study.run(launch)
     except BrokenPipeError:
         raise
     except (SpecError, OSError) as error:
+        if events:
+            _emit(Ended(status="refused", exit_code=2, text=sentence(error)))
         parser.error(sentence(error))
+
+
+def _rehearse(launch: Launch) -> int:
+    """Check what a launch checks before it starts anything, and show its plan."""
+    from bench.launching import preflight, screen
+
+    preflight.rehearse(launch)
+    if launch.options.json_lines:
+        from bench.reporting.events import Ended
+
+        _emit(launch.announced(launch.plan))
+        _emit(Ended(status="done", exit_code=0, text="nothing was started (--dry-run)"))
+    else:
+        from bench.launching import plans
+
+        screen.show(plans.describe(launch))
+    return 0
+
+
+def _emit(event: Event) -> None:
+    print(event.model_dump_json(), flush=True)

@@ -11,6 +11,7 @@ from bench.folder import LaunchFolder
 from bench.readings import HEADLINE_K
 from bench.records import write_atomically
 from bench.reporting import published
+from bench.reporting.answers import answers
 from bench.reporting.comparisons import FRONT, MAYBE_ON_FRONT
 from bench.reporting.findings import basis, caveats, findings, interval_legend
 from bench.reporting.picture import draw
@@ -29,7 +30,7 @@ from bench.reporting.rows import (
     tidy,
     wide,
 )
-from bench.reporting.screen import plain
+from bench.reporting.screen import plain, say
 from bench.spec import readable
 
 if TYPE_CHECKING:
@@ -164,13 +165,54 @@ def for_mlflow(board: Leaderboard) -> pd.DataFrame:
 
 
 def show(board: Leaderboard, console: Console) -> None:
-    """Print the table, and what others have published on the same benchmark."""
-    console.print(table(board))
+    """Print the table, and what others have published on the same benchmark.
+
+    Where a table is wider than the screen, each of its rows becomes a paragraph.
+    """
+    _print(table(board), console)
     for said in (*findings(board), interval_legend(board), *caveats(board)):
         console.print(plain(said))
     others = published.table(board)
     if others is not None:
-        console.print(others)
+        _print(others, console)
+
+
+def show_answers(board: Leaderboard, console: Console) -> None:
+    """Print which row to take for which wish."""
+    console.print("Which row to take:")
+    for answer in answers(board):
+        console.print(plain(f"* {answer.text}"))
+
+
+def _print(shown: Table, console: Console) -> None:
+    if _width(shown, console) <= console.width:
+        console.print(shown)
+        return
+    say(console, *filter(None, [shown.title]))  # type: ignore[arg-type]
+    names = [str(column.header) for column in shown.columns[1:]]
+    for first, *cells in zip(*(column.cells for column in shown.columns), strict=True):
+        say(console, _one_line(first))
+        for name, value in zip(names, cells, strict=True):
+            if (text := _one_line(value)).plain:
+                say(console, f"  {name:<{max(map(len, names))}} ", text)
+    say(console, *filter(None, [shown.caption]))  # type: ignore[arg-type]
+
+
+def _width(shown: Table, console: Console) -> int:
+    """Columns of the screen that a table needs, so that nothing of it is cut."""
+    needed = len(shown.columns) - 1
+    for column in shown.columns:
+        sizes = [console.measure(cell) for cell in (column.header, *column.cells)]
+        needed += max(size.maximum if column.no_wrap else size.minimum for size in sizes)
+    return needed
+
+
+def _one_line(cell: Any) -> Text:
+    """A cell's lines beside each other."""
+    from rich.text import Text
+
+    text = cell if isinstance(cell, Text) else plain(str(cell))
+    return Text(" ").join(line for line in text.split("\n") if line.plain)
 
 
 def table(board: Leaderboard) -> Table:
