@@ -1,14 +1,15 @@
-"""``python -m bench``: what there is to do beside running studies."""
+"""``python -m bench``, installed as ``vit-forgetting-bench``: launches, and what there is to do with their results."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from bench import checkpoints
@@ -16,34 +17,56 @@ if TYPE_CHECKING:
 RESULTS = Path("results")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
+AS_MODULE, INSTALLED = "python -m bench", "vit-forgetting-bench"
+"""How it is called: from a clone, and where the package was installed."""
+
 EPILOG = """\
 examples:
-  python -m bench list
-  python -m bench leaderboard results/block_expansion/tiny     rebuild table, picture and page from the records
-  python -m bench leaderboard results                          the same of all launches, and one page over them
-  python -m bench compare "results/paper/tiny:lora rank=8" linear     two rows; or two launch folders, row by row
-  python -m bench evaluate RECORD                              RECORD: results/<study>/<benchmark>/records/<trial>.json,
-                                                               or the id of the trial's MLflow run
-  python -m bench export RECORD --out model.safetensors        a confirmed trial's model for plain timm
-  python -m bench export RECORD --mlflow-model birds           the same into MLflow's model registry
-  python -m bench predict model.safetensors picture.png        classify pictures of your own, or folders of them
-  python -m bench sync results/paper/tiny                      bring what MLflow lacks, from the records
-  python -m bench sync results --tracking-uri http://host:5000 the same for all launches, to another store
-  python -m bench pretrain tiny                                remake the embedded backbone (minutes on one core)
+  studies, benchmarks and methods
+    {run} list
+  run a study; its own options: {run} launch --help
+    {run} launch --study block_expansion
+  rebuild table, picture and page from the records; of all launches, and one
+  page over them
+    {run} leaderboard results/block_expansion/tiny
+    {run} leaderboard results
+  two rows; or two launch folders, row by row
+    {run} compare "results/paper/tiny:lora rank=8" linear
+  measure a confirmed trial again; RECORD is a file of
+  results/<study>/<benchmark>/records/, or the id of the trial's MLflow run
+    {run} evaluate RECORD
+  a confirmed trial's model for plain timm, or into MLflow's model registry
+    {run} export RECORD --out model.safetensors
+    {run} export RECORD --mlflow-model birds
+  classify pictures of your own, or folders of them
+    {run} predict model.safetensors picture.png
+  bring what MLflow lacks, from the records; of all launches, to another store
+    {run} sync results/paper/tiny
+    {run} sync results --tracking-uri http://host:5000
+  one file of a launch, to be published or kept; and check it elsewhere
+    {run} pack results/paper/tiny --checkpoints
+    {run} unpack paper-tiny.tar.gz --evaluate
+  remake the embedded backbone (minutes on one core)
+    {run} pretrain tiny
 """
 
 
-def arguments() -> argparse.ArgumentParser:
-    """The command line."""
+def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
+    """The command line.
+
+    Args:
+        run: what is typed before the command.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description="Work with results and backbones; to run a study, see launch.py --help.",
-        epilog=EPILOG,
+        prog=run,
+        description="Run studies, and work with their results and models.",
+        epilog=EPILOG.format(run=run),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="list studies, benchmarks and methods")
+    commands.add_parser("launch", help="run a study, as launch.py does in a clone", add_help=False)
     board = commands.add_parser("leaderboard", help="rebuild leaderboards from records, and a page over several")
     board.add_argument(
         "folders", type=Path, nargs="+", metavar="FOLDER", help="results/<study>/<benchmark>, or results"
@@ -82,6 +105,7 @@ def arguments() -> argparse.ArgumentParser:
         "folders", type=Path, nargs="+", metavar="FOLDER", help="results/<study>/<benchmark>, or results"
     )
     bring.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite in the results folder)")
+    _add_archives(commands)
     train = commands.add_parser("pretrain", help="remake an embedded backbone")
     train.add_argument("backbone", choices=["tiny"])
     train.add_argument("--out", type=Path, default=Path(__file__).parent / "assets", help="folder to write to")
@@ -89,17 +113,43 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_archives(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    into = commands.add_parser("pack", help="write a launch into one file, to be published or kept")
+    into.add_argument("folder", type=Path, help="results/<study>/<benchmark>")
+    into.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: <study>-<benchmark>.tar.gz)")
+    into.add_argument(
+        "--checkpoints", action="store_true", help="with the trained tensors, so that they can be measured"
+    )
+    back = commands.add_parser("unpack", help="unpack what pack wrote, and check all of it")
+    back.add_argument("file", type=Path, help="what pack wrote")
+    back.add_argument("--out", type=Path, metavar="FOLDER", help="new folder (default: named after the file)")
+    back.add_argument("--evaluate", action="store_true", help="measure the trained tensors again, too")
+
+
 def _add_record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("record", help="results/<study>/<benchmark>/records/<trial>.json, or the id of an MLflow run")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite in ./results)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 an evaluation that deviates from its record, 2 bad input."""
+def main(argv: Sequence[str] | None = None, *, run: str = AS_MODULE) -> int:
+    """Carry out a command line.
+
+    Args:
+        argv: command and options; those of the process if None.
+        run: what was typed before them.
+
+    Returns:
+        The exit code: 0 done, 1 what was checked deviates from its record, 2 bad input; of ``launch`` its own.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if _launches(words):
+        from bench.launching import cli
+
+        return cli.main(words[1:], run=f"{run} launch")
     from bench.launching import screen
 
     screen.tolerate()
-    args = arguments().parse_args(argv)
+    args = arguments(run).parse_args(words)
     try:
         if args.command == "list":
             return _list()
@@ -115,6 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _predict(args.model, args.images)
         if args.command == "sync":
             return _sync(args.folders, args.tracking_uri)
+        if args.command == "pack":
+            return _pack(args.folder, args.out, args.checkpoints)
+        if args.command == "unpack":
+            return _unpack(args.file, args.out, args.evaluate)
         return _pretrain(args.out, args.steps)
     except BrokenPipeError:
         raise
@@ -125,6 +179,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _launches(words: Sequence[str]) -> bool:
+    """Whether a study is to be run, which has a command line of its own."""
+    return list(words[:1]) == ["launch"]
+
+
+def entry(run: str = INSTALLED) -> NoReturn:
+    """Carry out the process's command line, and end the process with its exit code."""
+    from bench.launching import cli
+    from bench.launching.command import exit_code, leave
+
+    interrupted = cli.INTERRUPTED if _launches(sys.argv[1:]) else "interrupted"
+    leave(exit_code(functools.partial(main, run=run), interrupted=interrupted))
+
+
 def _say(text: str, *, stream: TextIO | None = None) -> None:
     """Print lines, in which names from data cannot steer the terminal."""
     from bench.spec import printable
@@ -133,9 +201,10 @@ def _say(text: str, *, stream: TextIO | None = None) -> None:
 
 
 def _list() -> int:
+    from bench.launching import screen
     from bench.launching.listing import listing
 
-    _say(listing())
+    screen.show(listing())
     return 0
 
 
@@ -155,6 +224,7 @@ def _leaderboard(folders: Sequence[Path], limit: float, over: Path | None) -> in
         leaderboard.write(one.board, one.folder, one.records)
         leaderboard.show(one.board, Console())
         _say(f"written to {one.folder.path}; for the browser: {one.folder.page}")
+        leaderboard.show_answers(one.board, Console())
     if file is not None:
         page.write_over(launches, file)
         _say(f"one page over {len(launches)} launches: {file}")
@@ -186,6 +256,43 @@ def _record(args: argparse.Namespace) -> Path:
     from bench.reporting.mlflow_models import fetch
 
     return fetch(_store(args), args.record, LaunchFolder(RESULTS / "runs" / args.record))
+
+
+def _pack(folder: Path, out: Path | None, checkpoints: bool) -> int:
+    from bench.folder import LaunchFolder
+    from bench.reporting import archive
+
+    packed = archive.pack(LaunchFolder(folder), out, checkpoints=checkpoints)
+    for remark in packed.said:
+        _say(f"note: {remark}")
+    _say(f"written to {packed.file} ({packed.file.stat().st_size:,} bytes, SHA-256 {packed.digest})")
+    return 0
+
+
+def _unpack(file: Path, out: Path | None, evaluate: bool) -> int:
+    from bench.folder import LaunchFolder
+    from bench.reporting import archive
+
+    unpacked = archive.unpack(file, out)
+    folder = LaunchFolder(unpacked.folder)
+    records = folder.read_records()
+    _say(f"{file}: SHA-256 {unpacked.digest}")
+    _say(f"unpacked to {folder.path}: {len(records)} records, and every file as its SHA-256 says")
+    different = archive.differences(folder, records)
+    for fault in different:
+        _say(f"error: {fault}", stream=sys.stderr)
+    if not different:
+        _say("leaderboard: rebuilt from the records, the same byte for byte")
+    if not evaluate:
+        return int(bool(different))
+    held = [folder.record(record.trial) for record in records if folder.checkpoint(record.trial).is_file()]
+    if not held:
+        raise ValueError(f"{file} holds no trained tensors to measure again: it was packed without --checkpoints")
+    codes = [int(bool(different))]
+    for path in held:
+        _say(f"\n{path.stem}")
+        codes.append(_evaluate(path, None))
+    return max(codes)
 
 
 def _evaluate(record: Path, device: str | None) -> int:
@@ -286,6 +393,4 @@ def _pretrain(out: Path, steps: int | None) -> int:
 
 
 if __name__ == "__main__":
-    from bench.launching.command import exit_code
-
-    sys.exit(exit_code(main))
+    entry(AS_MODULE)

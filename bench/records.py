@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from bench import __version__
 from bench.readings import EQUAL, FLAT, SCORES, Reading, flat, of_schema_1, scores
 from bench.spec import LARGEST, Name, SearchContext, Value, printable, read_text, shown
 
@@ -375,7 +376,7 @@ def provenance(*, devices: Iterable[str] = ()) -> dict[str, Any]:
     """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), "vit-forgetting-bench": __version__, **_versions()},
         **commit(),
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "devices": list(devices)},
         "platform": platform.platform(),

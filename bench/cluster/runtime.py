@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PACKAGE = Path(__file__).parent.parent
+
 RAY_SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -110,7 +112,7 @@ class RayLost(Exception):
 def start_ray(
     address: str | None,
     *,
-    folder: Path,
+    folder: Path | None,
     cores: int | None = None,
     farewell: Farewell = SILENT,
     screen: int | None = None,
@@ -118,7 +120,8 @@ def start_ray(
     """Start Ray on this machine, or join the cluster at ``address``.
 
     Args:
-        folder: of the project, from which workers import ``bench``.
+        folder: of the project, from which workers import ``bench``; None where it is an installed package: workers
+            on this machine find it themselves, and the nodes of a cluster are sent it.
         cores: that Ray may use of this machine; all that it finds if None.
         farewell: what is done if this process ends without :func:`stop_ray`.
         screen: file descriptor on which it is said; stdout if None.
@@ -171,32 +174,35 @@ def _knock(address: str) -> None:
         raise SpecError(f"cannot join a Ray cluster at --address {address}: nothing answers there ({error})") from None
 
 
-def _join(address: str, folder: Path) -> None:
+def _join(address: str, folder: Path | None) -> None:
     _knock(address)
-    excludes = [".git", ".venv", "results", "**/__pycache__"]
     settings = {name: os.environ[name] for name in (*RAY_SETTINGS, *NEEDED)}
-    environment: dict[str, Any] = {"env_vars": settings}
-    if not _has_working_dir():
-        environment |= {"working_dir": str(folder), "excludes": excludes}
+    environment: dict[str, Any] = {"env_vars": settings} | _code(folder)
     try:
         ray.init(address, runtime_env=environment, **QUIET)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise SpecError(f"cannot join a Ray cluster at --address {address}: {_first_line(error)}") from None
 
 
-def _has_working_dir() -> bool:
-    """Whether this is a Ray job with files of its own: Ray refuses to be given a folder a second time."""
+def _code(folder: Path | None) -> dict[str, Any]:
+    """What of a runtime environment sends a cluster's nodes the code: the project's folder, or the installed package.
+
+    Nothing for a Ray job that has brought its own, which Ray refuses to be given a second time.
+    """
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    return "working_dir" in (job.get("runtime_env") or {})
+    what = {"py_modules": [str(PACKAGE)]} if folder is None else {"working_dir": str(folder)}
+    if what.keys() & (job.get("runtime_env") or {}).keys():
+        return {}
+    return {**what, "excludes": [".git", ".venv", "results", "**/__pycache__"]}
 
 
-def _start(folder: Path, cores: int | None, place_of: Callable[[], Path]) -> None:
+def _start(folder: Path | None, cores: int | None, place_of: Callable[[], Path]) -> None:
     """Start Ray in a new private folder, again if it takes too long."""
     reason = ""
     for _ in range(TRIES):
         place = place_of()
         # By the environment, not by a runtime_env: Ray's own spare processes can then become our actors.
-        path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [str(folder or ""), os.environ.get("PYTHONPATH", "")]))
         try:
             with _environment(PYTHONPATH=path, TMPDIR=str(place)), _own_signals():
                 # "local" by name: whatever else names a cluster, nobody asked for it.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.folder import LaunchFolder
+from bench.reporting import events
+from bench.reporting.mlflow_address import without_password
 from bench.resources import Plan
 from bench.spec import Benchmark, LaunchOptions, Suite
 
@@ -21,12 +23,38 @@ class Launch:
     tracking_uri: str
     plan: Plan | None
     said: tuple[str, ...] = ()
-    """Where it runs and logs, and why, if the environment has a say in it."""
+    """What is to be known of it before it runs: where it runs and logs, and why, if the environment has a say in it."""
 
     @property
     def folder(self) -> LaunchFolder:
         """Where it writes."""
         return LaunchFolder.of(self.results, self.suite.name, self.benchmark.name)
+
+    def announced(self, plan: Plan | None) -> events.Plan:
+        """What will run, as an event."""
+        studies = [
+            events.StudyPlan(
+                name=study.name,
+                method=study.method,
+                objective=str(study.objective),
+                trials=study.trials,
+                confirmations=study.confirmations,
+                seeds=list(study.seeds),
+                rows=study.row_count,
+            )
+            for study in self.suite.studies
+        ]
+        return events.Plan(
+            study=self.suite.name,
+            benchmark=self.benchmark.name,
+            trials=self.trials,
+            studies=studies,
+            slots=None if plan is None else plan.slots,
+            workers=self.options.workers,
+            device=None if plan is None else "cuda" if plan.gpu else "cpu",
+            folder=str(self.folder.path),
+            mlflow=without_password(self.tracking_uri),
+        )
 
     def idle(self, plan: Plan) -> str:
         """A sentence if the search cannot keep all slots of a plan busy; else nothing."""

@@ -23,6 +23,7 @@ def describe(launch: Launch) -> str:
         where = launch.plan.describe() + launch.idle(launch.plan)
     return "\n".join(
         [
+            *launch.said,
             *_work(launch.suite, launch.benchmark),
             *_images(launch.benchmark),
             f"Resources: {where}",

@@ -15,7 +15,7 @@ from bench.launching.launch import Launch, at_once
 from bench.launching.request import Request
 from bench.launching.where import resolved
 from bench.reporting import mlflow_store
-from bench.spec import Backbone, Benchmark, Phase, SourceData, SpecError, Suite, printable
+from bench.spec import Backbone, Benchmark, Phase, SourceData, SpecError, Suite
 from bench.spec.characters import UNDECODED
 
 
@@ -33,7 +33,7 @@ def prepare(request: Request) -> Launch:
     benchmark = _benchmark(request)
     suite = studies.load(request.study, overrides=[one for one in request.changes if not _of_benchmark(one)])
     if benchmark.backbone.image_size is not None:
-        _check_image_size(benchmark.backbone)
+        said += _check_image_size(benchmark.backbone)
     depth = _depth(benchmark.backbone)
     for study in suite.studies:
         studies.check(study, benchmark, depth=depth, workers=options.workers)
@@ -86,29 +86,33 @@ def _benchmark(request: Request) -> Benchmark:
     return adapted
 
 
-def make_ready(launch: Launch) -> None:
+def make_ready(launch: Launch) -> list[str]:
     """Fetch, read and decode what all workers need, and check what can only be checked with that at hand.
+
+    Returns:
+        What is to be said of the data.
 
     Raises:
         SpecError: something cannot be had, or a trial could not be carried out.
     """
     benchmark = launch.benchmark
     if launch.options.address is not None:
-        return  # on a cluster every node fetches for itself, when its first trial needs the data
+        return []  # on a cluster every node fetches for itself, when its first trial needs the data
     check_room(launch)
+    remarks: list[str] = []
     for name in _data_sets(benchmark):
         data.fetch(name)
     if benchmark != benchmarks.get("tiny"):  # for which no torch is needed here
         from bench import models
 
-        for remark in _read_data(benchmark, _data_sets(benchmark)):
-            print(printable(remark))
+        remarks = _read_data(benchmark, _data_sets(benchmark))
         models.create(benchmark.backbone, num_classes=0)  # downloaded once, before the workers start
     _check_trials(launch)
     if benchmark.source.keep_decoded or benchmark.target.keep_decoded:
         from bench.launching import plans
 
         plans.decode_kept(benchmark)
+    return remarks
 
 
 RECORD_BYTES = 64 * 2**10
@@ -194,13 +198,13 @@ def _depth(backbone: Backbone) -> int:
     return models.depth(backbone)
 
 
-def _check_image_size(backbone: Backbone) -> None:
-    """Refuse images that are smaller than a patch, and say what patches leave over of others."""
+def _check_image_size(backbone: Backbone) -> list[str]:
+    """Refuse images that are smaller than a patch; returns what is to be said of what patches leave over of others."""
     from bench import models
 
     models.check_size(backbone)
-    if said := models.unseen_border(backbone):
-        print(f"note: {said}")
+    said = models.unseen_border(backbone)
+    return [f"note: {said}"] if said else []
 
 
 def _read_data(benchmark: Benchmark, names: Collection[str]) -> list[str]:

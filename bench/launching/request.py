@@ -93,6 +93,8 @@ FLAGS = (
     Flag("--cpus", ("cpus",), "N"),
     Flag("--address", ("address",), "ADDRESS"),
     Flag("--wait-minutes", ("wait_minutes",), "MINUTES"),
+    Flag("--quiet", ("quiet",), ""),
+    Flag("--json", ("json_lines",), ""),
     Flag("--results", ("results",), "FOLDER"),
     Flag("--fresh", ("fresh",), ""),
     Flag("--tracking-uri", ("tracking_uri",), "URI"),

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from bench import data, methods
 from bench.folder import trained
 from bench.launching.changes import LARGEST_FILE, Change, NotYAML, assignment, parsed, refuse_contradictions
+from bench.launching.project import STUDIES
 from bench.spec import (
     Benchmark,
     SpecError,
@@ -39,20 +40,18 @@ TRIALS = ("trials", "trials_per_row")
 POINTS = 1000
 """A space is checked at so many points at most."""
 
-FOLDER = Path(__file__).parent.parent.parent / "search_spaces"
 
-
-def names(folder: Path = FOLDER) -> list[str]:
+def names(folder: Path = STUDIES) -> list[str]:
     """Names of the studies in the folder."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def headline(name: str, folder: Path = FOLDER) -> str:
+def headline(name: str, folder: Path = STUDIES) -> str:
     """The first line of a study file's header comment."""
     return (folder / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 
-def load(name: str, *, overrides: Sequence[str | Change] = (), folder: Path = FOLDER) -> Suite:
+def load(name: str, *, overrides: Sequence[str | Change] = (), folder: Path = STUDIES) -> Suite:
     """Read a study; a single one is a suite of one.
 
     Args:

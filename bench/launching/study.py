@@ -6,14 +6,13 @@ import functools
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bench.cluster.guardian import Farewell
 from bench.cluster.inspection import needs
@@ -23,23 +22,23 @@ from bench.cluster.runtime import RayLost, ended_with_ray, instead, start_ray, s
 from bench.launching import resume
 from bench.launching.launch import Launch, at_once
 from bench.launching.preflight import make_ready
+from bench.launching.project import CLONE
 from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, choose, names, remark_on
 from bench.launching.signals import heard, received
 from bench.records import Record
 from bench.reporting import leaderboard
+from bench.reporting.events import Ended, PhaseBegan
 from bench.reporting.listener import Listener, ListenerError
 from bench.reporting.mlflow_tracker import Tracker, open_tracker
-from bench.reporting.progress import StudyProgress, settings
-from bench.reporting.rows import build
-from bench.reporting.screen import plain, say
+from bench.reporting.output import Output, Progress, output
+from bench.reporting.progress import settings
+from bench.reporting.rows import Leaderboard, build
 from bench.resources import cores
-from bench.spec import Study, make_trial
+from bench.spec import SpecError, Study, make_trial
 
 if TYPE_CHECKING:
     from bench.cluster.search_storage import SearchStorage
-
-PROJECT = Path(__file__).parent.parent.parent
 
 
 def run(launch: Launch) -> int:
@@ -51,30 +50,43 @@ def run(launch: Launch) -> int:
     Raises:
         SpecError: what can only be checked with data and weights at hand does not hold, or the folder is in use.
     """
-    make_ready(launch)
+    remarks = make_ready(launch)
     with launch.folder.locked(), heard():
         logfile = launch.folder.new_log()
-        with quiet(logfile) as console:
-            say(console, f"Log of Ray, Optuna and MLflow: {logfile}")
-            for remark in launch.said:
-                say(console, remark)
+        with apart(logfile) as screen:
+            out = output(launch.options, screen)
+            for remark in (f"Log of Ray, Optuna and MLflow: {logfile}", *launch.said, *remarks):
+                out.say(remark)
             try:
-                return _run(launch, console)
-            except BrokenPipeError:
+                ended = _ended(launch, out, screen.fileno())
+            except KeyboardInterrupt:
+                code = 128 + (received() or signal.SIGINT)
+                out.ended(Ended(status="interrupted", exit_code=code, text=again(launch)))
                 raise
-            except OSError as error:  # as Ray Tune's when the disk is full, which does not say which
-                where = error.filename or launch.folder.path
-                say(
-                    console,
-                    plain("error: the launch has ended early", "red"),
-                    f" ({where}: {error.strerror}): {again(launch)}",
-                )
-                return 1
-            except (ListenerError, RayLost) as error:
-                say(console, plain("error: the launch has ended early", "red"), f" ({reason(error)}): {again(launch)}")
-                return 1
             finally:
                 stop_ray()
+            out.ended(ended)
+            return ended.exit_code or 0
+
+
+def _ended(launch: Launch, out: Output, screen: int) -> Ended:
+    """Run a launch; returns how it has ended."""
+    try:
+        return _run(launch, out, screen)
+    except (BrokenPipeError, SpecError):
+        raise
+    except OSError as error:  # as Ray Tune's when the disk is full, which does not say which
+        why = f"{error.filename or launch.folder.path}: {error.strerror}"
+    except (ListenerError, RayLost) as error:
+        why = reason(error)
+    except Exception as error:
+        out.ended(_early(launch, f"{type(error).__name__}: {reason(error)}"))
+        raise
+    return _early(launch, why)
+
+
+def _early(launch: Launch, why: str) -> Ended:
+    return Ended(status="failed", exit_code=1, text=f"the launch has ended early ({why}): {again(launch)}")
 
 
 def again(launch: Launch) -> str:
@@ -83,17 +95,18 @@ def again(launch: Launch) -> str:
     return f"records of finished trials are kept in {launch.folder.records}, and {command} goes on from them"
 
 
-def farewell(launch: Launch) -> Farewell:
+def farewell(launch: Launch, out: Output) -> Farewell:
     """What is done for a launch whose process has been killed."""
     mark = (sys.executable, "-m", "bench.launching.killed", str(launch.folder.path))
-    return Farewell(f"error: the process of the launch has been ended: {again(launch)}", mark, launch.tracking_uri)
+    sentence = out.farewell(f"the process of the launch has been ended: {again(launch)}")
+    return Farewell(sentence, mark, launch.tracking_uri)
 
 
 def complete(launch: Launch) -> str:
     """What is said of a launch whose process has been killed when all but its end was done."""
     results = launch.folder.path
     return (
-        f"error: the process of the launch has been ended; its results are complete: {results} (if MLflow lacks some, "
+        f"the process of the launch has been ended; its results are complete: {results} (if MLflow lacks some, "
         f"python -m bench sync {results} brings them)"
     )
 
@@ -103,56 +116,59 @@ def reason(error: Exception) -> str:
     return str(error).split("\\n")[0].splitlines()[0].rstrip(".:")
 
 
-def _run(launch: Launch, console: Console) -> int:
+def _run(launch: Launch, out: Output, screen: int) -> Ended:
     """The worker groups start first, and everything else is made ready while they do."""
-    address, screen = launch.options.address, console.file.fileno()
-    for remark in start_ray(address, folder=PROJECT, cores=cores(), farewell=farewell(launch), screen=screen):
-        say(console, remark)
+    address = launch.options.address
+    for remark in start_ray(address, folder=CLONE, cores=cores(), farewell=farewell(launch, out), screen=screen):
+        out.say(remark)
     # After Ray's processes have been started, but before the pool's threads: Ray's packages import each other in
     # circles, which two threads must not do at once.
     importlib.import_module("bench.cluster.search")
     plan = launch.plan or plan_of_cluster(launch.options, at_once(launch.suite))
-    console.print(f"Plan: {plan.describe()}{launch.idle(plan)}", highlight=False)
+    out.planned(launch.announced(plan), f"Plan: {plan.describe()}{launch.idle(plan)}")
     with ended_with_ray(unless=lambda: received() is not None):
         patience = None if address is None else 60 * launch.options.wait_minutes
         # On its own machine the launch has looked at data and weights itself.
         wanted = needs(None if address is None else launch.benchmark, gpu=plan.gpu)
         pool = Pool(plan, storage=launch.folder.ray, patience=patience, needs=wanted)
         with interruptible(pool):
-            code = carry_out(launch, pool, console)
+            ended = carry_out(launch, pool, out)
             pool.close()
-    return code
+    return ended
 
 
-def carry_out(launch: Launch, pool: Pool, console: Console) -> int:
+def carry_out(launch: Launch, pool: Pool, out: Output) -> Ended:
     """Run a launch on a pool of worker groups, which stays open: search, confirm, conclude.
 
     An unfinished launch in the folder is gone on with, see :mod:`bench.launching.resume`.
 
     Returns:
-        The exit code, see :func:`run`.
+        How it has ended, with the exit code, see :func:`run`.
     """
     begun = resume.begin(launch, pool.plan)
     if begun.said:
-        say(console, begun.said)
+        out.say(begun.said)
     pool.know(begun.known)
     pool.keep_snapshots(launch.folder.unfinished)
     tracker, storage = _open_tracker(launch, begun), _storage(launch, begun)
     try:
-        records = _trials(launch, console, tracker, pool, storage)
+        records = _trials(launch, out, tracker, pool, storage)
         launch.folder.keep_only({record.trial for record in records})
-        code = _conclude(launch, records, console, tracker)
+        board = _conclude(launch, records, out, tracker)
         if not any(record.is_tried_again for record in records):
             resume.end(launch, begun)
-            instead(Farewell(complete(launch)))
-        return code
+            instead(Farewell(out.farewell(complete(launch))))
     finally:
         storage.close()
         if storage.problem:
-            say(console, plain("Optuna's storage is incomplete:", "yellow"), f" {storage.problem}")
+            out.say(f" {storage.problem}", level="warning", title="Optuna's storage is incomplete:")
         tracker.close()
         if tracker.problem:
-            say(console, plain("MLflow is incomplete:", "yellow"), f" {tracker.problem}")
+            out.say(f" {tracker.problem}", level="warning", title="MLflow is incomplete:")
+    if board is None:
+        return Ended(status="failed", exit_code=1, text=_lost(records))
+    out.answer(board, launch.folder.path)
+    return Ended(status="done", exit_code=0, text="")
 
 
 @contextmanager
@@ -187,19 +203,22 @@ def _storage(launch: Launch, begun: resume.Begun) -> SearchStorage:
     return SearchStorage(place, name=launch.suite.name, launch=begun.id)
 
 
-def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool, storage: SearchStorage) -> list[Record]:
+def _trials(launch: Launch, out: Output, tracker: Tracker, pool: Pool, storage: SearchStorage) -> list[Record]:
     """Run all trials of the launch; returns their records in the order in which they ended."""
     from bench.cluster.search import search
 
-    with StudyProgress(console, total=launch.trials) as progress:
+    with out.progress(launch.trials) as progress:
         listener = Listener(pool, progress, tracker, launch.folder)
         with interruptible(pool), listener.ending():
             expected = 0
             for study in launch.suite.studies:
+                out.phase(PhaseBegan(phase="search", study=study.name, trials=study.trials))
                 ended = functools.partial(storage.add, study)
                 search(study, launch.benchmark, pool, launch=launch.suite.name, storage=launch.folder.ray, ended=ended)
                 searched = listener.wait_for(study.trials, _searched_by(study))
-                expected += study.trials + _confirm(study, searched, launch, pool, progress)
+                queued = _confirm(study, searched, launch, pool, progress)
+                out.phase(PhaseBegan(phase="confirm", study=study.name, trials=queued))
+                expected += study.trials + queued
             listener.wait_for(expected, lambda record: True)
             listener.close()
     return listener.records
@@ -209,7 +228,7 @@ def _searched_by(study: Study) -> Callable[[Record], bool]:
     return lambda record: record.method == study.method and record.phase == "search"
 
 
-def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool, progress: StudyProgress) -> int:
+def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool, progress: Progress) -> int:
     """Queue the confirmation of a study's winners; the next study's search need not wait for it.
 
     Returns:
@@ -233,34 +252,37 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
     return queued
 
 
-def _conclude(launch: Launch, records: Sequence[Record], console: Console, tracker: Tracker) -> int:
+def _lost(records: Sequence[Record]) -> str:
+    """Why there is no leaderboard."""
     good = [record for record in records if record.status == "ok"]
-    if not any(record.phase == "confirm" for record in good):
-        reasons = sorted({record.error for record in records if record.error})
-        first = f" The first reason: {reasons[0].splitlines()[0]}" if reasons else ""
-        lost = f"No configuration could be confirmed: {len(records) - len(good)} of {len(records)} trials failed."
-        say(console, plain(lost, "red"), first)
+    reasons = sorted({record.error for record in records if record.error})
+    first = f" The first reason: {reasons[0].splitlines()[0]}" if reasons else ""
+    return f"No configuration could be confirmed: {len(records) - len(good)} of {len(records)} trials failed.{first}"
+
+
+def _conclude(launch: Launch, records: Sequence[Record], out: Output, tracker: Tracker) -> Leaderboard | None:
+    """Write the leaderboard; None if no confirmation succeeded."""
+    if not any(record.phase == "confirm" and record.status == "ok" for record in records):
         tracker.finish(launch.folder, None, "FAILED")
-        return 1
+        return None
+    out.phase(PhaseBegan(phase="conclude", study=launch.suite.name, trials=0))
     board = build(records)
     leaderboard.write(board, launch.folder, records)
-    leaderboard.show(board, console)
+    out.ranked(board, launch.folder.path)
     searched = {study.method: study for study in launch.suite.studies}
     for row in board.rows:
         for warning in at_edges(searched[row.method], row.hyperparameters) if row.variant is None else ():
-            say(console, plain(f"{row.label}: {warning}", "yellow"))
-    say(console, f"Table, picture and records: {launch.folder.path}")
-    say(console, f"For the browser: {launch.folder.page}")
+            out.say(f"{row.label}: {warning}", level="warning")
     tracker.finish(launch.folder, board, "FINISHED")
-    return 0
+    return board
 
 
 @contextmanager
-def quiet(logfile: Path) -> Iterator[Console]:
+def apart(logfile: Path) -> Iterator[TextIO]:
     """Send everything that is written to stdout and stderr, by subprocesses too, to a file.
 
     Yields:
-        A console on the real stdout.
+        The real stdout.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -272,7 +294,7 @@ def quiet(logfile: Path) -> Iterator[Console]:
     os.close(target)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
     try:
-        yield Console(file=screen)
+        yield screen
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # the log's disk may be full, which must not hide why the launch ends

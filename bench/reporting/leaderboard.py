@@ -11,6 +11,7 @@ from bench.folder import LaunchFolder
 from bench.readings import HEADLINE_K
 from bench.records import Record, write_atomically
 from bench.reporting import curves, page, published
+from bench.reporting.answers import answers
 from bench.reporting.comparisons import FRONT, MAYBE_ON_FRONT
 from bench.reporting.findings import LEGEND, TEST_LEGEND, basis, caveats, findings, interval_legend, probe
 from bench.reporting.picture import draw, draw_curves
@@ -30,7 +31,7 @@ from bench.reporting.rows import (
     tidy,
     wide,
 )
-from bench.reporting.screen import plain
+from bench.reporting.screen import plain, say
 from bench.spec import readable
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def write(board: Leaderboard, folder: LaunchFolder, records: Sequence[Record] = 
     """
     write_atomically(folder.table, markdown(board))
     write_atomically(folder.table_csv, as_csv(board))
-    write_atomically(folder.table_json, json.dumps(asdict(board), indent=2, sort_keys=True) + "\n")
+    write_atomically(folder.table_json, as_json(board))
     draw(board, folder.picture)
     if any(row.curve for row in board.rows):
         write_atomically(folder.curves_csv, curves.tidy(board).to_csv(index=False, lineterminator="\n"))
@@ -142,6 +143,11 @@ def as_csv(board: Leaderboard) -> str:
     return text
 
 
+def as_json(board: Leaderboard) -> str:
+    """The table with all that belongs to it."""
+    return json.dumps(asdict(board), indent=2, sort_keys=True) + "\n"
+
+
 def for_mlflow(board: Leaderboard) -> pd.DataFrame:
     """The table as MLflow shows it."""
     rows = wide(tidy(board))
@@ -154,13 +160,54 @@ def for_mlflow(board: Leaderboard) -> pd.DataFrame:
 
 
 def show(board: Leaderboard, console: Console) -> None:
-    """Print the table, and what others have published on the same benchmark."""
-    console.print(table(board))
+    """Print the table, and what others have published on the same benchmark.
+
+    Where a table is wider than the screen, each of its rows becomes a paragraph.
+    """
+    _print(table(board), console)
     for said in (*findings(board), interval_legend(board), *caveats(board)):
         console.print(plain(said))
     others = published.table(board)
     if others is not None:
-        console.print(others)
+        _print(others, console)
+
+
+def show_answers(board: Leaderboard, console: Console) -> None:
+    """Print which row to take for which wish."""
+    console.print("Which row to take:")
+    for answer in answers(board):
+        console.print(plain(f"* {answer.text}"))
+
+
+def _print(shown: Table, console: Console) -> None:
+    if _width(shown, console) <= console.width:
+        console.print(shown)
+        return
+    say(console, *filter(None, [shown.title]))  # type: ignore[arg-type]
+    names = [str(column.header) for column in shown.columns[1:]]
+    for first, *cells in zip(*(column.cells for column in shown.columns), strict=True):
+        say(console, _one_line(first))
+        for name, value in zip(names, cells, strict=True):
+            if (text := _one_line(value)).plain:
+                say(console, f"  {name:<{max(map(len, names))}} ", text)
+    say(console, *filter(None, [shown.caption]))  # type: ignore[arg-type]
+
+
+def _width(shown: Table, console: Console) -> int:
+    """Columns of the screen that a table needs, so that nothing of it is cut."""
+    needed = len(shown.columns) - 1
+    for column in shown.columns:
+        sizes = [console.measure(cell) for cell in (column.header, *column.cells)]
+        needed += max(size.maximum if column.no_wrap else size.minimum for size in sizes)
+    return needed
+
+
+def _one_line(cell: Any) -> Text:
+    """A cell's lines beside each other."""
+    from rich.text import Text
+
+    text = cell if isinstance(cell, Text) else plain(str(cell))
+    return Text(" ").join(line for line in text.split("\n") if line.plain)
 
 
 def table(board: Leaderboard) -> Table:

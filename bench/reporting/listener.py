@@ -16,7 +16,7 @@ from bench.folder import LaunchFolder
 from bench.readings import curve
 from bench.records import Record
 from bench.reporting.mlflow_tracker import Tracker
-from bench.reporting.progress import StudyProgress
+from bench.reporting.output import Progress
 from bench.spec import Trial, sentence
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Listener:
     If that fails, :meth:`ending` ends what the main thread does meanwhile. Trials that still finish leave records.
     """
 
-    def __init__(self, pool: Pool, progress: StudyProgress, tracker: Tracker, folder: LaunchFolder) -> None:
+    def __init__(self, pool: Pool, progress: Progress, tracker: Tracker, folder: LaunchFolder) -> None:
         self.records: list[Record] = []
         self._closing, self._ends, self._woken, self._waited = False, False, False, False
         self._refused = 0

@@ -9,7 +9,16 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 from rich.text import Text
 
 from bench.readings import Point
@@ -29,14 +38,7 @@ class StudyProgress:
         self._working: int | None = None
         self._start = time.monotonic()
         self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
+            *_columns(console.width), console=console, disable=not console.is_terminal, transient=True
         )
         self._overall = self._bars.add_task("trials", total=total, note="starting the workers")
         self._tasks: dict[str, TaskID] = {}
@@ -99,11 +101,37 @@ class StudyProgress:
         place = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
         what = f"{record.trial:<28} {settings(record.hyperparameters):<20}"
         failed: list[str | Text] = [plain("failed", "red"), ": "] if record.status == "failed" else []
-        return [f"{place} {what} ", *failed, f"{outcome(record)}  ETA {self._eta()}"]
+        rest = f"{outcome(record)}  ETA {self._eta()}"
+        if self._console.is_terminal and len(place) + len(what) + len(rest) + 2 > self._console.width:
+            what = " ".join(what.split())  # nothing is aligned over several lines
+        return [f"{place} {what} ", *failed, rest]
 
     def _eta(self) -> str:
         left = (time.monotonic() - self._start) / (self._done - self._known) * (self._total - self._done)
         return str(timedelta(seconds=round(left)))
+
+
+NARROW = 60
+"""Columns of a screen below which there is no room for bars and notes."""
+
+
+COUNTS = len("1000/1000 -:--:-- ")
+"""Columns that the counts and the time need, which are never cut."""
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """What a live line shows on a screen of a width: names and notes are cut, so that it stays one line."""
+    counts: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn(compact=True)]
+    if width < NARROW:
+        return [_cut("{task.description}", width - COUNTS), *counts]
+    bar, note = min(24, width // 8), width // 6
+    what = _cut("{task.description}", width - COUNTS - bar - note - 2)
+    return [what, BarColumn(bar_width=bar), *counts, _cut("{task.fields[note]}", note)]
+
+
+def _cut(what: str, width: int) -> TextColumn:
+    """A text of so many columns at most."""
+    return TextColumn(what, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=width))
 
 
 def settings(values: Mapping[str, object]) -> str:

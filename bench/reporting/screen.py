@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from bench.spec import printable
@@ -12,11 +16,41 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+WORD = re.compile(r"\S+")
+
+
 def plain(text: str, style: str = "") -> Text:
     """A text as it stands, brackets, colons and all; its control characters spelt out, but for line feeds."""
     return Text(printable(text, keep="\n"), style=style)
 
 
 def say(console: Console, *parts: str | Text) -> None:
-    """Print a line of texts, which are not broken at the screen's width."""
-    console.print(Text.assemble(*(plain(part) if isinstance(part, str) else part for part in parts)), soft_wrap=True)
+    """Print a line of texts. A terminal's width breaks it between words, never inside a path; a file's does not."""
+    line = Text.assemble(*(plain(part) if isinstance(part, str) else part for part in parts))
+    shown = Text("\n").join(_broken(line, console.width)) if console.is_terminal else line
+    console.print(shown, soft_wrap=True)
+
+
+def _broken(line: Text, width: int) -> Iterator[Text]:
+    """A text's lines, broken between words where they are wider than a screen."""
+    for part in line.split("\n", allow_blank=True):
+        begin, breaks = 0, []
+        for word in WORD.finditer(part.plain):
+            if word.start() > begin and cell_len(part.plain[begin : word.end()]) > width:
+                begin = word.start()
+                breaks.append(begin)
+        for piece in part.divide(breaks):
+            piece.rstrip()
+            yield piece
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines broken between words where they are longer than a width, and then indented a little more."""
+    return "\n".join(_wrapped(line, width) for line in text.splitlines())
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = " " * min(len(line) - len(line.lstrip()) + 4, width // 3)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.spec.parsing import Frozen
 
@@ -40,6 +40,8 @@ class LaunchOptions(Frozen):
         ),
     ] = None
     fresh: Annotated[bool, Field(description="start anew where an unfinished launch could be gone on with")] = False
+    quiet: Annotated[bool, Field(description="print the answer alone, and on the way what has gone wrong")] = False
+    json_lines: Annotated[bool, Field(description="print events for programs, one JSON object a line")] = False
     results: Annotated[str, Field(min_length=1, description="folder to write to")] = "results"
     tracking_uri: Annotated[
         str | None, Field(description="MLflow store; if empty $MLFLOW_TRACKING_URI, else SQLite in the results folder")
@@ -59,3 +61,9 @@ class LaunchOptions(Frozen):
             description="recorded grid that answers search trials: nothing is trained, what is found is shown",
         ),
     ] = None
+
+    @model_validator(mode="after")
+    def _one_output(self) -> Self:
+        if self.quiet and self.json_lines:
+            raise ValueError("quiet and json_lines contradict each other: give one of them")
+        return self

@@ -27,6 +27,7 @@ from bench.cluster.pool import Pool
 from bench.launching import preflight, study
 from bench.launching.request import Request
 from bench.reporting import mlflow_store
+from bench.reporting.output import Screen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -185,8 +186,10 @@ def launched(pool: Pool, store: Path) -> Launch:
         launch = preflight.prepare(Request.parsed(front_door.arguments().parse_strictly(command)))
         preflight.make_ready(launch)
         said = io.StringIO()
+        screen = Screen(Console(file=said, width=200))
         with launch.folder.locked():
-            code = study.carry_out(launch, on, Console(file=said, width=200))
-        return Run(code, said.getvalue(), "", launch.folder.path)
+            ended = study.carry_out(launch, on, screen)
+        screen.ended(ended)
+        return Run(ended.exit_code or 0, said.getvalue(), "", launch.folder.path)
 
     return run

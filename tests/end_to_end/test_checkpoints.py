@@ -304,3 +304,16 @@ def test_what_cannot_be_done_is_said(small: Run, bench: Bench, tmp_path: Path) -
         assert done.stderr.startswith("error: ")
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_launch_is_packed_and_measured_again_elsewhere(small: Run, bench: Bench, tmp_path: Path) -> None:
+    packed = bench("pack", small.folder, "--checkpoints", folder=tmp_path)
+    assert (packed.returncode, packed.stderr) == (0, "")
+    shutil.move(tmp_path / "block_expansion-tiny.tar.gz", tmp_path / "theirs.tar.gz")
+    done = bench("unpack", "theirs.tar.gz", "--evaluate", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "leaderboard: rebuilt from the records, the same byte for byte" in done.stdout
+    kept = sorted(path.stem for path in small.folder.glob("checkpoints/*.safetensors"))
+    assert len(kept) == 4
+    assert done.stdout.count("largest deviation from the record: 0 points") == len(kept)
+    assert all(f"\n{trial}\n" in done.stdout for trial in kept)

@@ -186,7 +186,7 @@ def test_provenance_leaves_out_what_is_not_installed(monkeypatch: pytest.MonkeyP
 
 def test_provenance_says_where_a_number_comes_from() -> None:
     found = records.provenance(devices=["NVIDIA H200"])
-    assert set(records.PACKAGES) | {"python"} == set(found["versions"])
+    assert set(records.PACKAGES) | {"python", "vit-forgetting-bench"} == set(found["versions"])
     assert all(re.match(r"\d+\.\d+", version) for version in found["versions"].values())
     assert found["hardware"]["devices"] == ["NVIDIA H200"]
     assert found["hardware"]["cores"] == os.cpu_count()

@@ -159,6 +159,19 @@ def test_a_job_with_files_of_its_own_is_given_no_others(
     assert [("working_dir" in one, "excludes" in one) for one in given] == [(not has, not has)]
 
 
+@pytest.mark.parametrize(("job", "has"), [("{}", False), ('{"runtime_env": {"py_modules": ["gcs://x.zip"]}}', True)])
+def test_an_installed_package_is_sent_to_a_cluster_without_what_lies_beside_it(
+    job: str, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(os, "environ", {**os.environ, "RAY_JOB_CONFIG_JSON_ENV_VAR": job})
+    monkeypatch.setattr(runtime.ray, "init", lambda address, *, runtime_env, **_: given.append(runtime_env))
+    runtime.start_ray("auto", folder=None)
+    (sent,) = given
+    assert "working_dir" not in sent
+    assert sent.get("py_modules") == (None if has else [str(Path(runtime.__file__).parents[1])])
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "[::1]:1", "no-such-host.invalid:6379"])
 def test_an_address_where_nothing_listens_is_refused_at_once(address: str, tmp_path: Path) -> None:
     with pytest.raises(

@@ -65,7 +65,7 @@ def test_every_file_that_ships_passes_on_tiny(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_that_ships_says_command_cost_and_expectation(name: str) -> None:
-    lines = (studies.FOLDER / f"{name}.yaml").read_text().splitlines()
+    lines = (studies.STUDIES / f"{name}.yaml").read_text().splitlines()
     header = lines[: next(index for index, line in enumerate(lines) if not line.startswith("#"))]
     text = "\n".join(line.removeprefix("#").strip() for line in header)
     assert f"python launch.py --study {name}" in text
@@ -78,7 +78,7 @@ def test_every_file_that_ships_says_command_cost_and_expectation(name: str) -> N
 def test_the_cost_in_the_header_counts_what_would_run(name: str) -> None:
     members = studies.load(name).studies
     trials, rows = sum(s.trials for s in members), sum(s.confirmations // len(s.seeds) for s in members)
-    text = (studies.FOLDER / f"{name}.yaml").read_text()
+    text = (studies.STUDIES / f"{name}.yaml").read_text()
     found = re.search(r"Cost on benchmark tiny: (\d+) search trials \+ (\d+) rows? x (\d+) seeds?", text)
     assert found is not None
     assert [int(number) for number in found.groups()] == [trials, rows, len(members[0].seeds)]

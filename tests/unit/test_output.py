@@ -1,0 +1,299 @@
+"""What a launch prints: narrow screens, no colours, the answer alone, events for programs, and how it has ended."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+import launch
+from bench.cluster.runtime import RayLost
+from bench.launching import preflight, study
+from bench.launching.request import Request
+from bench.readings import Point
+from bench.records import Record
+from bench.reporting import events
+from bench.reporting.answers import answers
+from bench.reporting.listener import ListenerError
+from bench.reporting.output import Output, output
+from bench.reporting.rows import Leaderboard, build
+from bench.reporting.screen import wrapped
+from bench.spec import LaunchOptions, SpecError, Trial
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;[0-9]+)*m")
+KINDS = {kind.model_fields["event"].default: kind for kind in events.EVENTS}
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it was sent."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+@pytest.fixture
+def trial() -> Trial:
+    from bench.launching import benchmarks, studies
+    from bench.spec import make_trial
+
+    (one,) = studies.load("lora").studies
+    values = {"rank": 4, "lr": 0.1}
+    benchmark = benchmarks.get("tiny")
+    return make_trial(one, benchmark, values, launch="lora", label="search-00", seed=0, phase="search")
+
+
+@pytest.fixture
+def show(
+    trial: Trial, paper_records: Callable[..., list[Record]], failed: Callable[..., Record], tmp_path: Path
+) -> Callable[..., str]:
+    """What a launch sends to a screen: trials of which one fails, a table, a warning, the answer."""
+
+    def run(file: io.StringIO, records: Sequence[Record] = (), **options: bool) -> str:
+        told, found = output(LaunchOptions(**options), file), list(records) or paper_records()
+        told.say(f"Log of Ray, Optuna and MLflow: {tmp_path}/logs/20260101-000000.log")
+        with told.progress(len(found)) as progress:
+            progress.started(trial)
+            progress.reported(trial, Point(step=3, steps=150, values={"train_loss": 1.5}))
+            progress.slots(0, 2)
+            progress.slots(0, 2)
+            for record in found[:-1]:
+                progress.finished(record)
+            progress.finished(failed(found[-1]))
+        conclude(told, build(found), tmp_path)
+        return file.getvalue()
+
+    return run
+
+
+def conclude(told: Output, board: Leaderboard, folder: Path) -> None:
+    told.ranked(board, folder)
+    told.say("lora rank=8: lr = 0.3 is at the end of its range", level="warning")
+    told.answer(board, folder)
+    told.ended(events.Ended(status="done", exit_code=0, text=""))
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_everything_fits_into_the_screen_and_nothing_is_cut(
+    width: int, show: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = [line.rstrip() for line in re.split(r"[\n\r]", ESCAPE.sub("", show(Terminal())))]
+    wide = [line for line in lines if cell_len(line) > width and str(tmp_path) not in line]
+    assert wide == []
+    live = [line for line in lines if re.match(r"trials |  lora-search", line)]
+    assert live
+    assert all(re.search(r"\d+/(30|150) ", line) for line in live)  # names and notes may be cut, counts are not
+    lasting = [line for line in lines if line not in live]
+    assert [line for line in lasting if "…" in line] == []
+    text = " ".join(" ".join(lasting).split())
+    assert "[29/30] block_expansion-confirm-p4-seed1 p=4 lr=0.12 test target 93.80 source 89.40 mean 91.60" in text
+    assert "full" in text
+    assert "[93.2,97.1]" in text  # the interval of its target accuracy
+    assert any(line.endswith(f"{tmp_path}/logs/20260101-000000.log") for line in lines)  # a path is never broken
+
+
+def test_a_file_gets_a_line_a_trial(show: Callable[..., str]) -> None:
+    text = show(io.StringIO())
+    assert "\x1b" not in text
+    assert re.search(r"^\[ 1/30\] full-confirm-seed0 .* test target 95\.20 .* ETA 0:00:0\d$", text, re.MULTILINE)
+
+
+def test_colours_are_there_unless_they_are_not_wanted(
+    show: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert COLOUR.search(show(Terminal()))
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = show(Terminal())
+    assert not COLOUR.search(text)
+    assert "\x1b[1m" in text  # bold says something
+
+
+def test_a_terminal_without_commands_gets_none(show: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for term in ("dumb", "unknown"):
+        monkeypatch.setenv("TERM", term)
+        text = show(Terminal())
+        assert "\x1b" not in text
+        assert "[29/30] block_expansion-confirm-p4-seed1" in text
+
+
+def test_quiet_says_the_answer_and_what_has_gone_wrong(
+    show: Callable[..., str], paper_records: Callable[..., list[Record]]
+) -> None:
+    lines = show(io.StringIO(), quiet=True).splitlines()
+    assert lines[0] == "waiting for nodes: 0 of 2 slots"
+    assert lines[1].startswith("block_expansion-confirm-p4-seed2: failed: FloatingPointError: the loss is NaN")
+    assert lines[2] == "lora rank=8: lr = 0.3 is at the end of its range"
+    assert lines[3] == "Which row to take:"
+    said = " ".join(" ".join(lines[4:]).split())
+    assert said == " ".join(f"* {answer.text}" for answer in answers(build(paper_records())))
+
+
+def test_the_last_lines_are_the_answer(show: Callable[..., str], paper_records: Callable[..., list[Record]]) -> None:
+    _, last = show(io.StringIO()).split("Which row to take:\n")
+    said = " ".join(last.split())
+    assert said == " ".join(f"* {answer.text}" for answer in answers(build(paper_records())))
+
+
+def test_events_are_one_object_a_line_as_their_schema_says(show: Callable[..., str], trial: Trial) -> None:
+    found = [json.loads(line) for line in show(io.StringIO(), json_lines=True).splitlines()]
+    parsed = [KINDS[one["event"]].model_validate_json(json.dumps(one)) for one in found]
+    kinds = [one.event for one in parsed]
+    assert kinds == ["said", "trial_started", "said", *["trial_finished"] * 30, "leaderboard", "said", "ended"]
+    assert (found[1]["trial"], found[1]["hyperparameters"]) == (trial.id, {"rank": 4, "lr": 0.1})
+    assert found[3]["scores"]["target_accuracy"] == 95.2
+    assert (found[32]["status"], found[32]["done"], found[32]["total"]) == ("failed", 30, 30)
+    assert found[33]["board"]["rows"][0]["target_accuracy"]["mean"] == pytest.approx(95.5)
+    assert [answer["wish"] for answer in found[33]["answers"]] == WISHES
+    assert (found[34]["level"], found[35]["exit_code"]) == ("warning", 0)
+
+
+WISHES = ["target_accuracy", "forgetting_limit", "mean", "source_accuracy"]
+ROWS = {"full": (0.96, 0.6), "lora": (0.93, 0.85), "linear": (0.85, None)}
+
+
+def test_answers_name_the_row_for_each_wish_and_how_certain_it_is(launch_of: Callable[..., list[Record]]) -> None:
+    target, limit, mean, source = answers(build(launch_of(ROWS)))
+    assert [answer.wish for answer in (target, limit, mean, source)] == WISHES
+    assert [answer.row for answer in (target, limit, mean, source)] == ["full", "lora", "lora", "linear"]
+    assert [answer.certain for answer in (target, limit, mean, source)] == [True, True, False, True]
+    assert re.fullmatch(
+        r"For the target alone take full: 93\.8 \[.*\] % there, 34\.2 \[.*\] points forgotten; it is told from every "
+        r"other row \(95 %\)\.",
+        target.text,
+    )
+    assert "so that it may forget more" in limit.text
+    assert "it cannot be told from linear (95 %)" in mean.text
+    (*_, strict) = [answer for answer in answers(build(launch_of(ROWS), forgetting_limit=20)) if answer.row == "lora"]
+    assert "may forget more" not in strict.text
+
+
+def test_where_no_row_keeps_to_the_limit_none_is_named(launch_of: Callable[..., list[Record]]) -> None:
+    (_, limit, *_) = answers(build(launch_of({"full": (0.96, 0.6)})))
+    assert (limit.row, limit.certain) == (None, False)
+    assert limit.text == "To forget at most 10 points there is no row to take."
+
+
+def test_one_row_is_compared_with_none(launch_of: Callable[..., list[Record]]) -> None:
+    for answer in answers(build(launch_of({"linear": (0.85, None)}))):
+        assert answer.text.endswith("there is no other row to compare it with.")
+        assert not answer.certain
+
+
+def test_a_board_without_success_has_no_answer(
+    launch_of: Callable[..., list[Record]], failed: Callable[..., Record]
+) -> None:
+    assert answers(build([failed(record) for record in launch_of(ROWS)])) == []
+
+
+def test_fewest_parameters_among_equals_are_named(board: Leaderboard) -> None:
+    (mean,) = [answer for answer in answers(board) if answer.wish == "mean"]
+    assert mean.row == "block_expansion p=4"
+    assert mean.text.endswith("from any other row (95 %), and of these linear trains the fewest parameters (650).")
+
+
+def test_a_plan_is_an_event_and_a_refusal_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked = ["--study", "linear", "--results", str(tmp_path), "--dry-run", "--json", "--num-workers", "1"]
+    assert launch.main([*asked, "--slots", "1"]) == 0
+    plan, ended = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    events.Plan.model_validate_json(json.dumps(plan))
+    assert (plan["study"], plan["slots"], plan["studies"][0]["method"]) == ("linear", 1, "linear")
+    assert plan["trials"] == plan["studies"][0]["trials"] + plan["studies"][0]["confirmations"]
+    assert (ended["event"], ended["status"], ended["exit_code"]) == ("ended", "done", 0)
+    with pytest.raises(SystemExit):
+        launch.main([*asked, "--set", "trials=0"])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["status"] == "refused"
+    assert said.err == f"error: {json.loads(said.out)['text']}\n"
+
+
+def test_quiet_and_json_contradict_each_other() -> None:
+    with pytest.raises(SpecError, match="quiet and json_lines contradict each other: give one of them"):
+        Request.parsed(launch.arguments().parse_strictly(["--study", "linear", "--quiet", "--json"]))
+
+
+ENDS: list[tuple[BaseException, str, int, str]] = [
+    (RayLost("Ray's raylet has ended unexpectedly"), "failed", 1, "Ray's raylet has ended unexpectedly"),
+    (ListenerError("RuntimeError: the screen broke"), "failed", 1, "the screen broke"),
+    (OSError(28, "No space left on device", "/results"), "failed", 1, "/results: No space left on device"),
+    (RuntimeError("a fault"), "failed", 1, "RuntimeError: a fault"),
+    (KeyboardInterrupt(), "interrupted", 128 + signal.SIGTERM, ""),
+]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Run a launch that ends as something raises, without Ray."""
+
+    def run(error: BaseException, folder: Path, *more: str) -> None:
+        def fail(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(study, "_run", fail)
+        monkeypatch.setattr(study, "stop_ray", lambda: None)
+        monkeypatch.setattr(study, "received", lambda: signal.SIGTERM)
+        asked = ["--study", "linear", "--results", str(folder), *more]
+        prepared = preflight.prepare(Request.parsed(launch.arguments().parse_strictly(asked)))
+        if isinstance(error, KeyboardInterrupt | RuntimeError) and type(error) is not RayLost:
+            with pytest.raises(type(error)):
+                study.run(prepared)
+        else:
+            assert study.run(prepared) == 1
+
+    yield run
+
+
+@pytest.mark.parametrize(("error", "status", "code", "said"), ENDS, ids=[type(one[0]).__name__ for one in ENDS])
+def test_every_end_has_a_sentence_and_an_event(
+    error: BaseException,
+    status: str,
+    code: int,
+    said: str,
+    runs: Callable[..., None],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    runs(error, tmp_path, "--json")
+    ended = events.Ended.model_validate_json(capfd.readouterr().out.splitlines()[-1])
+    assert (ended.status, ended.exit_code) == (status, code)
+    assert said in ended.text
+    assert "and the same command goes on from them" in ended.text
+    runs(error, tmp_path, "--quiet")
+    shown = capfd.readouterr().out
+    assert shown == ("" if status == "interrupted" else f"error: {ended.text}\n")  # a signal's is said on stderr
+
+
+def test_a_killed_launch_leaves_an_event_too(tmp_path: Path) -> None:
+    asked = ["--study", "linear", "--results", str(tmp_path)]
+    prepared = preflight.prepare(Request.parsed(launch.arguments().parse_strictly([*asked, "--json"])))
+    sentence = study.farewell(prepared, output(prepared.options, io.StringIO())).sentence
+    assert events.Ended.model_validate_json(sentence).status == "killed"
+    prepared = preflight.prepare(Request.parsed(launch.arguments().parse_strictly(asked)))
+    sentence = study.farewell(prepared, output(prepared.options, io.StringIO())).sentence
+    assert sentence.startswith("error: the process of the launch has been ended: ")
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_list_is_broken_between_words(width: int) -> None:
+    text = f"    {'rank':<16} {'a word ' * 20}\n\n/{'x' * 100}/path\nshort"
+    lines = wrapped(text, width).splitlines()
+    assert all(len(line) <= width for line in lines if "/path" not in line)
+    assert lines[0].startswith("    rank             a word")
+    assert re.match(r" {8}(a|word) ", lines[1])
+    assert lines[-3:] == ["", f"/{'x' * 100}/path", "short"]
