@@ -298,12 +298,13 @@ def _shared(course: _Course, config: TrainConfig, vit: Vit) -> training.Shared |
     if tail is None:
         return None
     target, device = course.setting.target, course.setting.device
-    if config.views:
-        training.check_views(tail, config, images=len(target.train), device=device)
     uses = course.meter.uses(vit, tail) if config.share_frozen else []
     if training.shares_training(config, course.method):
         uses.insert(0, training.training_use(target.train, course.setting.preprocess, config, device))
     shared = training.Shared.of(tail, uses, device)
+    if config.views and uses[0].name in shared.left_out:
+        needed, most = uses[0].bytes_needed(tail), training.budget(device)
+        raise training.too_many_views(config, len(target.train), needed, most)
     course.meter.share(shared)
     return shared
 

@@ -96,7 +96,7 @@ def _parts(function: Callable[[Tensor], Tensor], rows: Tensor, device: torch.dev
     """What a function makes of rows that stand for images, in the same batches as of images."""
     size = _batch(device)
     for part in rows.split(size):
-        results, size = _as_fits(function, part, size)
+        results, size = _as_fits(function, part.to(device), size)
         yield results
 
 

@@ -153,7 +153,7 @@ class Tail(nn.Module):
         """Of everything that makes the tokens before block 0, 1, ... and after the last frozen one."""
         vit = as_module(self.vit)
         early = nn.ModuleDict({name: part for name, part in vit.named_children() if name not in LATER})
-        own = [value for _, value in vit.named_parameters(recurse=False)]
+        own = [value for _, value in (*vit.named_parameters(recurse=False), *vit.named_buffers(recurse=False))]
         found = [cache.digest([*described(vit, recurse=False), *values_of(own), *described(early)])]
         for block in self.vit.blocks[: self.depth]:
             found.append(cache.digest([found[-1], *described(block)]))

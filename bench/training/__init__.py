@@ -8,10 +8,12 @@ from bench.training.precision import precision_on
 from bench.training.prefix import (
     Shared,
     Use,
+    budget,
     check_views,
     measuring_use,
     share_memory,
     shares_training,
+    too_many_views,
     training_use,
     views,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "Use",
     "Watch",
     "batches",
+    "budget",
     "check_views",
     "evaluation_mode",
     "learning_rate",
@@ -41,6 +44,7 @@ __all__ = [
     "shares",
     "shares_training",
     "terms_of",
+    "too_many_views",
     "train",
     "training_mode",
     "training_use",

@@ -12,7 +12,7 @@ first; what does not fit all the same is computed as if there was nothing to sha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from bench import cache, parallel, resources
 from bench.data import Split
 from bench.methods import Method, has_loss
-from bench.models import Preprocess, Read, Tail
+from bench.models import CPU, Preprocess, Read, Tail
 from bench.spec import SpecError, TrainConfig
 from bench.training.augment import augment, erase, take
 from bench.training.modes import evaluation_mode
@@ -63,8 +63,8 @@ class Use:
     """A trial's use of some images, all ``copies`` of which go through its frozen blocks.
 
     ``name``: of the split, as records call it. ``read``: what for. ``how``: what the activations depend on beside the
-    blocks, the images and their preprocessing. ``count``: so many of the images are this rank's. ``half``: what
-    autocast computes in, if it does.
+    blocks, the images and their preprocessing. ``count``: so many of the images are this rank's. ``place``: where they
+    are kept; ``half``: what autocast computes in, if it does.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Use:
     preprocess: Preprocess
     read: Read
     count: int
+    place: torch.device = CPU
     copies: int = 1
     how: tuple[object, ...] = ()
     half: torch.dtype | None = None
@@ -89,9 +90,9 @@ def share_memory(processes: int) -> None:
 
 def budget(device: torch.device) -> int:
     """Bytes that activations may take on a device in this process: what others keep there makes room for them."""
-    held = sum(kept.activations.nbytes for kept in _kept if kept.activations.device == device)
-    total, processes = (total_memory(device), 1 if device.type == "cuda" else _processes)
-    return int(SHARE * min(total / processes, free_memory(device) + held))
+    held = sum(kept.activations.nbytes for kept in _kept if kept.activations.device.type == device.type)
+    processes = 1 if device.type == "cuda" else _processes
+    return int(SHARE * min(total_memory(device) / processes, free_memory(device) + held))
 
 
 def total_memory(device: torch.device) -> int:
@@ -115,12 +116,17 @@ def check_views(tail: Tail, config: TrainConfig, *, images: int, device: torch.d
         SpecError: with what they need, and what there is.
     """
     assert config.views is not None
-    needed, most = FLOAT32 * config.views * images * math.prod(tail.shape()), budget(device)
-    if needed > most:
-        raise SpecError(
-            f"train.views = {config.views} of {images:,} images needs {needed / 2**30:.1f} GiB for activations, and "
-            f"{most / 2**30:.1f} GiB may be used: ask for fewer views or images, or leave views out"
-        )
+    needed = FLOAT32 * config.views * images * math.prod(tail.shape())
+    if needed > (most := budget(device)):
+        raise too_many_views(config, images, needed, most)
+
+
+def too_many_views(config: TrainConfig, images: int, needed: int, most: int) -> SpecError:
+    """The error that says so."""
+    return SpecError(
+        f"train.views = {config.views} of {images:,} images needs {needed / 2**30:.1f} GiB for activations, and "
+        f"{most / 2**30:.1f} GiB may be used: ask for fewer views or images, or leave views out"
+    )
 
 
 AUGMENTATION = (
@@ -143,14 +149,14 @@ def shares_training(config: TrainConfig, method: Method) -> bool:
 
 
 def training_use(images: Split, preprocess: Preprocess, config: TrainConfig, device: torch.device) -> Use:
-    """What a training needs: every rank needs the activations of all images."""
+    """What a training needs: every rank needs the activations of all images, on its device."""
     how = tuple(getattr(config, name) for name in AUGMENTATION)
     half = HALVES.get(precision_on(device, config.precision))
-    return Use("target_train", images, preprocess, "logits", len(images), config.views or 1, how, half)
+    return Use("target_train", images, preprocess, "logits", len(images), device, config.views or 1, how, half)
 
 
 def measuring_use(name: str, images: Split, preprocess: Preprocess, read: Read) -> Use:
-    """What a reading needs: those of this rank's images."""
+    """What a reading needs: those of this rank's images, beside a GPU, whose memory is the training's."""
     how = (parallel.rank(), parallel.world())
     return Use(name, images, preprocess, read, len(parallel.mine(len(images))), how=how)
 
@@ -170,19 +176,19 @@ class Shared:
     device: torch.device
     uses: Sequence[Use]
     left_out: Sequence[str]
-    _most: int
+    _most: Mapping[torch.device, int]
     _user: object = field(default_factory=object)
 
     @classmethod
     def of(cls, tail: Tail, uses: Sequence[Use], device: torch.device) -> Shared:
         """Choose what to share; every rank chooses the same."""
-        most = left = budget(device)
-        chosen, left_out = [], []
+        most = {place: budget(place) for place in (CPU, device)}
+        left, chosen, left_out = dict(most), [], []
         for use in uses:
             needed = use.bytes_needed(tail)
-            if parallel.everywhere(needed <= left, device):
+            if parallel.everywhere(needed <= left[use.place], device):
                 chosen.append(use)
-                left -= needed
+                left[use.place] -= needed
             else:
                 left_out.append(use.name)
         return cls(tail, device, chosen, left_out, most)
@@ -192,7 +198,10 @@ class Shared:
         return next((use for use in self.uses if use.images is images and use.read == read), None)
 
     def activations(self, use: Use, fill: Fill) -> Tensor:
-        """What the frozen beginning makes of a use's images, ``[copies * count, ...]``, computed once in a process."""
+        """What the frozen beginning makes of a use's images, ``[copies * count, ...]``, computed once in a process.
+
+        They are where the use wants them.
+        """
         what, how = self.tail.key(use.read), (use.preprocess, use.how, self.device)
         rows = self._found(use, what, how)
         if rows is None:
@@ -208,8 +217,8 @@ class Shared:
 
     def _computed(self, use: Use, how: object, fill: Fill) -> Tensor:
         """All rows, batch by batch in a fixed order."""
-        self._make_room(use.bytes_needed(self.tail))
-        rows = _empty((use.copies * use.count, *self.tail.shape()), self.device)
+        self._make_room(use.place, use.bytes_needed(self.tail))
+        rows = _empty((use.copies * use.count, *self.tail.shape()), use.place)
         half, filled = use.half, 0
         # Not in inference mode: training saves these tensors for its backward pass.
         with (
@@ -232,12 +241,12 @@ class Shared:
         start = tail.keys.index(last.what)
         return fill(lambda tokens: tail.beyond(tokens, start, use.read), last.activations)
 
-    def _make_room(self, needed: int) -> None:
-        """Forget what other trials have used."""
-        here = [kept for kept in _kept if kept.activations.device == self.device]
+    def _make_room(self, place: torch.device, needed: int) -> None:
+        """Forget what other trials have used there."""
+        here = [kept for kept in _kept if kept.activations.device.type == place.type]
         held = sum(kept.activations.nbytes for kept in here)
         for kept in [kept for kept in here if kept.user is not self._user]:
-            if held + needed <= self._most:
+            if held + needed <= self._most[place]:
                 return
             held -= kept.activations.nbytes
             _kept[:] = [other for other in _kept if other is not kept]

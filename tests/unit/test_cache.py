@@ -154,6 +154,26 @@ def test_where_nothing_can_be_kept_everything_goes_on_with_one_warning() -> None
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_where_there_is_no_room_for_a_file_of_values_that_is_said(
+    code: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_reserve", lambda file, size: raise_(code))
+    with pytest.warns(RuntimeWarning, match="cannot be written to"):
+        assert cache.scratch((3, 4), torch.float32) is None
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_of_values_has_no_name_and_holds_them(folder: Path) -> None:
+    first, second = cache.scratch((3, 4), torch.float32), cache.scratch((3, 4), torch.float32)
+    assert first is not None
+    assert second is not None
+    first.copy_(torch.arange(12.0).view(3, 4))
+    second.zero_()
+    assert torch.equal(first, torch.arange(12.0).view(3, 4))
+    assert list(folder.iterdir()) == []
+
+
 def test_a_file_that_cannot_be_read_is_computed_again(folder: Path) -> None:
     (folder / "some" / "key.json").mkdir(parents=True)
     with pytest.warns(RuntimeWarning) as said:

@@ -110,7 +110,7 @@ def test_a_reading_on_the_way_gives_every_module_its_own_mode_back() -> None:
 
 def test_a_frozen_beginning_computes_the_same_at_every_step() -> None:
     vit = methods.load("top_k", k=2).apply(hybrid(drop_rate=0.0))
-    tail = training.Tail(vit)
+    tail = models.Tail(vit)
     images = torch.randn(4, 3, 8, 8)
     training_mode(tail)
     with torch.no_grad():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bench import data
+from bench import data, models, training
 from bench.launching import benchmarks, plans, studies
 from bench.spec import SpecError
 
@@ -62,3 +63,28 @@ def test_what_only_the_images_can_tell_is_checked_before_anything_starts(
 def test_recipes_that_fit_pass() -> None:
     overrides = ["train.views=2", "train.epochs=1", "search.k.choices=[3]"]
     plans.check(studies.load("top_k", overrides=overrides), benchmarks.get("tiny"))
+
+
+def test_views_must_fit_beside_those_of_the_other_workers() -> None:
+    suite = studies.load("top_k", overrides=["train.views=20", "search.k.choices=[3]"])
+    plans.check(suite, benchmarks.get("tiny"), processes=1)
+    with pytest.raises(SpecError, match=r"needs 0\.1 GiB for activations, and 0\.0 GiB may be used"):
+        plans.check(suite, benchmarks.get("tiny"), processes=10_000)
+    plans.check(suite, benchmarks.get("tiny"))
+
+
+@pytest.mark.parametrize(
+    ("override", "shares"), [("seeds=[0]", True), ("train.flip=true", False), ("train.share_frozen=false", False)]
+)
+def test_a_step_is_timed_as_it_is_computed(override: str, shares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[type] = []
+    train = training.train
+
+    def noted(model: Any, *args: Any, **values: Any) -> training.Trained:
+        timed.append(type(model))
+        return train(model, *args, **values)
+
+    monkeypatch.setattr(training, "train", noted)
+    suite = studies.load("linear", overrides=["train.batch_size=2", override])
+    list(plans.estimate(suite, benchmarks.get("tiny"), torch.device("cpu")))
+    assert {kind is models.Tail for kind in timed} == {shares}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,12 @@ def test_cores_are_those_of_this_process() -> None:
 def test_gpus_are_those_that_cuda_may_see(monkeypatch: pytest.MonkeyPatch, visible: str, count: int) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert resources.gpus() == count
+
+
+def test_memory_is_what_a_container_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(resources, "LIMITS", (str(limit), str(tmp_path / "none")))
+    whole = resources.memory()
+    for text, expected in (("max", whole), (str(2**20), 2**20), (str(2**63), whole)):
+        limit.write_text(f"{text}\n")
+        assert resources.memory() == expected
