@@ -198,6 +198,7 @@ class Pool:
         self._unfit.update(refused.nodes)
         if str(refused) not in self.refusals:
             self.refusals.append(str(refused))
+            self.wake()
         ray.get(self.board.refuse.remote(slot, str(refused)))
         return True
 
