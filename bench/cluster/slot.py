@@ -16,11 +16,9 @@ from bench.cluster.board import Group, Task
 from bench.readings import Point
 from bench.records import Record
 
-POST_SECONDS = 5.0
-"""Points of a trial's curves are held for at most so long, before they are posted together."""
-
-VERDICT_SECONDS = 1.0
-"""The same after one with readings, on which somebody may decide that the trial is to stop."""
+POST_SECONDS = 2.0
+"""Points of a trial's curves are held for at most so long, before they are posted together. So long it may also take
+until a trial hears that it is to stop, or that the board has ended."""
 
 ALIVE_SECONDS = 20.0
 """A rank that lives answers within so many seconds, whatever its training does."""
@@ -121,7 +119,7 @@ class Posts:
         if not self._held:
             return False
         held, self._held = self._held, []
-        self._due = time.monotonic() + (VERDICT_SECONDS if held[-1].readings else POST_SECONDS)
+        self._due = time.monotonic() + POST_SECONDS
         return self._post(held)
 
 

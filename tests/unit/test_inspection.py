@@ -13,12 +13,14 @@ import pytest
 import torch
 from ray.train import ControllerError
 
+from bench import records
 from bench.cluster import inspection
 from bench.cluster.groups import refuse
 from bench.cluster.inspection import Needs, Refused, Seen, lacking, needs
 from bench.cluster.pool import _but, _refusal
-from bench.launching import benchmarks
-from bench.spec import Backbone, Benchmark, SourceData, TargetData
+from bench.launching import benchmarks, preflight
+from bench.launching.request import Request
+from bench.spec import Backbone, Benchmark, SourceData, SpecError, TargetData
 from tests.contract.test_folders import classes
 
 
@@ -57,6 +59,16 @@ def test_other_code_is_refused(here: Needs, tmp_path: Path, monkeypatch: pytest.
     with (copy / "trial.py").open("a") as file:
         file.write("# changed\n")
     assert lacking(here) == ["its code of this project is not the launch's"]
+
+
+def test_a_commit_that_is_none_is_said_by_launches_and_nodes(here: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong() -> None:
+        raise ValueError("BENCH_COMMIT = main: set it")
+
+    monkeypatch.setattr(records, "commit", wrong)
+    assert lacking(here) == ["BENCH_COMMIT = main: set it"]
+    with pytest.raises(SpecError, match=r"^BENCH_COMMIT = main: set it$"):
+        preflight.prepare(Request(study="linear"))
 
 
 def test_a_gpu_that_torch_does_not_see_is_no_gpu(here: Needs, monkeypatch: pytest.MonkeyPatch) -> None:

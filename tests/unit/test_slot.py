@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.cluster import slot
-from bench.cluster.slot import POST_SECONDS, VERDICT_SECONDS, Posts
+from bench.cluster.slot import POST_SECONDS, Posts
 from bench.readings import Point, Reading
 
 
@@ -63,10 +63,3 @@ def test_a_trial_hears_with_its_next_post_that_it_is_to_stop(board: Board) -> No
     assert board.add(20) is False
     board.now += POST_SECONDS
     assert board.add(30) is True
-
-
-def test_a_verdict_on_readings_is_heard_soon(board: Board) -> None:
-    assert board.add(10, read=True) is False
-    board.stop = True
-    board.now += VERDICT_SECONDS
-    assert board.add(20) is True
