@@ -17,9 +17,10 @@ from bench import records
 from bench.cluster import inspection
 from bench.cluster.groups import refuse
 from bench.cluster.inspection import Needs, Refused, Seen, lacking, needs
-from bench.cluster.pool import _but, _refusal
+from bench.cluster.pool import _but, _refusal, calls_at_once
 from bench.launching import benchmarks, preflight
 from bench.launching.request import Request
+from bench.resources import Plan
 from bench.spec import Backbone, Benchmark, SourceData, SpecError, TargetData
 from tests.contract.test_folders import classes
 
@@ -162,6 +163,12 @@ def test_a_refusal_comes_whole_through_ray() -> None:
 
     sent = cloudpickle.loads(cloudpickle.dumps(Refused("host a cannot train: no GPU", frozenset({"n1"}))))
     assert (str(sent), sent.nodes) == ("host a cannot train: no GPU", {"n1"})
+
+
+def test_the_board_bears_a_waiting_slot_and_watcher_of_each() -> None:
+    plan = Plan(slots=1000, workers=2, gpu=True, units=2000)
+    assert calls_at_once(plan) > 2 * plan.slots + 1000
+    assert calls_at_once(Plan(slots=1, workers=1, gpu=False, units=1)) == 1000
 
 
 def test_no_slot_is_sent_to_a_node_that_lacks_something() -> None:
