@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from ray.train import ControllerError
 
 from bench import records
 from bench.cluster import inspection
-from bench.cluster.groups import refuse
+from bench.cluster.groups import GroupConfig, refuse
 from bench.cluster.inspection import Needs, Refused, Seen, lacking, needs
 from bench.cluster.pool import _but, _refusal, calls_at_once
 from bench.launching import benchmarks, preflight
@@ -156,6 +156,28 @@ def test_a_refusal_names_hosts_and_things_once() -> None:
     assert found is not None
     assert found.nodes == {"n1", "n2"}
     assert _refusal(ControllerError(RuntimeError("another reason"))) is None
+
+
+class Workers:
+    """A worker group of Ray Train on a node that lacks something."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    def execute(self, function: Callable[..., Any], *given: Any) -> list[Any]:
+        self.did.append(function.__name__)
+        return [Seen("n1", "gpu-1", ("timm is missing",))]
+
+    def abort(self) -> None:
+        self.did.append("abort")
+
+
+def test_a_group_that_is_refused_keeps_nothing_and_starts_nothing(here: Needs) -> None:
+    workers = Workers()
+    config = GroupConfig(needs=here, folder="/nowhere")
+    with pytest.raises(Refused, match=r"^host gpu-1 cannot train: timm is missing$"):
+        config.backend_cls().on_start(cast(Any, workers), config)
+    assert workers.did == ["look", "abort"]
 
 
 def test_a_refusal_comes_whole_through_ray() -> None:
