@@ -31,7 +31,7 @@ LONGEST_WAIT = 60.0
 START_SECONDS = 600.0
 """A worker group may take so long to ask for its first trial, before the slot is not counted on."""
 
-POLL_SECONDS = 10.0
+POLL_SECONDS = 30.0
 """A call to the board waits at most so long for news before it is asked again."""
 
 GATHER_SECONDS = 0.2

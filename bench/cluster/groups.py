@@ -26,11 +26,18 @@ class _Backend(_TorchBackend):
         Raises:
             Refused: a node lacks something.
         """
-        if backend_config.needs is not None:
-            refuse(worker_group.execute(look, backend_config.needs))
-        if not backend_config.folder:
-            super().on_start(worker_group, backend_config)
-            return
+        try:
+            if backend_config.needs is not None:
+                refuse(worker_group.execute(look, backend_config.needs))
+            if backend_config.folder:
+                self._meet_in_file(worker_group, backend_config)
+            else:
+                super().on_start(worker_group, backend_config)
+        except Exception:
+            worker_group.abort()  # of a group that fails here Ray Train would keep processes and room
+            raise
+
+    def _meet_in_file(self, worker_group: Any, backend_config: Any) -> None:
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
         meeting = Path(backend_config.folder, f"group-{uuid.uuid4().hex}")
         worker_group.execute(_set_torch_distributed_env_vars)

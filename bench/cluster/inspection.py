@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import cache, data
+from bench import cache, data, records
 from bench.spec import Backbone, Benchmark, SpecError, sentence
 
 PROJECT = Path(__file__).parent.parent
@@ -94,6 +94,10 @@ def lacking(wanted: Needs) -> list[str]:
     faults = [*_other_versions(wanted.versions)]
     if wanted.code != code():
         faults.append("its code of this project is not the launch's")
+    try:
+        records.commit()
+    except ValueError as error:  # or every trial would fail with it
+        faults.append(_first_line(error))
     if not faults and wanted.gpu:
         faults += _gpu_faults()
     if not faults and wanted.benchmark is not None:

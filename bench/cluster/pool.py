@@ -70,7 +70,7 @@ class Pool:
         actor: Any = ray.remote(num_cpus=0)(Board)
         own_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # With the driver, whatever other nodes come and go.
-        self.board = actor.options(max_concurrency=1000, scheduling_strategy=own_node).remote(
+        self.board = actor.options(max_concurrency=calls_at_once(plan), scheduling_strategy=own_node).remote(
             plan.slots, max(start_seconds, patience or 0.0), records.commit()
         )
         importlib.import_module("bench.cluster.trainer")  # once, not in every thread at the same time
@@ -198,6 +198,7 @@ class Pool:
         self._unfit.update(refused.nodes)
         if str(refused) not in self.refusals:
             self.refusals.append(str(refused))
+            self.wake()
         ray.get(self.board.refuse.remote(slot, str(refused)))
         return True
 
@@ -308,6 +309,14 @@ class Pool:
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg] # v2 has it
             ),
         )
+
+
+def calls_at_once(plan: Plan) -> int:
+    """How many calls the board bears that wait: were there more, none would be answered before one of them gives up.
+
+    A slot waits for a trial, and one of Tune's actors for a reading; calls of a life that has ended wait as well.
+    """
+    return max(1000, 8 * plan.slots * plan.workers)
 
 
 def _worker(plan: Plan) -> dict[str, float]:

@@ -17,7 +17,8 @@ from bench.readings import Point
 from bench.records import Record
 
 POST_SECONDS = 2.0
-"""Points of a trial's curves are held for at most so long, before they are posted together."""
+"""Points of a trial's curves are held for at most so long, before they are posted together. So long it may also take
+until a trial hears that it is to stop, or that the board has ended."""
 
 ALIVE_SECONDS = 20.0
 """A rank that lives answers within so many seconds, whatever its training does."""

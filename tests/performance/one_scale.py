@@ -26,7 +26,7 @@ from bench.resources import Plan
 from tests.performance.children import ROOT, answer, arguments
 from tests.performance.sleepers import SleepingPool
 
-MARKS = (0.1, 0.5, 0.97)
+MARKS = (0.1, 0.5, 0.9)
 """The probe looks at these shares of the trials: at CPU from the first to the last, at memory from the second on. What
 comes before is the start of the processes, and what comes after their end."""
 
@@ -34,7 +34,7 @@ LOOK_SECONDS = 1.0
 
 PARTS = {
     "ray::Board": "board",
-    "ray::PooledTrial": "Tune's actors",
+    "ray::Pooled": "Tune's actors",
     "ray::ResourceTrainable": "Tune's actors",
     "raylet": "Ray",
     "gcs_server": "Ray",
@@ -65,13 +65,13 @@ def main(trials: int, slots: int, seconds: float) -> dict[str, Any]:
             runtime.stop_ray()
         if code:
             raise RuntimeError(f"the launch ended with {code}")
-        lags = sorted(_lags(launch.folder.records))
+        lags = sorted(_lags(launch.folder.records, round(MARKS[0] * trials)))
     return {**probe.found(), "listener_lag": lags[int(0.99 * (len(lags) - 1))]}
 
 
-def _lags(folder: Path) -> Iterator[float]:
-    """Seconds from the end of every trial to its record."""
-    for path in folder.glob("*.json"):
+def _lags(folder: Path, first: int) -> Iterator[float]:
+    """Seconds from a trial's end to its record, of all but the first ones."""
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)[first:]:
         yield path.stat().st_mtime - json.loads(path.read_text())["details"]["ended"]
 
 
@@ -107,11 +107,11 @@ class Probe:
 
     def _look_on(self) -> None:
         marks = [round(share * self._trials) for share in MARKS]
-        while marks and not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(LOOK_SECONDS):
             done = len(list(self._records.glob("*.json")))
-            if done < self._trials:
+            if self._looks and done < self._trials:
                 self._ask()
-            if done >= marks[0]:
+            if marks and done >= marks[0]:
                 self._looks.append((done, time.perf_counter(), cpu_seconds(), memory()))
                 marks = [mark for mark in marks if mark > done]
 

@@ -7,18 +7,21 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from ray.train import ControllerError
 
+from bench import records
 from bench.cluster import inspection
-from bench.cluster.groups import refuse
+from bench.cluster.groups import GroupConfig, refuse
 from bench.cluster.inspection import Needs, Refused, Seen, lacking, needs
-from bench.cluster.pool import _but, _refusal
-from bench.launching import benchmarks
-from bench.spec import Backbone, Benchmark, SourceData, TargetData
+from bench.cluster.pool import _but, _refusal, calls_at_once
+from bench.launching import benchmarks, preflight
+from bench.launching.request import Request
+from bench.resources import Plan
+from bench.spec import Backbone, Benchmark, SourceData, SpecError, TargetData
 from tests.contract.test_folders import classes
 
 
@@ -57,6 +60,16 @@ def test_other_code_is_refused(here: Needs, tmp_path: Path, monkeypatch: pytest.
     with (copy / "trial.py").open("a") as file:
         file.write("# changed\n")
     assert lacking(here) == ["its code of this project is not the launch's"]
+
+
+def test_a_commit_that_is_none_is_said_by_launches_and_nodes(here: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong() -> None:
+        raise ValueError("BENCH_COMMIT = main: set it")
+
+    monkeypatch.setattr(records, "commit", wrong)
+    assert lacking(here) == ["BENCH_COMMIT = main: set it"]
+    with pytest.raises(SpecError, match=r"^BENCH_COMMIT = main: set it$"):
+        preflight.prepare(Request(study="linear"))
 
 
 def test_a_gpu_that_torch_does_not_see_is_no_gpu(here: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +158,39 @@ def test_a_refusal_names_hosts_and_things_once() -> None:
     assert _refusal(ControllerError(RuntimeError("another reason"))) is None
 
 
+class Workers:
+    """A worker group of Ray Train on a node that lacks something."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    def execute(self, function: Callable[..., Any], *given: Any) -> list[Any]:
+        self.did.append(function.__name__)
+        return [Seen("n1", "gpu-1", ("timm is missing",))]
+
+    def abort(self) -> None:
+        self.did.append("abort")
+
+
+def test_a_group_that_is_refused_keeps_nothing_and_starts_nothing(here: Needs) -> None:
+    workers = Workers()
+    config = GroupConfig(needs=here, folder="/nowhere")
+    with pytest.raises(Refused, match=r"^host gpu-1 cannot train: timm is missing$"):
+        config.backend_cls().on_start(cast(Any, workers), config)
+    assert workers.did == ["look", "abort"]
+
+
 def test_a_refusal_comes_whole_through_ray() -> None:
     from ray import cloudpickle
 
     sent = cloudpickle.loads(cloudpickle.dumps(Refused("host a cannot train: no GPU", frozenset({"n1"}))))
     assert (str(sent), sent.nodes) == ("host a cannot train: no GPU", {"n1"})
+
+
+def test_the_board_bears_a_waiting_slot_and_watcher_of_each() -> None:
+    plan = Plan(slots=1000, workers=2, gpu=True, units=2000)
+    assert calls_at_once(plan) > 2 * plan.slots + 1000
+    assert calls_at_once(Plan(slots=1, workers=1, gpu=False, units=1)) == 1000
 
 
 def test_no_slot_is_sent_to_a_node_that_lacks_something() -> None:
