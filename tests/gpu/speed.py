@@ -108,7 +108,7 @@ def files(scale: Scale) -> Iterator[Line]:
 
 
 def _line(what: str, trial: Trial, speed: Speed, rate: float, scale: Scale) -> Line:
-    operations = flops.of_step(trial, classes=work.CLASSES) / trial.train.batch_size
+    operations = flops.of(trial, classes=work.CLASSES).step
     achieved = operations * speed.images_per_second
     return Line(
         what,
