@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,9 +85,10 @@ def optimizers(scale: Scale) -> Iterator[Line]:
             parameter.grad = torch.randn_like(parameter)
         own = make_optimizer([Group(parameters)], trial.train)
         measured = {NOW_OPTIMIZER: timing.seconds(own.step, scale)}
-        kind = type(own)
+        recipe = {name: value for name, value in own.defaults.items() if name in ("momentum", "betas", "weight_decay")}
         for way in ({"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}):
-            measured[_named(way)] = timing.seconds(kind(parameters, lr=1e-9, **way).step, scale)
+            other = type(own)(parameters, lr=trial.train.lr, **recipe, **way)  # type: ignore[arg-type]
+            measured[_named(way)] = timing.seconds(other.step, scale)
         yield timing.contest(f"a step of {name} alone", measured, now=NOW_OPTIMIZER)
 
 
@@ -133,10 +133,10 @@ def feeding(scale: Scale) -> Iterator[Line]:
 
 def decoding(scale: Scale) -> Iterator[Line]:
     """Random crops of JPEG files by loader processes, against decoding whole files on the device (nvJPEG on CUDA)."""
-    trial = work.speed_trial("full", scale)
+    trial = work.speed_trial("full", scale, steps=96 if scale.cuda else 2)
     images, _ = work.in_files(scale)
     where, config = timing.device_of(scale), trial.train
-    order = list(itertools.islice(batches(len(images), config, seed=0), 64 if scale.cuda else 2))
+    order = list(batches(len(images), config, seed=0))
 
     def read(indices: torch.Tensor) -> torch.Tensor:
         positions = torch.arange(len(indices))

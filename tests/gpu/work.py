@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +29,9 @@ DISTINCT = 8
 
 
 def chosen(scale: Scale) -> list[str]:
-    """Names of the methods that are measured."""
-    return [name for name in methods.names() if not scale.methods or name in scale.methods]
+    """Names of the methods that are measured, the paper's first."""
+    names = dict.fromkeys([*works.METHODS, *methods.names()])
+    return [name for name in names if not scale.methods or name in scale.methods]
 
 
 def jpegs(scale: Scale) -> str:
@@ -39,7 +41,7 @@ def jpegs(scale: Scale) -> str:
         return str(folder)
     per_class = scale.pictures // CLASSES
     works.pictures(few, per_class=min(DISTINCT, per_class))
-    new = folder.with_name("unfinished")
+    new = Path(tempfile.mkdtemp(dir=scale.folder))  # it is renamed when it is whole
     for path in sorted(few.glob("*/*/*.jpg")):
         place = new / path.relative_to(few).parent
         place.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ def drawn(scale: Scale) -> str:
     if folder.is_dir():
         return str(folder)
     images, labels = shapes.generate(count=DRAWN, seed=1)
-    new = folder.with_name("unfinished")
+    new = Path(tempfile.mkdtemp(dir=scale.folder))  # it is renamed when it is whole
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         part = ("train", "train", "train", "val", "test")[number // shapes.NUM_CLASSES % 5]
         path = new / part / f"class{label:02}" / f"{number}.png"

@@ -24,7 +24,7 @@ IMAGES = 2
 
 @dataclass(frozen=True)
 class Counts:
-    """Operations an image: ``step``, forwards and backwards; ``image``, forwards in evaluation.
+    """Operations an image: ``step``, forwards and backwards; ``image``, forwards alone.
 
     ``frozen``: so many of the first blocks no training changes, nor what comes before them.
     """
@@ -38,12 +38,11 @@ def of(trial: Trial, *, classes: int) -> Counts:
     """Those of a trial's model; its backward pass goes as far as something is trained."""
     vit = models.outline(trial, classes).train()
     images, labels = _images(trial.benchmark.backbone), torch.empty(IMAGES, dtype=torch.int64, device=META)
-    with FlopCounterMode(display=False) as step:
-        F.cross_entropy(vit(images), labels).backward()
-    vit.eval()
-    with FlopCounterMode(display=False) as image, torch.no_grad():
-        vit(images)
-    return Counts(step.get_total_flops() // IMAGES, image.get_total_flops() // IMAGES, _frozen(vit))
+    with FlopCounterMode(display=False) as counter:
+        logits = vit(images)
+        forwards = counter.get_total_flops()
+        F.cross_entropy(logits, labels).backward()
+    return Counts(counter.get_total_flops() // IMAGES, forwards // IMAGES, _frozen(vit))
 
 
 def _frozen(vit: Vit) -> int:

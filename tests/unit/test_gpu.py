@@ -142,6 +142,12 @@ def test_whatever_ends_a_part_its_lines_are_kept(
     assert found.good is (status == "done")
 
 
+def test_a_part_runs_in_a_process_that_was_started_anew(tmp_path: Path) -> None:
+    part = Part("measures", "tests.unit.test_gpu:measures", 60)
+    found = parts.run(part, LEAST, seconds=60, method="spawn", log=tmp_path / "log", tell=lambda result: None)
+    assert (found.status, [line.name for line in found.lines]) == ("done", ["first", "second"])
+
+
 def test_a_part_whose_needs_are_missing_says_what_to_install(tmp_path: Path) -> None:
     def run(**needs: tuple[str, ...]) -> Result:
         part = Part("x", "tests.unit.test_gpu:measures", 60, **needs)
