@@ -134,6 +134,7 @@ def _end(process: Any) -> None:
 
 def _child(part: Part, scale: Scale, writer: Connection, log: Path) -> None:
     os.setsid()  # a group of its own, which is ended as a whole
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with log.open("a", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
