@@ -84,10 +84,11 @@ def optimizers(scale: Scale) -> Iterator[Line]:
         for parameter in parameters:
             parameter.grad = torch.randn_like(parameter)
         own = make_optimizer([Group(parameters)], trial.train)
+        kind: Any = type(own)
         measured = {NOW_OPTIMIZER: timing.seconds(own.step, scale)}
         recipe = {name: value for name, value in own.defaults.items() if name in ("momentum", "betas", "weight_decay")}
         for way in ({"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}):
-            other = type(own)(parameters, lr=trial.train.lr, **recipe, **way)  # type: ignore[arg-type]
+            other = kind(parameters, lr=trial.train.lr, **recipe, **way)
             measured[_named(way)] = timing.seconds(other.step, scale)
         yield timing.contest(f"a step of {name} alone", measured, now=NOW_OPTIMIZER)
 
@@ -107,7 +108,7 @@ def graphs(scale: Scale) -> Iterator[Line]:
     vit: Any = models.create(models.TINY, num_classes=work.CLASSES).to(timing.device_of(scale)).train()
     images = torch.randn(64, 3, 32, 32, device=timing.device_of(scale))
     plain = timing.seconds(lambda: vit(images).sum().backward(), scale, inner=3)
-    captured = torch.cuda.make_graphed_callables(vit, (images,))
+    captured: Any = torch.cuda.make_graphed_callables(vit, (images,))
     graphed = timing.seconds(lambda: captured(images).sum().backward(), scale, inner=3)
     yield timing.contest("tiny forwards and backwards, 64 images", {"plain": plain, "graph": graphed}, now="plain")
 

@@ -100,7 +100,8 @@ def _follow(process: Any, reader: Connection, result: Result, *, until: float, t
     while wait([reader, process.sentinel], max(0.0, until - time.perf_counter())):
         try:
             # What it has started may hold the pipe open, so that its end shows at the process alone.
-            kind, value = reader.recv() if reader.poll() else ("gone", "")
+            told: tuple[Any, Any] = reader.recv() if reader.poll() else ("gone", "")
+            kind, value = told
         except EOFError:
             kind, value = "gone", ""
         if kind == "gone":

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from unittest import mock
 
 import torch
-from torch.autograd import DeviceType
 
 from bench import models, training
 from bench.data import Split
@@ -152,8 +151,10 @@ def peers(scale: Scale) -> Iterator[Line]:
     """Ours from JPEG files against the seed's stack and a timm loop, on the same files, one after the other."""
     from tests.performance import one_step  # it asks for the device as it is imported
 
-    names = {"timm": ("timm loop", OF_TIMM, ("timm",))}
-    names["lightning"] = ("Lightning + transformers", OF_SEED, ("lightning", "transformers"))
+    names: dict[str, tuple[str, float, tuple[str, ...]]] = {
+        "timm": ("timm loop", OF_TIMM, ("timm",)),
+        "lightning": ("Lightning + transformers", OF_SEED, ("lightning", "transformers")),
+    }
     trial = work.speed_trial("full", scale, steps=scale.file_steps)
     asked = Work(scale.model, scale.batch, scale.file_steps, "bf16", work.jpegs(scale))
     ours: float | None = None
@@ -256,7 +257,7 @@ def _top(method: str, found: Any, scale: Scale) -> Iterator[Line]:
         return float(event.self_device_time_total if scale.cuda else event.self_cpu_time_total)
 
     # On a GPU an operation is told the time of its kernels, which are listed as well: they alone are counted.
-    kernels = [event for event in found.key_averages() if not scale.cuda or event.device_type == DeviceType.CUDA]
+    kernels = [event for event in found.key_averages() if not scale.cuda or event.device_type.name == "CUDA"]
     events = sorted(kernels, key=own, reverse=True)
     total = sum(map(own, events))
     yield Line(f"{method}: a step", total / 1000, "ms", note="of the device" if scale.cuda else "of the CPU")
