@@ -179,7 +179,10 @@ def _whole(
     yield ""
     plain = How("")
     trained = sum((row.searched + row.confirmed) * costs.training(row, plain, row.trial.train.steps) for row in found)
-    yield f"Training takes {trained:.1f} hours of the first line; the others are spent on measuring."
+    yield (
+        f"Training takes {trained:.1f} hours of the first line; the others are spent on measuring. A pruned trial is "
+        f"measured at each of its readings, source included, which can take longer than the steps that it is spared."
+    )
     yield ""
     fit = [row.name for row in found if costs.views_fit(row, How("", views=views))]
     yield (
