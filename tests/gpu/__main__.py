@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -38,7 +39,9 @@ PARTS = (
     Part("compile", "tests.gpu.speed:compiled", 60),
     Part("study", "tests.gpu.correctness:study", 90, extra=STUDY),
 )
-"""In this order: what is right comes before how fast it is, and what takes long comes last."""
+"""In this order: what is right comes before how fast it is, and what takes long comes last. The first is always run."""
+
+NAMES = [part.name for part in PARTS[1:]]
 
 PRELOADED = ("torch", "torchvision", "timm", "peft", "bench.checkpoints", "bench.launching.studies")
 """These are imported once, for all parts whose processes are forked; none of them asks for the device."""
@@ -46,12 +49,11 @@ PRELOADED = ("torch", "torchvision", "timm", "peft", "bench.checkpoints", "bench
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(prog="make gpu", description=__doc__, allow_abbrev=False)
     parser.add_argument("--cpu", action="store_true", help="everything small and on the CPU: shows that it runs")
     parser.add_argument("--least", action="store_true", help="with --cpu, as small as the tests have it")
-    parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=f"of {', '.join(names)}")
-    parser.add_argument("--skip", nargs="+", choices=names, default=[], metavar="PART", help="none of these")
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="PART", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--skip", nargs="+", choices=NAMES, default=[], metavar="PART", help="none of these")
     parser.add_argument("--seconds", type=float, default=285.0, help="for all parts together (default: 285)")
     parser.add_argument("--out", type=Path, default=Path("results/gpu"), help="folder (default: results/gpu)")
     return parser
@@ -63,10 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.least and not args.cpu:
         parser.error("--least is for --cpu: a GPU is measured at the size of real work")
-    if args.seconds <= 0:
+    if not args.seconds > 0:
         parser.error(f"--seconds must be above 0, not {args.seconds:g}")
     size = scale.LEAST if args.least else scale.CPU if args.cpu else scale.GPU
-    wanted = [part for part in PARTS if part.name not in args.skip and part.name in (args.only or [part.name])]
+    chosen = [name for name in args.only or NAMES if name not in args.skip]
+    wanted = [PARTS[0], *(part for part in PARTS[1:] if part.name in chosen)]
     if lacking := parts.missing(["torch"]):
         parser.error(f"{lacking[0]} is not here: install it for {sys.executable}, or name another Python (PYTHON=...)")
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
@@ -77,7 +80,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             {},
             [Result(part.name) for part in wanted],
         )
-        return _run(wanted, dataclasses.replace(size, folder=folder), made, until=time.perf_counter() + args.seconds)
+        try:
+            made.write()
+        except OSError as error:
+            parser.error(f"--out {args.out} cannot be written to: {error.strerror}")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a part is not left behind
+        size, until = dataclasses.replace(size, folder=folder), time.perf_counter() + args.seconds
+        try:
+            return _run(wanted, size, made, until=until)
+        except KeyboardInterrupt:
+            print(f"interrupted; what was measured is in {made.path}", file=sys.stderr)
+            return 128 + signal.SIGINT
 
 
 def _environment(folder: str, *, cpu: bool) -> None:
@@ -90,7 +103,6 @@ def _environment(folder: str, *, cpu: bool) -> None:
 
 
 def _run(wanted: Sequence[Part], size: scale.Scale, made: Report, *, until: float) -> int:
-    made.write()  # a folder that cannot be written to is found now
     _preload()
     session = _Session(size, made, until)
     for index, part in enumerate(wanted):

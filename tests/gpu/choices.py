@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,10 +84,12 @@ def optimizers(scale: Scale) -> Iterator[Line]:
         for parameter in parameters:
             parameter.grad = torch.randn_like(parameter)
         own = make_optimizer([Group(parameters)], trial.train)
+        kind: Any = type(own)
         measured = {NOW_OPTIMIZER: timing.seconds(own.step, scale)}
-        kind = type(own)
+        recipe = {name: value for name, value in own.defaults.items() if name in ("momentum", "betas", "weight_decay")}
         for way in ({"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}):
-            measured[_named(way)] = timing.seconds(kind(parameters, lr=1e-9, **way).step, scale)
+            other = kind(parameters, lr=trial.train.lr, **recipe, **way)
+            measured[_named(way)] = timing.seconds(other.step, scale)
         yield timing.contest(f"a step of {name} alone", measured, now=NOW_OPTIMIZER)
 
 
@@ -107,7 +108,7 @@ def graphs(scale: Scale) -> Iterator[Line]:
     vit: Any = models.create(models.TINY, num_classes=work.CLASSES).to(timing.device_of(scale)).train()
     images = torch.randn(64, 3, 32, 32, device=timing.device_of(scale))
     plain = timing.seconds(lambda: vit(images).sum().backward(), scale, inner=3)
-    captured = torch.cuda.make_graphed_callables(vit, (images,))
+    captured: Any = torch.cuda.make_graphed_callables(vit, (images,))
     graphed = timing.seconds(lambda: captured(images).sum().backward(), scale, inner=3)
     yield timing.contest("tiny forwards and backwards, 64 images", {"plain": plain, "graph": graphed}, now="plain")
 
@@ -133,10 +134,10 @@ def feeding(scale: Scale) -> Iterator[Line]:
 
 def decoding(scale: Scale) -> Iterator[Line]:
     """Random crops of JPEG files by loader processes, against decoding whole files on the device (nvJPEG on CUDA)."""
-    trial = work.speed_trial("full", scale)
+    trial = work.speed_trial("full", scale, steps=96 if scale.cuda else 2)
     images, _ = work.in_files(scale)
     where, config = timing.device_of(scale), trial.train
-    order = list(itertools.islice(batches(len(images), config, seed=0), 64 if scale.cuda else 2))
+    order = list(batches(len(images), config, seed=0))
 
     def read(indices: torch.Tensor) -> torch.Tensor:
         positions = torch.arange(len(indices))

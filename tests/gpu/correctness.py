@@ -170,7 +170,7 @@ def _top1(hits: Tensor) -> str:
 def evaluation_agrees(scale: Scale) -> Iterator[Line]:
     """A confirmed trial that is measured again by ``python -m bench evaluate``: there, and on a CPU."""
     place = LaunchFolder.of(Path(scale.folder, "results"), "gpu", "gpu")
-    trial, kept = work.check_trial("lora", scale, phase="confirm", precision="fp32"), {}
+    trial, kept = work.check_trial("lora", scale, phase="confirm", precision="fp32"), dict[str, Tensor]()
     record = trials.run(trial, device=timing.device_of(scale), keep=kept.update)
     path = record.write(place.records)
     place.keep_tensors(record.trial, save({name: value.contiguous() for name, value in kept.items()}))
@@ -189,7 +189,8 @@ def shards(scale: Scale, world: int = 4) -> Iterator[Line]:
     where = timing.device_of(scale)
     draw = torch.Generator(where).manual_seed(0)
     size, count = min(scale.bank, 40_000), min(scale.queries, 2000)
-    bank, queries = (torch.randn(n, scale.width, generator=draw, device=where).half() for n in (size, count))
+    # Signs, whose products are exact: a product's shape decides on the order of its sums, and so on their last bits.
+    bank, queries = (torch.randint(2, (n, 64), generator=draw, device=where) * 2.0 - 1 for n in (size, count))
     k = min(200, size // world)
     whole = knn.nearest(queries, bank, k)
     parts = [knn.nearest(queries, bank[rank::world], k, start=rank, step=world) for rank in range(world)]

@@ -100,7 +100,8 @@ def _follow(process: Any, reader: Connection, result: Result, *, until: float, t
     while wait([reader, process.sentinel], max(0.0, until - time.perf_counter())):
         try:
             # What it has started may hold the pipe open, so that its end shows at the process alone.
-            kind, value = reader.recv() if reader.poll() else ("gone", "")
+            told: tuple[Any, Any] = reader.recv() if reader.poll() else ("gone", "")
+            kind, value = told
         except EOFError:
             kind, value = "gone", ""
         if kind == "gone":
@@ -134,6 +135,7 @@ def _end(process: Any) -> None:
 
 def _child(part: Part, scale: Scale, writer: Connection, log: Path) -> None:
     os.setsid()  # a group of its own, which is ended as a whole
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with log.open("a", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

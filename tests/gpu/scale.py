@@ -31,6 +31,9 @@ class Scale:
     width: int
     check_steps: int
     """Of the trainings that are compared between devices."""
+    check_batch: int
+    drawn: int
+    """Shapes of each class that these train and are measured on."""
     methods: tuple[str, ...] = ()
     """Only these, all if empty."""
     peers: tuple[str, ...] = ("timm", "lightning")
@@ -58,6 +61,8 @@ GPU = Scale(
     queries=50_000,
     width=768,
     check_steps=20,
+    check_batch=32,
+    drawn=30,
 )
 
 CPU = Scale(
@@ -75,6 +80,8 @@ CPU = Scale(
     queries=500,
     width=64,
     check_steps=5,
+    check_batch=32,
+    drawn=30,
 )
 
 LEAST = Scale(
@@ -92,6 +99,8 @@ LEAST = Scale(
     queries=40,
     width=16,
     check_steps=2,
+    check_batch=8,
+    drawn=10,
     methods=("full", "lora"),
     peers=("timm",),
     compile=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ def seconds(action: Callable[[], Any], scale: Scale, *, inner: int = 1) -> float
 
 def forget_peak(scale: Scale) -> float:
     """Begin to count memory anew; MiB that are held now (0 where it is not counted)."""
+    gc.collect()  # what a method wraps around a model may hold cycles
     if not scale.cuda:
         return 0.0
     torch.cuda.empty_cache()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +22,14 @@ from tests.gpu.timing import device_of
 from tests.performance import works
 
 CLASSES = 10
-DRAWN = 30 * shapes.NUM_CLASSES
-"""Shapes to learn and to measure retention on."""
-
 DISTINCT = 8
 """So many JPEG files of a class differ; the others are links to these, and cost as much to decode."""
 
 
 def chosen(scale: Scale) -> list[str]:
-    """Names of the methods that are measured."""
-    return [name for name in methods.names() if not scale.methods or name in scale.methods]
+    """Names of the methods that are measured, the paper's first."""
+    names = dict.fromkeys([*works.METHODS, *methods.names()])
+    return [name for name in names if not scale.methods or name in scale.methods]
 
 
 def jpegs(scale: Scale) -> str:
@@ -39,7 +39,7 @@ def jpegs(scale: Scale) -> str:
         return str(folder)
     per_class = scale.pictures // CLASSES
     works.pictures(few, per_class=min(DISTINCT, per_class))
-    new = folder.with_name("unfinished")
+    new = Path(tempfile.mkdtemp(dir=scale.folder))  # it is renamed when it is whole
     for path in sorted(few.glob("*/*/*.jpg")):
         place = new / path.relative_to(few).parent
         place.mkdir(parents=True, exist_ok=True)
@@ -55,10 +55,12 @@ def drawn(scale: Scale) -> str:
     folder = Path(scale.folder, "shapes")
     if folder.is_dir():
         return str(folder)
-    images, labels = shapes.generate(count=DRAWN, seed=1)
-    new = folder.with_name("unfinished")
+    images, labels = shapes.generate(count=scale.drawn * shapes.NUM_CLASSES, seed=1)
+    new = Path(tempfile.mkdtemp(dir=scale.folder))  # it is renamed when it is whole
+    seen: Counter[int] = Counter()
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        part = ("train", "train", "train", "val", "test")[number // shapes.NUM_CLASSES % 5]
+        part = ("train", "train", "train", "val", "test")[seen[label] % 5]
+        seen[label] += 1
         path = new / part / f"class{label:02}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.transpose(1, 2, 0)).save(path)
@@ -77,7 +79,9 @@ def check_trial(method: str, scale: Scale, *, phase: Literal["search", "confirm"
         target=TargetData(name=name),
         head_norm=True,
     )
-    return _trial(method, benchmark, phase=phase, **{"steps": scale.check_steps, "batch_size": 32, **train})
+    return _trial(
+        method, benchmark, phase=phase, **{"steps": scale.check_steps, "batch_size": scale.check_batch, **train}
+    )
 
 
 def speed_trial(method: str, scale: Scale, **train: Any) -> Trial:

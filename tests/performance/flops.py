@@ -1,10 +1,13 @@
-"""Operations that a step and a feature take: counted by torch on shapes alone, without weights or a device.
+"""Operations of a training step and of an image's features, counted by torch on shapes alone.
 
 An addition and a product count as two. What a kernel computes again in its backward pass is not counted, so that shares
 of a matrix rate compare what was needed.
 """
 
 from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,31 +16,54 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import models
 from bench.models.build import META
 from bench.spec import Backbone, Trial
+from bench.vit import Vit
 
 IMAGES = 2
 """On so many images it is counted; the operations are proportional to their number."""
 
 
-def of_step(trial: Trial, *, classes: int) -> int:
-    """Operations of a trial's forward and backward pass over one batch; with what is frozen left out of the second."""
+@dataclass(frozen=True)
+class Counts:
+    """Operations an image: ``step``, forwards and backwards; ``image``, forwards alone.
+
+    ``frozen``: so many of the first blocks no training changes, nor what comes before them.
+    """
+
+    step: int
+    image: int
+    frozen: int
+
+
+def of(trial: Trial, *, classes: int) -> Counts:
+    """Those of a trial's model; its backward pass goes as far as something is trained."""
     vit = models.outline(trial, classes).train()
-    size = models.preprocess(trial.benchmark.backbone).size
-    images, labels = (
-        torch.empty(IMAGES, 3, size, size, device=META),
-        torch.empty(IMAGES, dtype=torch.int64, device=META),
-    )
+    images, labels = _images(trial.benchmark.backbone), torch.empty(IMAGES, dtype=torch.int64, device=META)
     with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(vit(images), labels).backward()
-    return counter.get_total_flops() * trial.train.batch_size // IMAGES
+        logits = vit(images)
+        forwards = counter.get_total_flops()
+        F.cross_entropy(logits, labels).backward()
+    return Counts(counter.get_total_flops() // IMAGES, forwards // IMAGES, _frozen(vit))
 
 
+def _frozen(vit: Vit) -> int:
+    later = ("blocks.", "norm.", "fc_norm.", "head.")
+    if any(p.requires_grad for name, p in vit.named_parameters() if not name.startswith(later)):
+        return 0
+    trained = [any(p.requires_grad for p in block.parameters()) for block in vit.blocks]
+    return trained.index(True) if True in trained else len(trained)
+
+
+@functools.cache
 def of_features(backbone: Backbone, blocks: int | None = None) -> int:
-    """Operations of one image's features; ``blocks``: of its first blocks and what comes before them only."""
+    """Operations of an image's features; ``blocks``: of so many first blocks and what comes before them only."""
     with META:
         vit = models.plain(backbone, num_classes=0).eval()
-    if blocks is not None:
-        vit.blocks = vit.blocks[:blocks]
-    size = models.preprocess(backbone).size
+    vit.blocks = vit.blocks[:blocks]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        vit.forward_features(torch.empty(1, 3, size, size, device=META))
-    return counter.get_total_flops()
+        vit.forward_features(_images(backbone))
+    return counter.get_total_flops() // IMAGES
+
+
+def _images(backbone: Backbone) -> torch.Tensor:
+    size = models.preprocess(backbone).size
+    return torch.empty(IMAGES, 3, size, size, device=META)

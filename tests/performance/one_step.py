@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench import methods, models, trial
+from tests.performance import flops
 from tests.performance.children import answer, arguments
 from tests.performance.works import CLASSES, METHODS, Work
 
@@ -26,26 +27,13 @@ def ours(work: Work, method: str) -> dict[str, Any]:
     record = trial.run(work.trial(method), device=DEVICE, report=lambda point: clock.at(point.step))
     if record.status != "ok":
         raise RuntimeError(record.error)
-    flops = step_flops(work, method)
+    operations = flops.of(work.trial(method), classes=CLASSES).step
     return {
         "images_per_second": clock.images_per_second,
         "trainable": record.trainable_parameters,
-        "flops_per_second": flops * clock.images_per_second / work.batch,
+        "flops_per_second": operations * clock.images_per_second,
         "matrix_flops_per_second": matrix_rate(work.precision),
     }
-
-
-def step_flops(work: Work, method: str) -> int:
-    """Operations of one forward and backward pass, counted where they are called."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    vit = models.build(work.trial(method), CLASSES, DEVICE).train()
-    size = models.preprocess(work.benchmark.backbone).size
-    images = torch.randn(work.batch, 3, size, size, device=DEVICE)
-    labels = torch.zeros(work.batch, dtype=torch.int64, device=DEVICE)
-    with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(vit(images), labels).backward()
-    return counter.get_total_flops()
 
 
 def matrix_rate(precision: str, *, repeats: int = 10) -> float:

@@ -142,6 +142,12 @@ def test_whatever_ends_a_part_its_lines_are_kept(
     assert found.good is (status == "done")
 
 
+def test_a_part_runs_in_a_process_that_was_started_anew(tmp_path: Path) -> None:
+    part = Part("measures", "tests.unit.test_gpu:measures", 60)
+    found = parts.run(part, LEAST, seconds=60, method="spawn", log=tmp_path / "log", tell=lambda result: None)
+    assert (found.status, [line.name for line in found.lines]) == ("done", ["first", "second"])
+
+
 def test_a_part_whose_needs_are_missing_says_what_to_install(tmp_path: Path) -> None:
     def run(**needs: tuple[str, ...]) -> Result:
         part = Part("x", "tests.unit.test_gpu:measures", 60, **needs)
@@ -180,13 +186,34 @@ def test_a_report_is_good_only_if_all_of_it_is(tmp_path: Path) -> None:
         (["--only", "spede"], "invalid choice"),
         (["--least"], "--least is for --cpu"),
         (["--cpu", "--seconds", "0"], "--seconds must be above 0"),
+        (["--cpu", "--seconds", "nan"], "--seconds must be above 0"),
+        (["--cpu", "--out", "/dev/null/x"], "--out /dev/null/x cannot be written to"),
     ],
 )
-def test_bad_arguments_end_at_once(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_end_at_once(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.gpu.__main__._environment", lambda folder, cpu: None)
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_run_that_is_ended_has_written_what_was_still_to_come(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.gpu", "--cpu", "--out", str(tmp_path), "--only", "methods"]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    while "device" not in running.stdout.readline():
+        assert running.poll() is None
+    running.terminate()
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    (written,) = tmp_path.glob("*.json")
+    found = json.loads(written.read_text())
+    assert [part["name"] for part in found["parts"]] == ["device", "methods"]
+    assert found["parts"][1]["status"] == "to come"
+    assert (found["good"], "written to" in said) == (False, False)
 
 
 def test_make_takes_any_python_where_there_is_no_environment() -> None:
