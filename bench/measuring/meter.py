@@ -60,7 +60,9 @@ class Meter:
         for split in dict.fromkeys([self.source_split, *way]):
             domain, queries = self._domain(split)
             of = "" if split == self.source_split else f"_{split}"
-            source |= {f"source_queries{of}": queries, f"source_bank{of}": domain.bank}
+            source |= {f"source_queries{of}": queries}
+            if all(domain.bank is not other for other in source.values()):
+                source |= {f"source_bank{of}": domain.bank}
         return target + [
             measuring_use(name, images, place.source_preprocess, "features") for name, images in source.items()
         ]

@@ -114,7 +114,7 @@ def test_sharing_changes_nothing_but_the_last_bit(method: str) -> None:
 def test_the_record_says_what_was_shared() -> None:
     usual = ["target_train", "target_val", "source_queries", "source_bank"]
     augmented, best = {"flip": "true"}, {"keep": "best", "val_every": 1}
-    read = ["target_test", "target_val", "source_queries", "source_bank"]
+    read = ["target_test", "target_val", "source_queries", "source_bank", "source_queries_val"]
     for spec, splits in (
         (make("top_k", steps=1), usual),
         (make("linear", steps=1), usual[:2]),  # whose backbone stays as it was
