@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tempfile
@@ -36,11 +37,9 @@ PARTS = {
     "ray::Board": "board",
     "ray::Pooled": "Tune's actors",
     "ray::ResourceTrainable": "Tune's actors",
-    "raylet": "Ray",
-    "gcs_server": "Ray",
     "ray::Sleepers": "sleepers",
 }
-"""Processes by what they do; our own one is taken apart by threads."""
+"""Processes by their titles; our own one is taken apart by threads."""
 
 THREADS = {"MainThread": "search", "mlflow": "MLflow", "listener": "listener", "optuna-storage": "Optuna's storage"}
 
@@ -80,7 +79,8 @@ class Probe:
 
     def __init__(self, pool: SleepingPool, records: Path, trials: int) -> None:
         self._pool, self._records, self._trials = pool, records, trials
-        self._looks: list[tuple[int, float, Mapping[str, float], Mapping[str, float]]] = []
+        self._looks: list[tuple[int, float, Mapping[int, tuple[str, float]], Mapping[str, float]]] = []
+        self._clocks: dict[int, tuple[str, float]] = {}  # of what has ended, too
         self._queued: list[int] = []
         self._mlflow: list[float] = []
         self._board: list[float] = []
@@ -107,12 +107,14 @@ class Probe:
 
     def _look_on(self) -> None:
         marks = [round(share * self._trials) for share in MARKS]
+        marks[0] = max(marks[0], self._pool.plan.slots + 1)  # until then actors of Tune may be starting
         while not self._over.wait(LOOK_SECONDS):
+            self._clocks |= clocks()
             done = len(list(self._records.glob("*.json")))
             if self._looks and done < self._trials:
                 self._ask()
             if marks and done >= marks[0]:
-                self._looks.append((done, time.perf_counter(), cpu_seconds(), memory()))
+                self._looks.append((done, time.perf_counter(), dict(self._clocks), memory()))
                 marks = [mark for mark in marks if mark > done]
 
     def _ask(self) -> None:
@@ -129,11 +131,13 @@ class Probe:
         """What it has seen, from the end of the warm-up to the last trial of the search."""
         first, half, last = self._looks[0], self._looks[1], self._looks[-1]
         count = last[0] - first[0]
-        cpu = {part: 1000 * (value - first[2].get(part, 0.0)) / count for part, value in last[2].items()}
+        cpu: defaultdict[str, float] = defaultdict(float)
+        for identity, (part, seconds) in last[2].items():  # a process of Ray's becomes an actor, and is called so
+            cpu[part] += 1000 * (seconds - first[2].get(identity, (part, 0.0))[1]) / count
         return {
             "trials": count,
             "per_second": count / (last[1] - first[1]),
-            "cpu": cpu,
+            "cpu": dict(cpu),
             "counted": sum(cpu.get(part, 0.0) for part in COUNTED),
             "memory": {part: (half[3].get(part, 0.0), value) for part, value in last[3].items()},
             "over": last[0] - half[0],
@@ -144,19 +148,19 @@ class Probe:
         }
 
 
-def cpu_seconds() -> dict[str, float]:
-    """CPU seconds of all processes of this launch, by part."""
-    found: defaultdict[str, float] = defaultdict(float)
-    own = psutil.Process()
+def clocks() -> dict[int, tuple[str, float]]:
+    """Part and CPU seconds of each of our threads and of each process of this launch, by id."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
-    for thread in own.threads():
+    found: dict[int, tuple[str, float]] = {}
+    for thread in psutil.Process().threads():
         name = names.get(thread.id, "")
         part = "probe" if name == "probe" else THREADS.get(name, "driver's other threads")
-        found[part] += thread.user_time + thread.system_time
-    for process in own.children(recursive=True):
-        times = process.cpu_times()
-        found[_part(process)] += times.user + times.system
-    return dict(found)
+        found[thread.id] = (part, thread.user_time + thread.system_time)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found[process.pid] = (_part(process), times.user + times.system)
+    return found
 
 
 def memory() -> dict[str, float]:
@@ -164,15 +168,15 @@ def memory() -> dict[str, float]:
     found: defaultdict[str, float] = defaultdict(float)
     found["driver"] = psutil.Process().memory_full_info().uss / 2**20
     for process in psutil.Process().children(recursive=True):
-        found[_part(process)] += process.memory_full_info().uss / 2**20
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[_part(process)] += process.memory_full_info().uss / 2**20
     return dict(found)
 
 
 def _part(process: psutil.Process) -> str:
-    name = (process.cmdline() or [process.name()])[0]
-    return next(
-        (part for start, part in PARTS.items() if start in name or process.name() == start), name.split("/")[-1]
-    )
+    """Ray gives its workers' processes titles that say what they do; its own are called otherwise."""
+    title = process.cmdline()[:1] or [""]
+    return next((part for start, part in PARTS.items() if title[0].startswith(start)), "Ray")
 
 
 if __name__ == "__main__":
