@@ -584,7 +584,8 @@ function facts(row) {
   return [h("h3", null, "In numbers"), h("dl", null, said.filter(([, value]) => value).flatMap(([name, value]) => [h("dt", null, name), h("dd", null, value)]))];
 }
 
-const link = (launch, folder, trial, suffix, text) => h("a", { href: encodeURI(`${launch.link}${folder}/${trial}${suffix}`).replaceAll("#", "%23").replaceAll("?", "%3F") }, text);
+const path = (text) => `./${encodeURI(text).replaceAll("#", "%23").replaceAll("?", "%3F")}`;
+const link = (launch, folder, trial, suffix, text) => h("a", { href: path(`${launch.link}${folder}/${trial}${suffix}`) }, text);
 
 function seeds(row) {
   const own = row.launch.seeds.filter((seed) => seed.label === row.label);
@@ -631,7 +632,7 @@ function drawSearch(place, row, found, hp, score) {
   const about = (trial) => [trial.trial, ...found.names.map((name, place_) => `${name} = ${short(trial.values[place_])}`)];
   for (const trial of failed) f.svg.append(point([f.px(x(trial)), f.height - f.bottom - 10], { style: row.style, kind: "cross", lines: [...about(trial), trial.status] }));
   for (const trial of ok) f.svg.append(point([f.px(x(trial)), f.py(trial[score])], { style: row.style, chosen: isChosen(trial), dim: false,
-    lines: [...about(trial), ...Object.entries(QUANTITIES).map(([name, word]) => `${word} ${known(trial[name]) ? one(trial[name]) : "–"}`), ...(isChosen(trial) ? ["confirmed"] : [])] }));
+    lines: [...about(trial), ...Object.entries(QUANTITIES).map(([name, word]) => `${word} ${known(trial[name]) ? one(trial[name]) : "–"}`), ...(trial.status === "ok" ? [] : [trial.status]), ...(isChosen(trial) ? ["confirmed"] : [])] }));
   const said = [`${ok.length} trials`, failed.length ? `${failed.length} without a result (crosses)` : "", ok.some(isChosen) ? "ringed: confirmed" : "", ends.length ? "dashed: ends of the range" : ""];
   place.append(h("p", { class: "muted small" }, `${said.filter(Boolean).join("; ")}.`));
   rove(f.svg);
@@ -716,7 +717,7 @@ function renderProvenance() {
     const fields = new Map();
     for (const [field, value, records] of launch.provenance) fields.set(field, [...(fields.get(field) || []), [value, records]]);
     const said = [...fields].map(([field, values]) => [field, values.length === 1 ? values[0][0] : values.map(([value, records]) => `${value} (${records} records)`).join("; ")]);
-    return h("div", null, h("p", null, h("b", null, launch.title), ` — ${launch.trials} records in `, h("a", { href: encodeURI(`${launch.link}records/`) }, `${launch.link}records/`)),
+    return h("div", null, h("p", null, h("b", null, launch.title), ` — ${launch.trials} records in `, h("a", { href: path(`${launch.link}records/`) }, `${launch.link}records/`)),
       h("details", null, h("summary", null, "Code, versions, machine"), h("dl", null, said.flatMap(([field, value]) => [h("dt", null, field), h("dd", null, value)]))));
   }));
   const lines = shownLaunches().flatMap((launch) => [launch.interval, launch.legend, ...launch.caveats]);

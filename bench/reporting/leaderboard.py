@@ -50,11 +50,12 @@ def write(board: Leaderboard, folder: LaunchFolder, records: Sequence[Record] = 
     Args:
         records: those that the board was built from; without them the page shows the rows alone.
     """
+    shown = page.of_launch(board, records, folder)  # what makes it impossible comes before anything is written
     write_atomically(folder.table, markdown(board))
     write_atomically(folder.table_csv, as_csv(board))
     write_atomically(folder.table_json, json.dumps(asdict(board), indent=2, sort_keys=True) + "\n")
     draw(board, folder.picture)
-    page.write(board, records, folder)
+    write_atomically(folder.page, shown)
 
 
 def markdown(board: Leaderboard) -> str:

@@ -67,13 +67,13 @@ def read(folder: LaunchFolder, *, forgetting_limit: float = FORGETTING_LIMIT) ->
         raise ValueError(f"{folder.path}: {error}") from None
 
 
-def write(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder) -> None:
-    """Write the page of a launch into its folder.
+def of_launch(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder) -> str:
+    """The page of a launch, to lie in its folder.
 
     Args:
         records: those that the board was built from.
     """
-    write_atomically(folder.page, render([launch(board, gather(board, records, folder))]))
+    return render([launch(board, gather(board, records, folder))])
 
 
 def place_of(folders: Sequence[LaunchFolder], asked: Path | None) -> Path | None:

@@ -277,8 +277,8 @@ def test_a_row_shows_its_search_classes_curves_and_records(quiet: Browser, show:
     assert "cat taken for dog: 1 of 4 (25 %)" in cells
     assert quiet.run("document.querySelector('#curves .line').getAttribute('d').split('L').length") == 4
     links = quiet.run("[...document.querySelectorAll('#row-body a')].map(e => e.getAttribute('href'))")
-    assert {"records/full-confirm-seed0.json", "checkpoints/full-confirm-seed1.safetensors"} <= set(links)
-    assert "records/full-search-02.json" in links
+    assert {"./records/full-confirm-seed0.json", "./checkpoints/full-confirm-seed1.safetensors"} <= set(links)
+    assert "./records/full-search-02.json" in links
 
 
 def test_panels_without_data_say_so(quiet: Browser, paper: str) -> None:
