@@ -15,6 +15,7 @@ const COSTS = {
   peak_memory: "peak memory (MB)", checkpoint_bytes: "checkpoint file (MB)",
 };
 const MEGA = new Set(["peak_memory", "checkpoint_bytes"]);
+const MANY = 16; // regions of more rows would cover each other, and are paler
 const FRONT = 0.95, MAYBE = 0.05;
 const EQUAL = 1e-6; // percentages that differ by no more are the same
 const MARKS = [
@@ -233,7 +234,7 @@ function renderTable(rows) {
   const missing = Object.keys(COSTS).filter((id) => !columns().some(([own]) => own === id)).map((id) => COLUMNS[id].title.toLowerCase());
   const unsaid = missing.length ? ` Not recorded: ${missing.join(", ")}.` : "";
   $("board-note").textContent = `${rows.length} of ${all} rows. Bold: cannot be told from the best of its column.${unsaid}`;
-  $("ranking").textContent = rankingSaid(rows);
+  if ($("ranking").textContent !== rankingSaid(rows)) $("ranking").textContent = rankingSaid(rows); // or it is read out again
 }
 
 function rankingSaid(rows) {
@@ -320,7 +321,8 @@ function logTicks(low, high, wanted) {
 function axis(values, { log = false, pad = 0.07, most = Infinity, least = -Infinity } = {}) {
   const into = log ? Math.log : (value) => value, back = log ? Math.exp : (value) => value;
   let [low, high] = [Math.min(...values), Math.max(...values)].map(into);
-  if (high - low < 1e-9) { low -= log ? 0.5 : 1; high += log ? 0.5 : 1; }
+  const least_ = log ? 0.5 : Math.max(1, 0.05 * Math.abs(high)); // of values that are all the same
+  if (high - low < 1e-9) [low, high] = [low - least_, high + least_];
   const room = pad * (high - low), ends = [back(low - room), back(high + room)];
   const [from, to] = [Math.max(least, ends[0]), Math.min(most, ends[1])].map(into);
   return { log, from: back(from), to: back(to), at: (value) => (into(value) - from) / (to - from) };
@@ -476,7 +478,7 @@ function renderTrade(rows) {
   if (single) drawUntouched(shownLaunches()[0], f);
   if (single) drawFront(good, f);
   const at = (row) => [f.px(row.target_accuracy_mean), f.py(row.source_accuracy_mean)];
-  f.svg.append(...good.map((row) => region(row, f)).filter(known));
+  f.svg.append(s("g", { class: good.length > MANY ? "many" : null }, good.map((row) => region(row, f))));
   for (const row of good) {
     f.svg.append(point(at(row), { key: row.key, lines: tipOf(row), choose: () => select(row.key), style: row.style, dim: row.standing >= 2,
       chosen: row.key === selectedKey() }, bars(row, f, "target_accuracy", "source_accuracy")));
@@ -668,7 +670,9 @@ function perClass(row) {
   };
   const more = order.length > FEW ? h("button", { type: "button", class: "more", id: "all-classes", "aria-expanded": String(showAllClasses), onclick: () => { showAllClasses = !showAllClasses; renderRow(); $("all-classes").focus(); } },
     showAllClasses ? "Show the worst only" : `Show all ${order.length} classes`) : null;
-  return [title, h("p", { class: "muted small" }, "Test images of all seeds, the worst class first, in percent."), h("ul", { class: "bars" }, shown.map(item)), more];
+  const list = h("ul", { class: "bars" }, shown.map(item));
+  list.style.setProperty("--what", `${Math.min(22, Math.max(...shown.map((own) => own.name.length)))}ch`);
+  return [title, h("p", { class: "muted small" }, "Test images of all seeds, the worst class first, in percent."), list, more];
 }
 
 function confusion(row) {
@@ -683,7 +687,7 @@ function confusion(row) {
 }
 
 function matrix(found, names) {
-  const size = names.length, cell = Math.max(9, Math.min(30, 340 / size)), room = 8 + 6.4 * Math.min(12, Math.max(...names.map((name) => name.length)));
+  const size = names.length, cell = Math.max(9, Math.min(38, 400 / size)), room = 8 + 6.4 * Math.min(12, Math.max(...names.map((name) => name.length)));
   const side = size * cell, named = cell >= 12, left = (named ? room : 6) + 18, svg = s("svg", { viewBox: `0 0 ${left + side + 4} ${side + (named ? room : 6) + 22}`, role: "img",
     "aria-label": "Confusion matrix: true classes in rows, predicted ones in columns; the list below names the most frequent confusions" });
   svg.style.maxWidth = `${left + side + 4}px`;
