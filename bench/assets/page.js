@@ -128,10 +128,18 @@ function shownLaunches() {
   return state.launch === "all" ? LAUNCHES : [LAUNCHES[Number(state.launch)]];
 }
 
+// What tells launches apart: the title, and where they lie if others have the same one.
+function nameOf(launch) {
+  const alike = LAUNCHES.filter((own) => own.title === launch.title).length > 1;
+  return `${LAUNCHES.indexOf(launch) + 1}. ${launch.title}${alike ? ` (${launch.link.replace(/\/$/, "") || "this folder"})` : ""}`;
+}
+
+const suffix = (launch) => (shownLaunches().length > 1 ? ` (${LAUNCHES.indexOf(launch) + 1})` : "");
+
 function allRows() {
   return shownLaunches().flatMap((launch) => launch.rows.map((row) => ({
     ...row, launch, key: `${LAUNCHES.indexOf(launch)}:${row.label}`, style: launch.methods[row.method],
-    name: LAUNCHES.length > 1 && state.launch === "all" ? `${row.label} (${LAUNCHES.indexOf(launch) + 1})` : row.label,
+    name: `${row.label}${suffix(launch)}`,
   })));
 }
 
@@ -238,10 +246,12 @@ function renderTable(rows) {
 }
 
 function rankingSaid(rows) {
-  if (state.limit === "") return "Ranked by MEAN = (target + source) / 2.";
+  const several = shownLaunches().length > 1 ? " Bold and chances: within each launch." : "";
+  const mixed = new Set(shownLaunches().map((launch) => launch.benchmark)).size > 1 ? " Rows of different benchmarks do not compare." : "";
+  if (state.limit === "") return `Ranked by MEAN = (target + source) / 2.${mixed}${several}`;
   const number = (wanted) => rows.filter((row) => row.standing === wanted).length;
   const maybe = number(1) ? `; ${number(1)} may, by their intervals (rank in brackets)` : "";
-  return `Ranked by target accuracy. ${number(0)} forget at most ${one(Number(state.limit))} points${maybe}; ${number(2)} forget more.`;
+  return `Ranked by target accuracy. ${number(0)} forget at most ${one(Number(state.limit))} points${maybe}; ${number(2)} forget more.${mixed}${several}`;
 }
 
 // ---- copying
@@ -470,7 +480,7 @@ function spreadOf(rows, name) {
 function renderTrade(rows) {
   const good = rows.filter((row) => known(row.mean_mean)), place = $("trade");
   if (!good.length) return nothing(place, "No row to draw.");
-  const benchmarks = new Set(good.map((row) => row.launch.benchmark)), single = shownLaunches().length === 1;
+  const single = shownLaunches().length === 1;
   const source = [...spreadOf(good, "source_accuracy"), ...(single ? shownLaunches()[0].before : [])];
   const f = frame(place, axis(spreadOf(good, "target_accuracy"), { least: 0, most: 101 }), axis(source, { least: 0, most: 101, pad: 0.1 }), {
     xName: "target accuracy (%)  →  learned more", yName: "source accuracy (%)  →  forgot less",
@@ -478,19 +488,19 @@ function renderTrade(rows) {
   if (single) drawUntouched(shownLaunches()[0], f);
   if (single) drawFront(good, f);
   const at = (row) => [f.px(row.target_accuracy_mean), f.py(row.source_accuracy_mean)];
-  f.svg.append(s("g", { class: good.length > MANY ? "many" : null }, good.map((row) => region(row, f))));
+  f.svg.append(s("clipPath", { id: "inside" }, s("rect", { x: f.left, y: f.top, width: f.width - f.left - f.right, height: f.height - f.top - f.bottom })),
+    s("g", { class: good.length > MANY ? "many" : null, "clip-path": "url(#inside)" }, good.map((row) => region(row, f))));
   for (const row of good) {
     f.svg.append(point(at(row), { key: row.key, lines: tipOf(row), choose: () => select(row.key), style: row.style, dim: row.standing >= 2,
       chosen: row.key === selectedKey() }, bars(row, f, "target_accuracy", "source_accuracy")));
   }
   placeLabels(f, good.map((row) => ({ x: at(row)[0], y: at(row)[1], text: pictureLabel(row, f.width < 560) })));
   rove(f.svg);
-  const mixed = benchmarks.size > 1 ? " These rows come from different benchmarks, and do not compare." : "";
-  $("trade-note").textContent = `Bars: 95 % intervals. Regions hold both true accuracies at 95 %. Dashed: Pareto front of the means; ★ on the front at 95 % or more, ☆ with its probability.${mixed}`;
+  $("trade-note").textContent = `Bars: 95 % intervals. Regions hold both true accuracies at 95 %. Dashed: Pareto front of the means; ★ on the front at 95 % or more, ☆ with its probability.`;
 }
 
 function pictureLabel(row, brief = false) {
-  const name = row.name.startsWith(`${row.method} `) && row.name.length > row.method.length + 1 ? row.name.slice(row.method.length + 1) : row.name;
+  const own = row.label.startsWith(`${row.method} `) ? row.label.slice(row.method.length + 1) : row.label, name = `${own}${suffix(row.launch)}`;
   const chance = row.pareto_probability;
   return !brief && known(chance) && chance >= MAYBE ? `${name} ${front(row).replace(/^★ .*/, "★")}` : name;
 }
@@ -746,7 +756,7 @@ function renderControls() {
   pick($("x"), Object.entries(COSTS), state.x);
   pick($("y"), Object.entries(QUANTITIES), state.y);
   pick($("curve-y"), [["forgetting", "Forgotten"], ["source_accuracy", "Source"], ["target_accuracy", "Target"], ["mean", "MEAN"]], state.curve);
-  pick($("launch"), [...LAUNCHES.map((launch, index) => [String(index), `${index + 1}. ${launch.title}`]), ["all", "all launches"]], state.launch);
+  pick($("launch"), [...LAUNCHES.map((launch, index) => [String(index), nameOf(launch)]), ["all", "all launches"]], state.launch);
   $("launch-box").hidden = LAUNCHES.length < 2;
   $("regions").checked = state.regions === "on";
   $("theme").value = state.theme;
@@ -757,8 +767,8 @@ function renderControls() {
 function renderHead() {
   const launches = shownLaunches(), single = launches.length === 1;
   $("title").textContent = single ? launches[0].title : `${launches.length} launches`;
-  $("basis").textContent = single ? launches[0].basis : launches.map((launch, index) => `${index + 1}. ${launch.title}`).join(" · ");
-  fill($("findings"), launches.flatMap((launch) => launch.findings.map((text) => h("li", null, single ? text : `${launch.title}: ${text}`))));
+  $("basis").textContent = single ? launches[0].basis : launches.map(nameOf).join(" · ");
+  fill($("findings"), launches.flatMap((launch) => launch.findings.map((text) => h("li", null, single ? text : `${nameOf(launch)}: ${text}`))));
 }
 
 function render() {
