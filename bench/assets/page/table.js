@@ -48,7 +48,17 @@ function bodyRow(row) {
     h(
       "th",
       { scope: "row", class: "text name-cell" },
-      h("button", { type: "button", class: "name", onclick: () => select(row.key, true) }, mark(row.style), row.name),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "name",
+          "aria-current": String(row.key === selectedKey()),
+          onclick: () => select(row.key, true),
+        },
+        mark(row.style),
+        row.name,
+      ),
       h("span", { class: "chosen" }, chosen(row)),
     ),
     Object.keys(QUANTITIES).map((name) => quantityCell(row, name)),
