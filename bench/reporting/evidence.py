@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,13 +164,30 @@ def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _ranges(folder: LaunchFolder) -> dict[str, dict[str, Any]]:
-    """What each method's search might propose, by hyper-parameter; empty where the launch has left no word of it."""
+    """The ranges of numbers that each method's search proposed from, as far as the launch has left word of them."""
     if not folder.manifest.is_file():
         return {}
     try:
         manifest = json.loads(read_text(folder.manifest, most=MOST))
-        studies = manifest["asked"]["study"].values()
-        return {str(study["method"]): dict(study["search"]) for study in studies}
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{folder.manifest} is not what a launch writes ({said}): remove it") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{folder.manifest} is not what a launch writes ({error}): remove it") from None
+    studies = _inside(manifest, "asked", "study").values()
+    spaces = {str(_inside(study).get("method")): _inside(study, "search") for study in studies}
+    return {
+        method: {name: found for name, values in space.items() if (found := _range(_inside(values)))}
+        for method, space in spaces.items()
+    }
+
+
+def _range(values: Mapping[str, Any]) -> dict[str, Any]:
+    ends = {name: values.get(name) for name in ("low", "high")}
+    if not all(isinstance(end, int | float) and math.isfinite(end) for end in ends.values()):
+        return {}
+    return {**ends, "log": values.get("log") is True}
+
+
+def _inside(values: Any, *names: str) -> Mapping[str, Any]:
+    """A mapping that lies in others; empty if it is not there, as in what an earlier version wrote."""
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}

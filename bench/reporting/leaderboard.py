@@ -51,6 +51,7 @@ def write(board: Leaderboard, folder: LaunchFolder, records: Sequence[Record] = 
     Args:
         records: those that the board was built from; without them the page shows the rows alone.
     """
+    shown = page.of_launch(board, records, folder)  # what makes it impossible comes before anything is written
     write_atomically(folder.table, markdown(board))
     write_atomically(folder.table_csv, as_csv(board))
     write_atomically(folder.table_json, as_json(board))
@@ -61,7 +62,7 @@ def write(board: Leaderboard, folder: LaunchFolder, records: Sequence[Record] = 
     else:
         for path in (folder.curves, folder.curves_csv):  # of other records
             path.unlink(missing_ok=True)
-    page.write(board, records, folder)
+    write_atomically(folder.page, shown)
 
 
 def markdown(board: Leaderboard) -> str:

@@ -1,9 +1,9 @@
 """The page: a leaderboard for the browser, one file that needs nothing beside it, over one launch or several.
 
 What it shows are the tidy rows (:mod:`bench.reporting.rows`) and the lines behind them
-(:mod:`bench.reporting.evidence`), written into the file as JSON; ``assets/page.js`` draws them. Nothing else can run in
-it or be loaded by it: its content security policy names the script and the style sheet by their digests, and allows no
-request.
+(:mod:`bench.reporting.evidence`), written into the file as JSON; ``assets/page/*.js`` draw them. Nothing else can run
+in it or be loaded by it: its content security policy names the script and the style sheet by their digests, and allows
+no request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from bench.reporting.picture import style_of
 from bench.reporting.rows import QUANTITIES, Leaderboard, build, lines
 from bench.spec import printable
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parent.parent / "assets" / "page"
+
+SCRIPTS = ("state", "elements", "rows", "table", "copy", "charts", "pictures", "row", "classes", "main")
+"""The parts of the script, in their order: they are one script in the page."""
 
 MATRIX, PAIRS = 40, 60
 """Up to so many classes a row has its whole confusion matrix; of more, its most frequent confusions."""
@@ -67,13 +70,13 @@ def read(folder: LaunchFolder, *, forgetting_limit: float = FORGETTING_LIMIT) ->
         raise ValueError(f"{folder.path}: {error}") from None
 
 
-def write(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder) -> None:
-    """Write the page of a launch into its folder.
+def of_launch(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder) -> str:
+    """The page of a launch, to lie in its folder.
 
     Args:
         records: those that the board was built from.
     """
-    write_atomically(folder.page, render([launch(board, gather(board, records, folder))]))
+    return render([launch(board, gather(board, records, folder))])
 
 
 def place_of(folders: Sequence[LaunchFolder], asked: Path | None) -> Path | None:
@@ -107,9 +110,10 @@ def write_over(launches: Sequence[Launch], path: Path) -> None:
 
 def render(launches: Sequence[Mapping[str, Any]]) -> str:
     """The file: template, style, script, and what :func:`launch` made of each launch."""
-    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, *parts = (_asset(name) for name in ("page.css", *(f"{name}.js" for name in SCRIPTS)))
+    script = "\n".join(parts)
     title = launches[0]["title"] if len(launches) == 1 else f"{len(launches)} launches"
-    page = Template((ASSETS / "page.html").read_text(encoding="utf-8"))
+    page = Template(_asset("page.html"))
     return page.substitute(
         title=html.escape(title),
         style=style,
@@ -118,6 +122,10 @@ def render(launches: Sequence[Mapping[str, Any]]) -> str:
         script_hash=_digest(script),
         data=_embedded({"launches": launches}),
     )
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from bench.folder import LaunchFolder
 from bench.readings import HEAD, KNN, Answers, Reading, packed_classes
 from bench.records import Record
+from bench.reporting import leaderboard
 from bench.reporting.evidence import gather
 from bench.reporting.rows import build
 
@@ -126,14 +127,33 @@ def test_provenance_counts_who_says_what(record: Make) -> None:
 def test_ranges_are_what_the_launch_was_asked_for(tmp_path: Path, records: list[Record]) -> None:
     folder, board = LaunchFolder(tmp_path), build(records)
     assert gather(board, records, folder).ranges == {}
-    space = {"lr": {"low": 0.001, "high": 0.1, "log": True}}
+    space = {"lr": {"low": 0.001, "high": 0.1, "log": True}, "k": {"choices": [3], "low": None, "high": None}}
     folder.manifest.write_text(json.dumps({"asked": {"study": {"mine": {"method": "full", "search": space}}}}))
-    assert gather(board, records, folder).ranges == {"full": space}
+    assert gather(board, records, folder).ranges == {"full": {"lr": space["lr"]}}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"asked": 1}', '{"asked": {"study": {"x": {"method": "full"}}}}'])
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path, records: list[Record], text: str) -> None:
+@pytest.mark.parametrize(
+    "study",
+    [
+        None,
+        [],
+        1,
+        {"x": 1},
+        {"x": {"method": "full"}},
+        {"x": {"method": "full", "search": {"lr": {"low": "0", "high": 1}}}},
+    ],
+)
+def test_ranges_that_are_not_said_are_not_shown(tmp_path: Path, records: list[Record], study: object) -> None:
+    folder = LaunchFolder(tmp_path)
+    folder.manifest.write_text(json.dumps({"asked": {"study": study}}))
+    found = gather(build(records), records, folder).ranges
+    assert not any(found.values())
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, ""])
+def test_a_damaged_manifest_is_named(tmp_path: Path, records: list[Record], text: str) -> None:
     folder = LaunchFolder(tmp_path)
     folder.manifest.write_text(text)
-    with pytest.raises(ValueError, match="is not what a launch writes"):
-        gather(build(records), records, folder)
+    with pytest.raises(ValueError, match=r"launch.json is not what a launch writes \(.*\): remove it"):
+        leaderboard.write(build(records), folder, records)
+    assert [path.name for path in tmp_path.iterdir()] == ["launch.json"]

@@ -108,6 +108,19 @@ def test_all_of_a_launch_is_brought_and_a_second_time_changes_nothing(
     assert everything(folder) == before
 
 
+def test_a_launch_that_has_left_no_page_yet_is_brought_and_its_page_when_there_is_one(folder: LaunchFolder) -> None:
+    page = folder.page.read_bytes()
+    folder.page.unlink()
+    assert sync(folder) == 0
+    client, runs = store(folder)
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    assert "index.html" not in {one.path for one in client.list_artifacts(parent.info.run_id)}
+    folder.page.write_bytes(page)
+    assert sync(folder) == 0
+    assert "index.html" in {one.path for one in client.list_artifacts(parent.info.run_id)}
+
+
 def test_what_a_launch_has_written_itself_is_left_as_it_is(folder: LaunchFolder) -> None:
     tracker = open_tracker(
         mlflow_sync.store_of(folder),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_the_page_asks_for_nothing_and_runs_nothing_else(paper_records: MakeAll)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert set(re.findall(r"https?://[^\s\"'`]+", text)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_every_part_of_the_page_is_used_and_packed() -> None:
+    parts = {path.name for path in page.ASSETS.iterdir()}
+    assert parts == {"page.html", "page.css", *(f"{name}.js" for name in page.SCRIPTS)}
+    root = page.ASSETS.parents[2]
+    packed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["bench"]
+    files = {file for pattern in packed for file in (root / "bench").glob(pattern)}
+    assert set(page.ASSETS.iterdir()) <= files
 
 
 def test_no_text_of_others_becomes_markup(record: Make) -> None:

@@ -277,8 +277,8 @@ def test_a_row_shows_its_search_classes_curves_and_records(quiet: Browser, show:
     assert "cat taken for dog: 1 of 4 (25 %)" in cells
     assert quiet.run("document.querySelector('#curves .line').getAttribute('d').split('L').length") == 4
     links = quiet.run("[...document.querySelectorAll('#row-body a')].map(e => e.getAttribute('href'))")
-    assert {"records/full-confirm-seed0.json", "checkpoints/full-confirm-seed1.safetensors"} <= set(links)
-    assert "records/full-search-02.json" in links
+    assert {"./records/full-confirm-seed0.json", "./checkpoints/full-confirm-seed1.safetensors"} <= set(links)
+    assert "./records/full-search-02.json" in links
 
 
 def test_panels_without_data_say_so(quiet: Browser, paper: str) -> None:
@@ -336,7 +336,23 @@ def test_several_launches_are_looked_at_one_by_one_or_together(
     quiet.until("document.getElementById('title').innerText === '2 launches'")
     assert len(names(quiet)) == 13
     assert "lora rank=8 (2)" in names(quiet)
+    assert "within each launch" in quiet.run("document.getElementById('ranking').innerText")
+    options = "[...document.querySelectorAll('#launch option')].map(e => e.innerText)"
+    assert quiet.run(options) == ["1. paper on tiny", "2. again on tiny", "all launches"]
     quiet.click("[data-copy=csv]")
+
+
+def test_launches_of_one_name_are_told_apart_by_where_they_lie(
+    quiet: Browser, tmp_path: Path, paper_records: MakeAll
+) -> None:
+    board, shown = build(paper_records()), []
+    for link in ("one/paper/tiny/", "other/paper/tiny/"):
+        shown.append(page.launch(board, gather(board, []), link=link))
+    file = tmp_path / "leaderboards.html"
+    file.write_text(page.render(shown), encoding="utf-8")
+    quiet.open(f"{file.as_uri()}#launch=all")
+    said = quiet.run("document.getElementById('basis').innerText")
+    assert said == "1. paper on tiny (one/paper/tiny) · 2. paper on tiny (other/paper/tiny)"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,0 +1,129 @@
+// Accuracy by class, and what was taken for what.
+
+const FEW = 12;
+let showAllClasses = false;
+
+function classesOf(row) {
+  return row.launch.classes[row.label];
+}
+
+function perClass(row) {
+  const found = classesOf(row);
+  const title = h("h3", null, "Accuracy by class");
+  const why = "These records do not say what each test image was taken for (they are from an earlier version).";
+  if (!found) return [title, h("p", { class: "muted" }, why)];
+  const order = worstFirst(found, row.launch.class_names[found.names]);
+  const shown = showAllClasses ? order : order.slice(0, FEW);
+  const list = h("ul", { class: "bars" }, shown.map(classBar));
+  list.style.setProperty("--what", `${Math.min(22, Math.max(...shown.map((own) => own.name.length)))}ch`);
+  const about = "Test images of all seeds, the worst class first, in percent.";
+  return [title, h("p", { class: "muted small" }, about), list, order.length > FEW ? moreClasses(order.length) : null];
+}
+
+function worstFirst(found, names) {
+  return names
+    .map((name, index) => ({ name, n: found.n[index], share: found.right[index] / found.n[index] }))
+    .filter((own) => own.n)
+    .sort((a, b) => a.share - b.share || a.name.localeCompare(b.name));
+}
+
+function classBar({ name, n, share: part }) {
+  const bar = h("span", null);
+  bar.style.width = `${100 * part}%`;
+  return h(
+    "li",
+    null,
+    h("span", { class: "what", title: name }, name),
+    h("span", { class: "track", "aria-hidden": "true" }, bar),
+    h("span", { class: "value" }, h("b", null, one(100 * part)), ` of ${count(n)}`),
+  );
+}
+
+function moreClasses(all) {
+  const toggle = () => {
+    showAllClasses = !showAllClasses;
+    renderRow();
+    $("all-classes").focus();
+  };
+  const about = { type: "button", class: "more", id: "all-classes", "aria-expanded": String(showAllClasses) };
+  return h("button", { ...about, onclick: toggle }, showAllClasses ? "Show the worst only" : `Show all ${all} classes`);
+}
+
+function confusion(row) {
+  const found = classesOf(row);
+  if (!found) return null;
+  const title = h("h3", null, "What was taken for what");
+  const names = row.launch.class_names[found.names];
+  const wrong = found.cells.filter(([i, j]) => i !== j).sort((a, b) => b[2] - a[2]);
+  const heads = [
+    ["True class", true],
+    ["Taken for", true],
+    ["Images", false],
+    ["Of the class", false],
+  ];
+  const rows = wrong.slice(0, 8).map(([i, j, own]) => [names[i], names[j], count(own), share(own / found.n[i])]);
+  const summary = h("summary", null, "Most frequent confusions");
+  const list = rows.length
+    ? h("details", { open: !found.whole }, summary, plainTable("Most frequent confusions", heads, rows))
+    : h("p", { class: "muted" }, "Nothing was confused.");
+  const many = h("p", { class: "muted small" }, `${names.length} classes are too many for a matrix.`);
+  return [title, found.whole ? matrix(found, names) : many, list];
+}
+
+function matrix(found, names) {
+  const size = names.length,
+    cell = Math.max(9, Math.min(38, 400 / size)),
+    room = 8 + 6.4 * Math.min(12, Math.max(...names.map((name) => name.length)));
+  const side = size * cell,
+    named = cell >= 12,
+    left = (named ? room : 6) + 18,
+    svg = s("svg", {
+      viewBox: `0 0 ${left + side + 4} ${side + (named ? room : 6) + 22}`,
+      role: "img",
+      "aria-label":
+        "Confusion matrix: true classes in rows, predicted ones in columns; the list below names the most frequent confusions",
+    });
+  svg.style.maxWidth = `${left + side + 4}px`;
+  const short_ = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
+  for (const [i, j, own] of found.cells) {
+    const part = own / found.n[i];
+    const rect = s(
+      "rect",
+      { class: "cell", x: left + j * cell, y: i * cell, width: cell, height: cell },
+      s("title", null, `${names[i]} taken for ${names[j]}: ${own} of ${found.n[i]} (${share(part)})`),
+    );
+    rect.style.fill = `rgb(var(--heat) / ${Math.max(0.06, Math.sqrt(part)).toFixed(3)})`;
+    svg.append(rect);
+    if (cell >= 22) {
+      const label = s(
+        "text",
+        { x: left + (j + 0.5) * cell, y: (i + 0.5) * cell + 4, "text-anchor": "middle", "aria-hidden": "true" },
+        String(Math.round(100 * part)),
+      );
+      label.style.fill = Math.sqrt(part) > 0.62 ? "var(--card)" : "var(--ink)";
+      label.style.fontSize = "11px";
+      label.style.pointerEvents = "none";
+      svg.append(label);
+    }
+  }
+  if (named)
+    names.forEach((name, index) => {
+      svg.append(
+        s("text", { x: left - 6, y: (index + 0.5) * cell + 4, "text-anchor": "end" }, short_(name)),
+        s(
+          "text",
+          { transform: `translate(${left + (index + 0.5) * cell + 4} ${side + 8}) rotate(-90)`, "text-anchor": "end" },
+          short_(name),
+        ),
+      );
+    });
+  svg.append(
+    s("text", { transform: `translate(11 ${side / 2}) rotate(-90)`, "text-anchor": "middle" }, "true class"),
+    s(
+      "text",
+      { x: left + side / 2, y: side + (named ? room : 6) + 16, "text-anchor": "middle" },
+      "taken for (% of the true class)",
+    ),
+  );
+  return h("div", { class: "chart" }, svg);
+}

@@ -1,0 +1,106 @@
+// Rows as text: CSV, Markdown, LaTeX.
+
+const HEADS = ["Row", "Hyper-parameters", "Trainable", "Seeds", ...Object.values(QUANTITIES), "Front"];
+
+function textCells(row) {
+  return [
+    row.name,
+    chosen(row),
+    known(row.trainable_parameters) ? count(row.trainable_parameters) : "–",
+    String(row.mean_n || 0),
+    ...Object.keys(QUANTITIES).map((name) => withInterval(row, name)),
+    front(row),
+  ];
+}
+
+function asMarkdown(rows) {
+  const line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  const dashes = HEADS.map((_, index) => (index < 2 ? "---" : index === HEADS.length - 1 ? ":-:" : "---:"));
+  return [line(HEADS), `| ${dashes.join(" | ")} |`, ...rows.map((row) => line(textCells(row)))].join("\n") + "\n";
+}
+
+function asCsv(rows) {
+  const numbers = Object.keys(QUANTITIES).flatMap((name) => ["mean", "low", "high"].map((part) => `${name}_${part}`));
+  const columns = [
+    "label",
+    "method",
+    "hyperparameters",
+    "trainable_parameters",
+    "mean_n",
+    ...numbers,
+    "pareto_probability",
+    ...Object.keys(COSTS).slice(1),
+  ];
+  const cell = (value) => {
+    const text = known(value) ? String(value) : "";
+    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const launch = LAUNCHES.length > 1 ? ["launch"] : [];
+  const line = (row) =>
+    [...launch.map(() => row.launch.title), ...columns.map((name) => row[name])].map(cell).join(",");
+  return (
+    [
+      [...launch, ...columns].map((name) => (name === "label" ? "row" : name === "mean_n" ? "seeds" : name)).join(","),
+      ...rows.map(line),
+    ].join("\n") + "\n"
+  );
+}
+
+const TEX = {
+  "\\": "\\textbackslash{}",
+  "{": "\\{",
+  "}": "\\}",
+  "&": "\\&",
+  "%": "\\%",
+  $: "\\$",
+  "#": "\\#",
+  _: "\\_",
+  "~": "\\textasciitilde{}",
+  "^": "\\textasciicircum{}",
+  "★": "$\\bigstar$",
+  "☆": "$\\circ$",
+  "†": "\\dag{}",
+  "–": "--",
+};
+const tex = (text) => text.replace(/[\\{}&%$#_~^★☆†–]/g, (found) => TEX[found]);
+
+function asLatex(rows) {
+  const line = (cells) => `  ${cells.join(" & ")} \\\\`;
+  const cells = (row) =>
+    textCells(row).map((cell, index) => {
+      const name = Object.keys(QUANTITIES)[index - 4];
+      return name && row.groups.split(" ").includes(name) ? `\\textbf{${tex(cell)}}` : tex(cell);
+    });
+  const top = [
+    "% needs \\usepackage{booktabs,amssymb}; bold: cannot be told from the best of its column",
+    `\\begin{tabular}{ll${"r".repeat(HEADS.length - 3)}c}`,
+    "  \\toprule",
+    line(HEADS),
+    "  \\midrule",
+  ];
+  return [...top, ...rows.map((row) => line(cells(row))), "  \\bottomrule", "\\end{tabular}"].join("\n") + "\n";
+}
+
+const WRITERS = { csv: ["CSV", asCsv], markdown: ["Markdown", asMarkdown], latex: ["LaTeX", asLatex] };
+
+function copy(kind) {
+  const [name, write] = WRITERS[kind],
+    rows = sorted(ranked().filter(isShown)),
+    text = write(rows);
+  const shown = () => {
+    $("copied-text").value = text;
+    $("copied").showModal();
+    $("copied-text").select();
+  };
+  if (!navigator.clipboard) return shown();
+  return navigator.clipboard.writeText(text).then(() => say(`${rows.length} rows copied as ${name}`), shown);
+}
+
+let saying = 0;
+function say(text) {
+  $("status").textContent = text;
+  clearTimeout(saying);
+  saying = setTimeout(() => {
+    $("status").textContent = "";
+  }, 3000);
+}
