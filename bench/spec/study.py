@@ -72,6 +72,15 @@ class Space(Frozen):
             )
         return self
 
+    def holds(self, value: Value) -> bool:
+        """Whether a value lies in the space."""
+        if self.choices is not None:
+            return any(choice == value and type(choice) is type(value) for choice in self.choices)
+        assert self.low is not None
+        assert self.high is not None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and self.low <= value <= self.high  # type: ignore[operator]
+
     @property
     def corners(self) -> tuple[Value, ...]:
         """Values that stand for the whole space when it is checked: the choices, integers (see MANY), or both ends."""
@@ -85,6 +94,19 @@ class Space(Frozen):
         third = MANY // 3
         between = (low + (high - low) * part // third for part in range(third + 1))
         return tuple(sorted({*range(low, low + third), *between, *range(high - third + 1, high + 1)}))
+
+
+class Belief(Frozen):
+    """Values that are thought to be good, as published ones or an earlier study's best, and how much they count.
+
+    The first trial of every row that they fit has exactly these values; of the other trials before a sampler begins to
+    learn so large a share as ``weight`` is drawn around them. A wrong belief costs no more than that.
+    """
+
+    values: Annotated[dict[str, Value], Field(min_length=1)]
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    source: str | None = None
+    """Where they come from."""
 
 
 Protocol = Literal["clean", "paper"]
@@ -108,12 +130,14 @@ class SearchContext(Frozen):
     lag: int
     seed: int
     sampler: str = "tpe"
+    beliefs: Annotated[tuple[Belief, ...], Field(strict=False)] = ()
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The usual sampler is not written down: what was written before there were others reads the same."""
+        """What is as usual is not written down: what was written before there was anything else reads the same."""
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if (name, value) != ("sampler", "tpe")}
+        usual = {"sampler": "tpe", "beliefs": ()}
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
 
 class Study(Frozen):
@@ -155,6 +179,14 @@ class Study(Frozen):
     sampler: Annotated[
         Sampler, Field(description="what proposes values: tpe, gp, nsga2, qmc (quasi-random), random or grid")
     ] = "tpe"
+    beliefs: Annotated[
+        tuple[Belief, ...],
+        Field(
+            strict=False,
+            description="values thought to be good, which the search begins with: [{values: {lr: 0.01}, weight: 0.5}], "
+            "or of an earlier study [{record: FILE}]",
+        ),
+    ] = ()
     seeds: Annotated[
         tuple[Seed, ...],
         Field(strict=False, min_length=1, max_length=1000, description="seeds of the confirmation"),
@@ -190,6 +222,7 @@ class Study(Frozen):
         self._refuse_what_is_overruled()
         self._count_trials()
         self._refuse_what_cannot_be_searched()
+        self._refuse_what_cannot_be_believed()
         return self
 
     def _count_trials(self) -> None:
@@ -217,6 +250,19 @@ class Study(Frozen):
                 f"sampler grid needs {needed * self.row_count} trials for all choices, and trials = {self.trials}: set "
                 f"trials={needed * self.row_count}, or choose another sampler"
             )
+
+    def _refuse_what_cannot_be_believed(self) -> None:
+        """Beliefs are about the space, and leave something of the first draws to chance, or all of it to them."""
+        if self.beliefs and self.sampler in ("qmc", "grid"):
+            raise ValueError(f"sampler {self.sampler} tries the same values whatever is believed: leave out beliefs")
+        if (total := math.fsum(belief.weight for belief in self.beliefs)) > 1:
+            raise ValueError(f"beliefs have weights of {total:g} together, and they are shares of trials: at most 1")
+        for belief in self.beliefs:
+            for name, value in belief.values.items():
+                if name not in self.search:
+                    raise ValueError(f"beliefs: {name} is not searched: name some of {', '.join(self.search)}")
+                if not self.search[name].holds(value):
+                    raise ValueError(f"beliefs: {name} = {readable(value)} does not lie in search.{name}: widen that")
 
     def _refuse_what_is_overruled(self) -> None:
         """A training field has one place in a study: what is searched or fixed would hide what ``train`` says."""
@@ -269,6 +315,7 @@ class Study(Frozen):
             lag=self.lag,
             seed=self.search_seed,
             sampler=self.sampler,
+            beliefs=self.beliefs,
         )
 
     @property
