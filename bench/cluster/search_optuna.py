@@ -47,6 +47,11 @@ def label(index: int) -> str:
     return f"search-{index:02d}"
 
 
+def record_of(study: Study, index: int) -> str:
+    """The id of a study's search trial, which is its record's name."""
+    return f"{study.method}-{study.labelled(label(index))}"
+
+
 def nobody(trial: FrozenTrial) -> None:
     """Who is told of ended trials where nobody wants to know."""
 
@@ -79,7 +84,7 @@ class Proposals(OptunaSearch):
         """The values of the next trial, which is given the name of its record."""
         values: dict[str, Any] | None = super().suggest(trial_id)
         trial = self._ot_trials[trial_id]
-        trial.set_user_attr(RECORD, f"{self._study.method}-{label(trial.number)}")
+        trial.set_user_attr(RECORD, record_of(self._study, trial.number))
         return values
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

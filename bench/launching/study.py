@@ -182,7 +182,7 @@ def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool, stor
         listener = Listener(pool, progress, tracker, launch.folder)
         with interruptible(pool), listener.ending():
             expected = 0
-            for study in launch.suite.studies:
+            for study in (one for suited in launch.suite.studies for one in suited.searches):
                 ended = functools.partial(storage.add, study)
                 search(study, launch.benchmark, pool, launch=launch.suite.name, storage=launch.folder.ray, ended=ended)
                 searched = listener.wait_for(study.trials, _searched_by(study))
@@ -193,7 +193,9 @@ def _trials(launch: Launch, console: Console, tracker: Tracker, pool: Pool, stor
 
 
 def _searched_by(study: Study) -> Callable[[Record], bool]:
-    return lambda record: record.method == study.method and record.phase == "search"
+    return lambda record: (
+        record.method == study.method and record.phase == "search" and record.search == study.search_context
+    )
 
 
 def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool, progress: StudyProgress) -> int:
@@ -212,7 +214,7 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
             continue
         values = choice.values
         for seed in study.seeds:
-            label = "-".join(filter(None, ["confirm", name, f"seed{seed}"]))
+            label = study.labelled("-".join(filter(None, ["confirm", name, f"seed{seed}"])))
             suite, benchmark = launch.suite.name, launch.benchmark
             trial = make_trial(study, benchmark, values, launch=suite, label=label, seed=seed, phase="confirm")
             pool.submit(trial, minutes=study.trial_minutes)
@@ -234,8 +236,9 @@ def _conclude(launch: Launch, records: Sequence[Record], console: Console, track
     leaderboard.show(board, console)
     searched = {study.method: study for study in launch.suite.studies}
     for row in board.rows:
-        for warning in at_edges(searched[row.method], row.hyperparameters) if row.variant is None else ():
-            say(console, plain(f"{row.label}: {warning}", "yellow"))
+        for values in row.configurations if row.variant is None else ():
+            for warning in at_edges(searched[row.method], values):
+                say(console, plain(f"{row.label}: {warning}", "yellow"))
     say(console, f"Table, picture and records: {launch.folder.path}")
     tracker.finish(launch.folder, board, "FINISHED")
     return 0

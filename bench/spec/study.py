@@ -21,7 +21,9 @@ Bound = Annotated[int | float | None, Field(ge=-1e15, le=1e15)]
 MINUTES = 525_600.0
 """A year: nobody waits longer for a trial."""
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+LARGEST_SEED = 2**32 - 1
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """NumPy, and with it Optuna's samplers, take no larger seed."""
 
 
@@ -108,6 +110,10 @@ class Belief(Frozen):
     source: str | None = None
     """Where they come from."""
 
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} = {readable(value)}" for name, value in self.values.items())
+        return f"{values} (weight {self.weight:g})"
+
 
 Protocol = Literal["clean", "paper"]
 """How trials are measured: ``clean`` chooses on validation data and normalises as the backbone was trained; ``paper``
@@ -130,14 +136,16 @@ class SearchContext(Frozen):
     lag: int
     seed: int
     sampler: str = "tpe"
-    beliefs: Annotated[tuple[Belief, ...], Field(strict=False)] = ()
+    beliefs: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    repeat: int | None = None
+    """Which of several searches it is, from 0; None: it is the only one."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What is as usual is not written down: what was written before there was anything else reads the same."""
         values: dict[str, Any] = handler(self)
-        usual = {"sampler": "tpe", "beliefs": ()}
-        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
+        usual: dict[str, tuple[Any, ...]] = {"sampler": ("tpe",), "beliefs": ((), []), "repeat": (None,)}
+        return {name: value for name, value in values.items() if value not in usual.get(name, ())}
 
 
 class Study(Frozen):
@@ -200,6 +208,12 @@ class Study(Frozen):
         ),
     ] = 8
     search_seed: Annotated[Seed, Field(description="seed of the search's proposals")] = 0
+    repeats: Annotated[
+        int,
+        Field(ge=1, le=1000, description="searches, each with a seed and confirmations of its own; rows average them"),
+    ] = 1
+    repeat: Annotated[int, Field(ge=0, exclude=True)] = 0
+    """Which of the searches this is; made by :attr:`searches`."""
     trial_minutes: Annotated[
         float,
         Field(gt=0, le=MINUTES, description="after so long a trial has failed, with where it stood; 1440 is a day"),
@@ -223,7 +237,19 @@ class Study(Frozen):
         self._count_trials()
         self._refuse_what_cannot_be_searched()
         self._refuse_what_cannot_be_believed()
+        self._refuse_what_cannot_be_repeated()
         return self
+
+    def _refuse_what_cannot_be_repeated(self) -> None:
+        if self.repeat:
+            raise ValueError("repeat is counted when searches are repeated: set repeats")
+        if self.repeats > 1 and self.objective.others:
+            raise ValueError(
+                f"repeats = {self.repeats} averages rows over searches, and the objective {self.objective} has a front "
+                f"whose points differ from search to search: use repeats = 1, or one score"
+            )
+        if max(self.search_seed + self.repeats, (max(self.seeds) + 1) * self.repeats) > LARGEST_SEED:
+            raise ValueError(f"repeats = {self.repeats} need seeds above {LARGEST_SEED}: choose smaller seeds")
 
     def _count_trials(self) -> None:
         """``trials`` follows from ``trials_per_row``, if that is set."""
@@ -315,13 +341,38 @@ class Study(Frozen):
             lag=self.lag,
             seed=self.search_seed,
             sampler=self.sampler,
-            beliefs=self.beliefs,
+            beliefs=tuple(map(str, self.beliefs)),
+            repeat=self.repeat if self.repeats > 1 else None,
         )
+
+    @property
+    def searches(self) -> list[Study]:
+        """The study's searches, one after another, each with seeds that no other one has."""
+        span = max(self.seeds) + 1
+        return [
+            self.model_copy(
+                update={
+                    "repeat": repeat,
+                    "search_seed": self.search_seed + repeat,
+                    "seeds": tuple(seed + repeat * span for seed in self.seeds),
+                }
+            )
+            for repeat in range(self.repeats)
+        ]
+
+    def labelled(self, label: str) -> str:
+        """A label of a trial or of the whole search, which names the repeat if it is not the first."""
+        return f"repeat{self.repeat}-{label}" if self.repeat else label
 
     @property
     def trial_seed(self) -> int:
         """The seed of every search trial. No confirmation has it: the winner was selected for its luck with it, too."""
-        return next(seed for seed in itertools.count(TRIAL_SEED) if seed not in self.seeds)
+        return next(seed for seed in itertools.count(TRIAL_SEED + self.repeat) if seed not in self.seeds)
+
+    @property
+    def all_trials(self) -> int:
+        """Trials of all searches and their confirmations."""
+        return self.repeats * (self.trials + self.confirmations)
 
     @property
     def confirmations(self) -> int:

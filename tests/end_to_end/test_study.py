@@ -280,6 +280,31 @@ def test_a_scheduler_stops_trials_that_do_not_promise_much(launched: Launch, tmp
 
 
 @ON_THE_POOL
+def test_a_repeated_search_proposes_and_confirms_anew_and_ends_in_one_row(launched: Launch, tmp_path: Path) -> None:
+    study = tmp_path / "again.yaml"
+    study.write_text(
+        "method: linear\nsearch: {lr: {low: 0.01, high: 1.0, log: true}}\nseeds: [0]\ntrials: 2\nrepeats: 2\n"
+        "train: {steps: 4, val_every: 2}\n"
+    )
+    done = launched(str(study), tmp_path / "results")
+    assert done.code == 0, done.out
+    assert sorted(done.records) == [
+        "linear-confirm-seed0",
+        "linear-repeat1-confirm-seed1",
+        "linear-repeat1-search-00",
+        "linear-repeat1-search-01",
+        "linear-search-00",
+        "linear-search-01",
+    ]
+    rates = [record.hyperparameters["lr"] for record in done.records.values() if record.phase == "search"]
+    assert len(set(rates)) == 4
+    (row,) = build(list(done.records.values())).rows
+    assert (row.searches, row.search_trials, len(row.configurations)) == (2, 2, 2)
+    assert {point.step for point in row.curve} == {0, 2, 4}
+    assert (done.folder / "curves.png").is_file()
+
+
+@ON_THE_POOL
 def test_variants_of_one_training_are_rows(launched: Launch, tmp_path: Path) -> None:
     """A method that measures models between the untouched and the trained one needs no word elsewhere."""
     study = tmp_path / "between.yaml"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bench import trial as trials
-from bench.launching import benchmarks
+from bench.launching import benchmarks, studies
 from bench.readings import Point, scores
 from bench.spec import Benchmark, parse
 from tests.performance import rates
@@ -82,17 +82,29 @@ def _known(path: Path) -> set[tuple[str, ...]]:
 
 
 def _ends() -> Iterator[dict[str, Any]]:
-    """The last reading of every trial that was recorded and did not diverge."""
+    """The last reading of every trial that was recorded and did not diverge, as far as studies search there."""
     steps = benchmarks.get("tiny").train.steps
     values = {(method, rates.named(row)): json.dumps(row) for method, row in rates.ROWS}
     with ENDS.open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
             if line["backbone"] != "tiny" or line["status"] != "ok":
                 continue
+            if not _searched(line["method"], float(line["lr"])):
+                continue
             source, forgetting = float(line["source"]), float(line["forgetting"])
             key = (line["method"], values[line["method"], line["row"]], f"{float(line['lr']):g}", line["seed"])
             read = (steps, steps, float(line["target"]), source, round(source + forgetting, 6))
             yield dict(zip(COLUMNS, (*key, *read), strict=True))
+
+
+def _searched(method: str, rate: float) -> bool:
+    """Whether a learning rate lies in the range of the method's study, or is the first one beyond it."""
+    space = studies.load(method).studies[0].search["lr"]
+    assert space.low is not None
+    assert space.high is not None
+    low = max((one for one in rates.RATES if one <= space.low), default=min(rates.RATES))
+    high = min((one for one in rates.RATES if one >= space.high), default=max(rates.RATES))
+    return low <= rate <= high
 
 
 def _on_the_way(last: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

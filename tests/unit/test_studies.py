@@ -575,6 +575,10 @@ def test_an_earlier_studys_best_is_believed(tmp_path: Path) -> None:
     (belief,) = one(tmp_path, LORA, f"beliefs=[{{record: {path}, weight: 0.25}}]").beliefs
     assert belief.values == {"rank": 4, "lr": 0.02}
     assert (belief.weight, belief.source) == (0.25, "old on tiny: lora-best")
+    plain, believing = one(tmp_path, LORA), one(tmp_path, LORA, "beliefs=[{values: {rank: 4, lr: 0.02}}]")
+    assert believing.search_context.beliefs == ("rank = 4, lr = 0.02 (weight 0.5)",)
+    assert len({plain.search_context, believing.search_context}) == 2
+    assert "beliefs" not in plain.search_context.model_dump(mode="json")
     with pytest.raises(SpecError, match="is a record of lora: name one of this method"):
         one(tmp_path, LINEAR, f"beliefs=[{{record: {path}}}]")
 
