@@ -19,8 +19,11 @@ from bench.readings import Reading, scores
 from bench.records import Record
 from bench.spec import Objective, Value
 
-FACTOR = 4
-"""A trial goes on if it is among the best one in so many at a rung, and so many times as far on lies the next one."""
+FACTOR = 2
+"""A trial goes on if it is among the best one in so many at a rung, and so many times as far on lies the next one.
+
+A front is made of trials that have come to their end: one in four, as is usual for a single score, leaves too few.
+"""
 
 
 class Seen(NamedTuple):

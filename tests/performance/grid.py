@@ -2,7 +2,8 @@
 
 Every line is one reading of one trial on benchmark tiny, on validation data. What a trial ends with is taken from
 docs/learning-rates.csv, where it was recorded with the same seed; on the way it is read here, of a part of the source,
-up to the last step at which a search may end a trial early. A file that is there is gone on with.
+up to the last step at which a search may end a trial early. The ends are written first, so that the file is a grid at
+any time; a trial that was not read on the way is one that no search ends early. A file that is there is gone on with.
 """
 
 from __future__ import annotations
@@ -60,12 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if not known:
             lines.writeheader()
+        lines.writerows(last for last in _ends() if (*_key(last), True) not in known)
         for last in _ends():
-            if _key(last) in known:
+            if (*_key(last), False) in known:
                 continue
             if time.monotonic() > end:
                 return 1
-            lines.writerows([*_on_the_way(last), last])
+            lines.writerows(_on_the_way(last))
             file.flush()
     return 0
 
@@ -74,11 +76,12 @@ def _key(line: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(line[name]) for name in COLUMNS[:4])
 
 
-def _known(path: Path) -> set[tuple[str, ...]]:
+def _known(path: Path) -> set[tuple[str | bool, ...]]:
+    """What the file holds: of each trial its end (True), and what was read before (False)."""
     if not path.is_file():
         return set()
     with path.open(newline="") as file:
-        return {_key(line) for line in csv.DictReader(file)}
+        return {(*_key(line), line["step"] == line["steps"]) for line in csv.DictReader(file)}
 
 
 def _ends() -> Iterator[dict[str, Any]]:

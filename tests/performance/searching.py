@@ -28,7 +28,7 @@ LIMIT = 2.0
 
 HELD: Mapping[str, Sequence[str]] = {
     "full": (),
-    "l2_sp": ("search.alpha.choices=[0.01]",),
+    "l2_sp": ("search.alpha={choices: [0.01]}",),
     "wise_ft": (),
     "layer_decay": ("search={lr: {low: 0.0003, high: 0.3, log: true}}", "rows=[]"),
     "top_k": ("search.k.choices=[3]",),

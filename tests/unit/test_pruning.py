@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.cluster.pruning import FACTOR, Bar, Pruner, Seen, order, rungs, seen, survives
+from bench.cluster.pruning import Bar, Pruner, Seen, order, rungs, seen, survives
 from bench.pareto import non_dominated, ranked
 from bench.readings import HEAD, KNN, Reading
 from bench.records import Record
@@ -62,7 +62,8 @@ def test_one_in_so_many_survives() -> None:
     alive = [value for value in range(-1, 12) if survives(Seen((value + 0.5,)), rivals, 4)]
     assert alive == [7, 8, 9, 10, 11]  # of twelve the first three are a quarter, and the fourth is its edge
     assert survives(Seen((0.0,)), [])
-    assert not survives(Seen((0.0,)), [Seen((1.0,))])
+    assert survives(Seen((0.0,)), [Seen((1.0,))], 2)
+    assert not survives(Seen((0.0,)), [Seen((1.0,))] * 2, 2)
 
 
 def test_a_limit_or_a_score_that_is_not_known_says_nothing() -> None:
@@ -105,7 +106,7 @@ def read(step: int, mean: float) -> list[Reading]:
 def test_a_bar_says_where_a_recorded_trial_would_have_ended(
     searched: Make, means: tuple[float, ...], status: str, end: int | None
 ) -> None:
-    bar = Bar(MEAN, {10: (Seen((50.0,)),), 40: (Seen((60.0,)),)})
+    bar = Bar(MEAN, {10: (Seen((50.0,)),) * 2, 40: (Seen((60.0,)),) * 2})
     before = Reading(step=0, split="val", domain="source", probe=KNN, n=100, numbers={"top1": 90.0})
     steps = (10, 40, 150)[: len(means)]
     readings = [one for step, mean in zip(steps, means, strict=True) for one in read(step, mean)]
@@ -113,4 +114,3 @@ def test_a_bar_says_where_a_recorded_trial_would_have_ended(
     assert bar.end(record) == end
     assert bar.stops(10, read(10, 40)) is True
     assert bar.stops(20, read(20, 0)) is False
-    assert FACTOR > 1

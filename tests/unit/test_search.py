@@ -396,7 +396,7 @@ def test_rungs_end_where_the_trials_do() -> None:
     overrides = ["scheduler=asha", "fixed.val_every=5", "fixed.steps=81"]
     found = pruner(studies.load("linear", overrides=overrides).studies[0], get("tiny"))
     assert found is not None
-    assert found._rungs == (5, 20, 80)
+    assert found._rungs == (5, 10, 20, 40, 80)
     assert pruner(studies.load("linear").studies[0], get("tiny")) is None
 
 
