@@ -98,7 +98,7 @@ class Pruner:
 
     def __init__(self, objective: Objective, rungs: Sequence[int]) -> None:
         """Know of no trial yet."""
-        self._objective, self._rungs = objective, rungs
+        self._objective, self.rungs = objective, tuple(rungs)
         self._rows: dict[int, str] = {}
         self._seen: defaultdict[str, defaultdict[int, list[Seen]]] = defaultdict(lambda: defaultdict(list))
         self._finished: set[str] = set()
@@ -117,7 +117,7 @@ class Pruner:
             finished: it ran to its end, without having failed.
         """
         row = self._rows.pop(index)
-        for step in self._rungs:
+        for step in self.rungs:
             if step in curve:
                 self._seen[row][step].append(curve[step])
         if finished:

@@ -396,7 +396,7 @@ def test_rungs_end_where_the_trials_do() -> None:
     overrides = ["scheduler=asha", "fixed.val_every=5", "fixed.steps=81"]
     found = pruner(studies.load("linear", overrides=overrides).studies[0], get("tiny"))
     assert found is not None
-    assert found._rungs == (5, 10, 20, 40, 80)
+    assert found.rungs == (5, 10, 20, 40, 80)
     assert pruner(studies.load("linear").studies[0], get("tiny")) is None
 
 
@@ -491,7 +491,7 @@ def test_optuna_hears_of_a_pruned_trial_what_was_seen() -> None:
     steps = range(10, max(trial.intermediate_values) + 1, 10)
     seen = {step: level(trial.number, trial.params, step)[METRIC] for step in steps}
     assert trial.intermediate_values == pytest.approx(seen)
-    assert max(seen) in search.pruning._rungs
+    assert max(seen) in search.pruning.rungs
     several = studies.load(
         "block_expansion", overrides=[*PRUNED, "trials=24", "lag=2", f"objective={SEVERAL}"]
     ).studies[0]
