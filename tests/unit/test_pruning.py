@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,19 @@ def test_every_rank_holds_what_nothing_after_it_beats() -> None:
             front = [left[place] for place in non_dominated([points[index] for index in left])]
             assert set(found[: len(front)]) == set(front)
             found, left = found[len(front) :], [index for index in left if index not in front]
+
+
+def test_hundreds_of_trials_are_ranked_in_no_time() -> None:
+    """The board does it while slots wait."""
+    draw = random.Random(0)
+    for scores in (1, 2):
+        points = [tuple(draw.random() for _ in range(scores)) for _ in range(400)]
+        began = time.process_time()
+        assert len(ranked(points)) == len(points)
+        assert time.process_time() - began < 2
+    began = time.process_time()
+    assert len(ranked([(x, -x) for x in range(400)])) == 400
+    assert time.process_time() - began < 2
 
 
 def test_what_keeps_all_limits_comes_before_what_does_not() -> None:
