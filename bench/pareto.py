@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 
 def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
@@ -40,9 +41,14 @@ def spread(points: Sequence[Sequence[float]], count: int) -> list[int]:
         return [max(indices, key=lambda index: sum(scaled[index]))]
     ends = (max(indices, key=lambda index: (scaled[index][axis], sum(scaled[index]))) for axis in range(len(lows)))
     chosen = list(dict.fromkeys(ends))[:count]
-    while len(chosen) < min(count, len(points)):
-        left = [index for index in indices if index not in chosen]
-        chosen.append(max(left, key=lambda one: min(math.dist(scaled[one], scaled[other]) for other in chosen)))
+    nearest = {
+        one: min(math.dist(scaled[one], scaled[other]) for other in chosen) for one in indices if one not in chosen
+    }
+    while nearest and len(chosen) < count:
+        farthest = max(nearest, key=lambda one: nearest[one])
+        del nearest[farthest]
+        chosen.append(farthest)
+        nearest = {one: min(known, math.dist(scaled[one], scaled[farthest])) for one, known in nearest.items()}
     return chosen
 
 
@@ -56,9 +62,29 @@ def ranked(points: Sequence[Sequence[float]]) -> list[int]:
         points: larger is better, in every score. Of equal points the first one comes first.
     """
     order: list[int] = []
-    left = list(range(len(points)))
-    while left:
-        front = [left[place] for place in non_dominated([points[index] for index in left])]
+    for front in _fronts(points):
         order += [front[place] for place in spread([points[index] for index in front], max(2, len(front)))]
-        left = [index for index in left if index not in order]
     return order
+
+
+def _fronts(points: Sequence[Sequence[float]]) -> Iterator[list[int]]:
+    """Fronts one after another, by fast non-dominated sorting (Deb et al. 2002); of equal points the first beats."""
+    indices = range(len(points))
+    beaten: list[list[int]] = [
+        [other for other in indices if other != one and _beats(one, other, points)] for one in indices
+    ]
+    better = Counter(other for others in beaten for other in others)
+    front = [one for one in indices if not better[one]]
+    while front:
+        yield front
+        after = []
+        for other in (other for one in front for other in beaten[one]):
+            better[other] -= 1
+            if not better[other]:
+                after.append(other)
+        front = sorted(after)
+
+
+def _beats(one: int, other: int, points: Sequence[Sequence[float]]) -> bool:
+    first, second = points[one], points[other]
+    return all(map(operator.ge, first, second)) and (one < other or first != second)

@@ -148,6 +148,27 @@ class Record(BaseModel):
             [self.method, self.row, self.hyperparameters, self.protocol, own], sort_keys=True, default=str
         )
 
+    @property
+    def repeat(self) -> int | None:
+        """Which of several searches it belongs to, from 0; None if there was one."""
+        return None if self.search is None else self.search.repeat
+
+    @property
+    def family(self) -> str:
+        """What a leaderboard's line is about: the configuration, or where the search was repeated, everything that was
+        asked for but the seeds and what the searches chose: their outcomes are averaged."""
+        if self.repeat is None:
+            return self.configuration
+        own = {name: value for name, value in self.config.items() if name not in ("id", "seed", "phase", "search")}
+        for part in ("fields", "train"):
+            if isinstance(own.get(part), Mapping):
+                kept = own[part].items()
+                own[part] = {name: value for name, value in kept if name not in self.hyperparameters}
+        own.pop("hyperparameters", None)
+        assert self.search is not None
+        search = {**self.search.model_dump(mode="json"), "seed": None, "repeat": None}
+        return json.dumps([self.method, self.row, self.protocol, search, own], sort_keys=True, default=str)
+
     @model_validator(mode="wrap")
     @classmethod
     def _from_json(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:

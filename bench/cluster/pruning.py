@@ -19,8 +19,11 @@ from bench.readings import Reading, scores
 from bench.records import Record
 from bench.spec import Objective, Value
 
-FACTOR = 4
-"""A trial goes on if it is among the best one in so many at a rung, and so many times as far on lies the next one."""
+FACTOR = 2
+"""A trial goes on if it is among the best one in so many at a rung, and so many times as far on lies the next one.
+
+A front is made of trials that have come to their end: one in four, as is usual for a single score, leaves too few.
+"""
 
 
 class Seen(NamedTuple):
@@ -95,7 +98,7 @@ class Pruner:
 
     def __init__(self, objective: Objective, rungs: Sequence[int]) -> None:
         """Know of no trial yet."""
-        self._objective, self._rungs = objective, rungs
+        self._objective, self.rungs = objective, tuple(rungs)
         self._rows: dict[int, str] = {}
         self._seen: defaultdict[str, defaultdict[int, list[Seen]]] = defaultdict(lambda: defaultdict(list))
         self._finished: set[str] = set()
@@ -114,7 +117,7 @@ class Pruner:
             finished: it ran to its end, without having failed.
         """
         row = self._rows.pop(index)
-        for step in self._rungs:
+        for step in self.rungs:
             if step in curve:
                 self._seen[row][step].append(curve[step])
         if finished:

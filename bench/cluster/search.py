@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from bench.cluster.board import START_SECONDS
 from bench.cluster.pool import Pool
 from bench.cluster.pruning import Pruner, Seen, rungs
-from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, decoded, label, nobody, proposals
+from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, decoded, label, nobody, proposals, record_of
 from bench.readings import scores
 from bench.records import Record
 from bench.spec import Benchmark, Objective, Study, Trial, make_trial
@@ -72,7 +72,7 @@ def search(
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=f"search-{study.name}",
+            name=f"search-{study.labelled(study.name)}",
             storage_path=str(storage),
             verbose=0,
             callbacks=[JsonLoggerCallback()],  # what Tune reads back at the end; all other loggers are off
@@ -201,7 +201,7 @@ class PooledTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], board: Any, study: Study, meeting: tuple[str, int]) -> None:  # type: ignore[override]
         """Remember where to watch, and whom; tune.with_parameters adds the arguments."""
-        self._board, self._method, self._objective = board, study.method, study.objective
+        self._board, self._study, self._objective = board, study, study.objective
         self._meeting: tuple[str, int] | None = meeting
         self._watch(config)
 
@@ -250,7 +250,7 @@ class PooledTrial(tune.Trainable):
         self._meeting = None
 
     def _watch(self, config: Mapping[str, Any]) -> None:
-        self._trial, self._seen, self._watching = f"{self._method}-{label(config[INDEX])}", 0, False
+        self._trial, self._seen, self._watching = record_of(self._study, config[INDEX]), 0, False
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,8 @@ class _Submit:
 def searched(study: Study, benchmark: Benchmark, values: Mapping[str, Any], *, index: int, launch: str) -> Trial:
     """The trial of a proposal."""
     chosen, seed = decoded(values, study.search), study.trial_seed
-    return make_trial(study, benchmark, chosen, launch=launch, label=label(index), seed=seed, phase="search")
+    named = study.labelled(label(index))
+    return make_trial(study, benchmark, chosen, launch=launch, label=named, seed=seed, phase="search")
 
 
 def heard(pruning: Pruner, index: int, result: Mapping[str, Any]) -> None:
@@ -290,7 +291,7 @@ def heard(pruning: Pruner, index: int, result: Mapping[str, Any]) -> None:
 
 def _outcome(index: int, *, board: Any, study: Study) -> dict[str, Any]:
     """The last result of a trial that no actor watches any more."""
-    trial, record = f"{study.method}-{label(index)}", None
+    trial, record = record_of(study, index), None
     while record is None:
         _, record = ray.get(board.reading.remote(trial, sys.maxsize))
     ray.get(board.release.remote(trial))

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from bench.spec import Scalar, Space, Study, Value
+from bench.spec import Belief, Scalar, Space, Study, Value
 
 METRIC = "objective"
 """Under this key Tune and Optuna get what is maximised: a number (see :meth:`bench.spec.Objective.value`), or a list of
@@ -36,9 +37,18 @@ STARTUP_SHARE = 3
 """Samplers that learn begin to after one in so many of the trials; until then they draw at random."""
 
 
+WIDTH = 0.1
+"""Values that are drawn around a belief deviate from it by so much of the range (standard deviation)."""
+
+
 def label(index: int) -> str:
     """What makes a search trial's id unique within its method."""
     return f"search-{index:02d}"
+
+
+def record_of(study: Study, index: int) -> str:
+    """The id of a study's search trial, which is its record's name."""
+    return f"{study.method}-{study.labelled(label(index))}"
 
 
 def nobody(trial: FrozenTrial) -> None:
@@ -73,7 +83,7 @@ class Proposals(OptunaSearch):
         """The values of the next trial, which is given the name of its record."""
         values: dict[str, Any] | None = super().suggest(trial_id)
         trial = self._ot_trials[trial_id]
-        trial.set_user_attr(RECORD, f"{self._study.method}-{label(trial.number)}")
+        trial.set_user_attr(RECORD, record_of(self._study, trial.number))
         return values
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -123,9 +133,14 @@ def proposals(study: Study, ended: Callable[[FrozenTrial], None] = nobody) -> Pr
     return Proposals(study, ended)
 
 
+def _startup(study: Study) -> int:
+    """So many trials are drawn before a sampler begins to learn."""
+    return max(2, study.trials // STARTUP_SHARE)
+
+
 def sampler(study: Study) -> optuna.samplers.BaseSampler:
     """What proposes the values that are not dealt out or planned."""
-    startup, seed = max(2, study.trials // STARTUP_SHARE), study.search_seed
+    startup, seed = _startup(study), study.search_seed
     if study.sampler == "tpe":
         # Proposals whose results are not known yet push the next one away (constant_liar), whatever the default is.
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
@@ -151,9 +166,55 @@ def planned(study: Study) -> list[dict[str, Value]]:
     elif study.sampler == "grid":
         rests = grid(open_fields, left // len(rows))
     else:
-        return dealt
+        return believed(study, dealt) if study.beliefs else dealt
     points = [{**row, **rest} for rest in rests for row in rows]
     return dealt[:first] + points[:left] + dealt[first + len(points) :]
+
+
+def believed(study: Study, dealt: Sequence[Mapping[str, Value]]) -> list[dict[str, Value]]:
+    """What of each trial's values is not left to Optuna where some are believed to be good (see :class:`Belief`).
+
+    Args:
+        dealt: the same without beliefs.
+    """
+    draw = random.Random(f"beliefs {study.search_seed}")
+    startup = max(_startup(study), len(study.row_values) * len(study.beliefs))
+    rows = [dict(point) for point in dealt] or [{} for _ in range(min(startup, study.trials))]
+    tried: set[str] = set()
+    for index, point in enumerate(rows[:startup]):
+        fitting = [belief for belief in study.beliefs if all(belief.values.get(n, v) == v for n, v in point.items())]
+        names = {id(belief): json.dumps([study.beliefs.index(belief), point], sort_keys=True) for belief in fitting}
+        first = next((belief for belief in fitting if names[id(belief)] not in tried), None)
+        chosen = first or _drawn(fitting, draw.random())
+        if chosen is None or len(point) == len(study.search):
+            continue
+        values = dict(chosen.values) if chosen is first else _around(chosen, study.search, draw)
+        tried.add(names[id(chosen)])
+        rows[index] = {**values, **point}
+    return rows
+
+
+def _drawn(beliefs: Sequence[Belief], share: float) -> Belief | None:
+    """The belief that a number from 0 to 1 falls to, by their weights; None if to chance."""
+    for belief in beliefs:
+        share -= belief.weight
+        if share < 0:
+            return belief
+    return None
+
+
+def _around(belief: Belief, search: Mapping[str, Space], draw: random.Random) -> dict[str, Value]:
+    """Values near those that are believed: normally distributed on their scale. A choice stays as it is."""
+    values = dict(belief.values)
+    for name, space in search.items():
+        if name in values and space.choices is None:
+            low, high = _ends(space)
+            believed = float(values[name])  # type: ignore[arg-type] # it lies in the range
+            place = math.log(believed / low) / math.log(high / low) if space.log else (believed - low) / (high - low)
+            share = min(max(draw.gauss(place, WIDTH), 0.0), 1.0)
+            near = min(max(_between(space, low, high, share), low), high)
+            values[name] = _rounded(near) if _whole(space) else near
+    return values
 
 
 def sequence(search: Mapping[str, Space], count: int, seed: int) -> list[dict[str, Value]]:

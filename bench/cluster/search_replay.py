@@ -271,8 +271,12 @@ def replay(
 
     def submit(number: int, values: Mapping[str, Any]) -> None:
         trial = searched(study, benchmark, values, index=number, launch=study.name)
-        bar = None if pruning is None else pruning.bar(number, trial.row)
-        queue.append((number, _until(grid.record(trial, seed=seed, index=number, noise=noise), bar)))
+        record = grid.record(trial, seed=seed, index=number, noise=noise)
+        bar = None
+        if pruning is not None:
+            _check_first_rung(record, pruning.rungs[0])
+            bar = pruning.bar(number, trial.row)
+        queue.append((number, _until(record, bar)))
 
     hear = nothing if pruning is None else functools.partial(heard, pruning)
     search = InOrder(proposals(study), submit, lambda number: {}, hear, lag=study.lag)
@@ -290,6 +294,16 @@ def replay(
         search.on_trial_complete(str(number), last_result(study.objective, found[number].record))
     search.finish()
     return [found[number] for number in sorted(found)]
+
+
+def _check_first_rung(record: Record, step: int) -> None:
+    """Refuse to compare trials that were not read where they would be compared; later rungs may be missing."""
+    if not any(reading.step == step for reading in record.readings):
+        rate = readable(record.hyperparameters[ALONG], 3)
+        raise SpecError(
+            f"the grid was not read after {step} steps, where scheduler asha compares {record.method} at lr = {rate}: "
+            f"set train.val_every to a step that it was read after, or scheduler=none"
+        )
 
 
 def _until(record: Record, bar: Bar | None) -> Record:

@@ -115,15 +115,16 @@ class SearchStorage:
             storage, made = opened(self._place), dict[str, optuna.Study]()
             while (item := self._queue.get()) is not None:
                 study, trial = item
-                if study.name not in made:
-                    made[study.name] = self._make(storage, study)
-                made[study.name].add_trial(trial)
+                name = study.labelled(study.name)
+                if name not in made:
+                    made[name] = self._make(storage, study)
+                made[name].add_trial(trial)
         except Exception as error:  # said at the end of the launch, whose records have all of it
             self.problem = _reason(error)
 
     def _make(self, storage: BaseStorage, study: Study) -> optuna.Study:
         """An empty study; what an earlier try of the same launch has written of it is removed."""
-        plain = f"{self._name}/{study.name}"
+        plain = f"{self._name}/{study.labelled(study.name)}"
         for name in itertools.chain([plain], (f"{plain} #{number}" for number in itertools.count(2))):
             found = {one.study_name: one._study_id for one in storage.get_all_studies()}
             if name in found and storage.get_study_user_attrs(found[name]).get(LAUNCH) == self._launch:

@@ -68,7 +68,7 @@ class Launch:
     @property
     def trials(self) -> int:
         """Trials of all searches and confirmations."""
-        return sum(study.trials + study.confirmations for study in self.suite.studies)
+        return sum(study.all_trials for study in self.suite.studies)
 
 
 def at_once(suite: Suite) -> int:

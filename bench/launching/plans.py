@@ -41,7 +41,7 @@ def _work(suite: Suite, benchmark: Benchmark) -> Iterator[str]:
     yield f"           {benchmark.backbone}, {blocks} blocks: {benchmark.source.name} -> {benchmark.target.name}"
     for study in suite.studies:
         yield from _study(study, benchmark)
-    count = sum(study.trials + study.confirmations for study in suite.studies)
+    count = sum(study.all_trials for study in suite.studies)
     target = benchmark.target.name
     if _in_epochs(suite, benchmark) and not data.at_hand(target):
         yield f"In all:    {count} trials; how many steps their epochs take is known when {target} is here"
@@ -103,7 +103,7 @@ def _seen(suite: Suite, benchmark: Benchmark) -> int:
     seen = 0
     for study in suite.studies:
         trial = studies.corners(study, benchmark)[-1]
-        seen += (study.trials + study.confirmations) * _steps(trial) * trial.train.batch_size
+        seen += study.all_trials * _steps(trial) * trial.train.batch_size
     return seen
 
 
@@ -112,9 +112,10 @@ def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
     what = f"{rows} row{'s' * (rows > 1)}"
     if study.objective.others:
         what = f"at most {study.confirmations // len(study.seeds)} of their front"
+    again = f", and all of that {study.repeats} times" if study.repeats > 1 else ""
     yield (
         f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}, then {what} x "
-        f"{len(study.seeds)} seeds = {study.confirmations} confirmations"
+        f"{len(study.seeds)} seeds = {study.confirmations} confirmations{again}"
     )
     if methods.has_variants(methods.load(study.method)):
         yield "           (what the method makes of the trained models besides is measured, too, in rows of its own)"
@@ -225,7 +226,8 @@ def checkpoint_bytes(suite: Suite, benchmark: Benchmark) -> int:
     for study in suite.studies:
         rows = (_corners(study, benchmark, row) for row in study.row_values)
         largest = [max(parameters(trial) for trial in trials) for trials in rows]
-        needed += study.confirmations * max(largest) if study.objective.others else len(study.seeds) * sum(largest)
+        rows_of_one = study.confirmations * max(largest) if study.objective.others else len(study.seeds) * sum(largest)
+        needed += study.repeats * rows_of_one
     return FLOAT32 * needed
 
 
@@ -246,7 +248,7 @@ def estimate(suite: Suite, benchmark: Benchmark, device: torch.device) -> Iterat
     """What the training of a suite would take on a device, from a few steps of every row on random images."""
     total = 0.0
     for study in suite.studies:
-        share = (study.trials + study.confirmations) / study.row_count
+        share = study.all_trials / study.row_count
         for row in study.row_values:
             trial = _corners(study, benchmark, row)[-1]
             seconds, peak = time_steps(trial, device)

@@ -36,10 +36,10 @@ def text(launch: Launch, path: str) -> str:
     lines = [
         f"Replayed from {path}, on {slots} slot{'s' * (slots > 1)}: nothing was trained. Accuracies on validation data:"
     ]
-    for study in launch.suite.studies:
+    for study in (one for suited in launch.suite.studies for one in suited.searches):
         found = replay(study, launch.benchmark, grid, slots=slots)
         reached, best = (hypervolume(points) for points in (list(ends(found)), grid.front(study.method)))
-        lines.append(f"{study.name}: {_summary(found)}; hypervolume {reached:.2f} of {best:.2f}")
+        lines.append(f"{study.labelled(study.name)}: {_summary(found)}; hypervolume {reached:.2f} of {best:.2f}")
         lines += [f"  {line}" for line in _chosen(study, [one.record for one in found])]
     return "\n".join(lines)
 

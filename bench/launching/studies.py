@@ -17,6 +17,7 @@ from bench import data, methods
 from bench.folder import trained
 from bench.launching.changes import LARGEST_FILE, Change, NotYAML, assignment, parsed, refuse_contradictions
 from bench.launching.project import STUDIES
+from bench.records import read
 from bench.spec import (
     Benchmark,
     SpecError,
@@ -172,7 +173,27 @@ def _assign(document: dict[str, Any], change: Change) -> None:
 def _study(name: str, values: Mapping[str, Any]) -> Study:
     where = f"study {name!r}"
     _check_names(values, where)
+    if isinstance(values.get("beliefs"), list):
+        values = {**values, "beliefs": [_believed(belief, values, where) for belief in values["beliefs"]]}
     return _absolute(_typed(parse(Study, {"name": name, **values}, where=where), where))
+
+
+def _believed(belief: Any, values: Mapping[str, Any], where: str) -> Any:
+    """A belief that names a record as one of that record's values, as far as they are searched."""
+    if not isinstance(belief, dict) or "record" not in belief:
+        return belief
+    if "values" in belief or not isinstance(belief["record"], str):
+        raise SpecError(f"{where}: a belief has either values or the file of a record")
+    try:
+        record = read(Path(belief["record"]))
+    except ValueError as error:
+        raise SpecError(f"{where}: beliefs: {error}") from None
+    if record.method != values.get("method"):
+        raise SpecError(f"{where}: beliefs: {belief['record']} is a record of {record.method}: name one of this method")
+    searched = values.get("search") or {}
+    held = {name: value for name, value in record.hyperparameters.items() if name in searched}
+    rest = {name: value for name, value in belief.items() if name != "record"}
+    return {"source": f"{record.study} on {record.benchmark}: {record.trial}", **rest, "values": held}
 
 
 def _typed(study: Study, where: str) -> Study:
@@ -185,6 +206,9 @@ def _typed(study: Study, where: str) -> Study:
             search[name] = space.of_type(number_type(annotation))
         except SpecError as error:
             raise SpecError(f"{where}: search.{name} {error}") from None
+        believed = (belief.values.get(name) for belief in study.beliefs)
+        if number_type(annotation) is int and any(isinstance(value, float) for value in believed):
+            raise SpecError(f"{where}: beliefs: {name} is a whole number: write it without a point")
     return study.model_copy(update={"search": search})
 
 

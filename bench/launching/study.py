@@ -211,7 +211,7 @@ def _trials(launch: Launch, out: Output, tracker: Tracker, pool: Pool, storage: 
         listener = Listener(pool, progress, tracker, launch.folder)
         with interruptible(pool), listener.ending():
             expected = 0
-            for study in launch.suite.studies:
+            for study in (one for suited in launch.suite.studies for one in suited.searches):
                 out.phase(PhaseBegan(phase="search", study=study.name, trials=study.trials))
                 ended = functools.partial(storage.add, study)
                 search(study, launch.benchmark, pool, launch=launch.suite.name, storage=launch.folder.ray, ended=ended)
@@ -225,7 +225,9 @@ def _trials(launch: Launch, out: Output, tracker: Tracker, pool: Pool, storage: 
 
 
 def _searched_by(study: Study) -> Callable[[Record], bool]:
-    return lambda record: record.method == study.method and record.phase == "search"
+    return lambda record: (
+        record.method == study.method and record.phase == "search" and record.search == study.search_context
+    )
 
 
 def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool, progress: Progress) -> int:
@@ -244,7 +246,7 @@ def _confirm(study: Study, records: Sequence[Record], launch: Launch, pool: Pool
             continue
         values = choice.values
         for seed in study.seeds:
-            label = "-".join(filter(None, ["confirm", name, f"seed{seed}"]))
+            label = study.labelled("-".join(filter(None, ["confirm", name, f"seed{seed}"])))
             suite, benchmark = launch.suite.name, launch.benchmark
             trial = make_trial(study, benchmark, values, launch=suite, label=label, seed=seed, phase="confirm")
             pool.submit(trial, minutes=study.trial_minutes)
@@ -271,8 +273,9 @@ def _conclude(launch: Launch, records: Sequence[Record], out: Output, tracker: T
     out.ranked(board, launch.folder.path)
     searched = {study.method: study for study in launch.suite.studies}
     for row in board.rows:
-        for warning in at_edges(searched[row.method], row.hyperparameters) if row.variant is None else ():
-            out.say(f"{row.label}: {warning}", level="warning")
+        for values in row.configurations if row.variant is None else ():
+            for warning in at_edges(searched[row.method], values):
+                out.say(f"{row.label}: {warning}", level="warning")
     tracker.finish(launch.folder, board, "FINISHED")
     return board
 

@@ -66,6 +66,26 @@ def _images(read: Sequence[Sequence[Any]], step: int, domain: str) -> int | None
     return counts.pop() if len(counts) == 1 else None
 
 
+COLUMNS = 10
+"""A table for people shows forgetting after so many steps at most."""
+
+
+def markdown(board: Leaderboard) -> list[str]:
+    """Forgetting over steps as a table, with a column a step; no lines if nothing was read on the way."""
+    steps = sorted({point.step for row in board.rows for point in row.curve if point.step > 0})
+    if not steps:
+        return []
+    parts = max(1, min(COLUMNS, len(steps)) - 1)
+    shown = list(dict.fromkeys(steps[round(part * (len(steps) - 1) / parts)] for part in range(parts + 1)))
+    table = [["Forgetting after step", *map(str, shown)], ["---", *["---:"] * len(shown)]]
+    for row in board.rows:
+        means = {point.step: point.mean for point in row.curve if point.quantity == "forgetting"}
+        if means:
+            table.append([row.label, *(f"{means[step] + 0.0:.1f}" if step in means else "–" for step in shown)])
+    said = "On the way, on validation data, in points (means over seeds; all steps are in curves.csv):"
+    return ["", said, "", *("| " + " | ".join(line) + " |" for line in table), "", "![curves over steps](curves.png)"]
+
+
 def tidy(board: Leaderboard) -> pd.DataFrame:
     """The curves of all rows as one table: a line for every row, step and quantity.
 

@@ -16,6 +16,10 @@ INTERVAL_OF_ONE_SEED = (
     "In brackets: the 95 % interval over images alone, since one seed does not say how much seeds differ. It leaves "
     "out other seeds, and what another search would have chosen."
 )
+INTERVAL_OF_SEARCHES = (
+    "In brackets: the 95 % interval; of 100 such studies with other searches, other seeds and other images of the same "
+    "kind, 95 would give one that holds the true mean over all searches."
+)
 NO_INTERVAL = "No number has an interval: neither seeds nor images say how uncertain it is."
 BY_ACCURACY = (
     "These records do not say which images were right: what images leave open is the binomial variance of each "
@@ -41,13 +45,22 @@ def interval_legend(board: Leaderboard) -> str:
     spreads = [spread for row in board.rows for name in QUANTITIES if (spread := getattr(row, name)) is not None]
     if spreads and all(spread.low is None for spread in spreads):
         return NO_INTERVAL
+    if repeated(board):
+        return INTERVAL_OF_SEARCHES
     return INTERVAL if any(spread.n > 1 for spread in spreads) else INTERVAL_OF_ONE_SEED
+
+
+def repeated(board: Leaderboard) -> bool:
+    """Whether rows are means over searches."""
+    return any(len(row.configurations) > 1 for row in board.rows)
 
 
 def basis(board: Leaderboard) -> str:
     """How many seeds and images stand behind the rows, and what chose them."""
     count = len(board.seeds)
-    parts = [f"{count} seed{'s' * (count > 1)} a row: {', '.join(map(str, board.seeds))}"]
+    searches = max(row.searches for row in board.rows)
+    of_each = f"{searches} searches a row, with " if repeated(board) else ""
+    parts = [f"{of_each}{count} seed{'s' * (count > 1)} a row: {', '.join(map(str, board.seeds))}"]
     for field, what in (("target_images", "test images"), ("source_images", "source queries")):
         numbers = sorted({number for row in board.rows if (number := getattr(row, field)) is not None})
         parts += [f"{' or '.join(f'{number:,}' for number in numbers)} {what}"] if numbers else []
@@ -125,7 +138,7 @@ def _of_the_first_two(board: Leaderboard) -> Iterator[str]:
         return
     would = "would tell them apart" if apart.low <= 0 <= apart.high else "would tell them apart among all pairs"
     if found.seeds is not None:
-        yield f"{said}; about {found.seeds} seeds a row {would}."
+        yield f"{said}; about {found.seeds} {'searches' if repeated(board) else 'seeds'} a row {would}."
     elif found.of_one_seed:
         yield f"{said}; one seed does not say how many {would}."
     else:

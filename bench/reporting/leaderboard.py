@@ -83,6 +83,7 @@ def markdown(board: Leaderboard) -> str:
             *(line for caveat in caveats(board) for line in ("", caveat)),
             *_marked(rows),
             *_failures(rows),
+            *curves.markdown(board),
             *published.markdown(board),
             "",
         ]

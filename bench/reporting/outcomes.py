@@ -29,13 +29,14 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
 class Answered:
     """One accuracy of a row over its seeds: shares ``[s]``, of n images that are known by ``images``.
 
-    ``right`` is bool ``[s, n]``; None where the records do not hold it for every seed, or for different images.
+    ``right`` is ``[s, n]``, bool, or from 0 to 1 where seeds were averaged; None where the records do not hold it for
+    every seed, or for different images.
     """
 
     shares: Array
     n: int | None
     images: str | None = None
-    right: NDArray[np.bool_] | None = None
+    right: NDArray[np.bool_] | Array | None = None
 
     @classmethod
     def of(cls, readings: Sequence[Reading]) -> Answered:
@@ -54,6 +55,14 @@ class Answered:
         right = None if self.right is None else self.right[list(places)]
         return Answered(self.shares[list(places)], self.n, self.images, right)
 
+    def averaged(self, groups: Sequence[Sequence[int]]) -> Answered:
+        """The same of groups of seeds, each with the mean of its seeds: shares ``[g]``, ``right`` float ``[g, n]``."""
+        shares = np.array([self.shares[list(group)].mean() for group in groups])
+        right = None
+        if self.right is not None:
+            right = np.stack([self.right[list(group)].mean(axis=0) for group in groups])
+        return Answered(shares, self.n, self.images, right)
+
     @property
     def binomial(self) -> float:
         """Variance of the accuracy through its images, if nothing but the accuracy is known."""
@@ -63,19 +72,30 @@ class Answered:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the successful seeds of a row have answered: of ``target`` and ``source``, and ``before`` on the source."""
+    """What the successful seeds of a row have answered: of ``target`` and ``source``, and ``before`` on the source.
+
+    Where the search was repeated, what varies is the search with all that follows from it, the seeds of its
+    confirmation too: the searches stand where otherwise the seeds do, each with the mean of its seeds' answers.
+    """
 
     seeds: tuple[int, ...]
+    """The seeds; of repeated searches -1, -2, ..., which are never taken for seeds."""
     answers: Mapping[str, Answered]
 
     @classmethod
     def of(cls, records: Sequence[Record], variant: str | None = None) -> Outcome | None:
         """The outcome of successful confirmations of one configuration; None if there are none."""
-        read = {record.seed: own for record in records if len(own := _judged(record, variant)) == len(NAMES)}
+        judged = [(record, own) for record in records if len(own := _judged(record, variant)) == len(NAMES)]
+        read = {record.seed: own for record, own in judged}
         if not read:
             return None
         answers = {name: Answered.of([own[name] for own in read.values()]) for name in NAMES}
-        return cls(tuple(read), answers)
+        repeats = [record.repeat for record, _ in judged]
+        if None in repeats:
+            return cls(tuple(read), answers)
+        places = {number: [at for at, one in enumerate(repeats) if one == number] for number in dict.fromkeys(repeats)}
+        averaged = {name: answered.averaged(list(places.values())) for name, answered in answers.items()}
+        return cls(tuple(-1 - number for number in places if number is not None), averaged)
 
     @property
     def by_image(self) -> bool:

@@ -107,15 +107,17 @@ class Row:
     source_images: int | None = None
     """Test images and source queries; None where the records do not say."""
     searches: int = 0
-    """Searches that proposed the configuration; 0 where the records do not say."""
+    """Searches that the row averages; 0 where the records do not say."""
     search_trials: int = 0
-    """Search trials of this row among the records."""
+    """Search trials of this row among the records, of each search."""
     by_image: bool = False
     """Whether the records say which images were right. Otherwise the images' uncertainty is the binomial one."""
     costs: Mapping[str, float] = field(default_factory=dict)
     """See :data:`COSTS`; what no record says is not there."""
     standing: Standing | None = None
     """Where it stands among the rows; None if no seed succeeded."""
+    configurations: tuple[Mapping[str, Any], ...] = ()
+    """What was confirmed: of several searches a configuration each, in the order of their seeds."""
     curve: tuple[curves.CurvePoint, ...] = ()
     """What was read on the way of its trials; empty if nothing was, and for variants, which are made at the end."""
 
@@ -210,7 +212,7 @@ def _confirmed(records: Sequence[Record]) -> list[Record]:
 def _found(records: Sequence[Record]) -> list[tuple[Row, Outcome | None]]:
     """Rows, whose labels tell them apart, and what their seeds have answered, in the leaderboard's order."""
     ordered, searched = sorted(_confirmed(records), key=_order), _searched(records)
-    groups = [list(group) for _, group in groupby(ordered, key=lambda record: record.configuration)]
+    groups = [list(group) for _, group in groupby(ordered, key=lambda record: record.family)]
     found = [pair for group in groups for pair in _rows(group, searched)]
     return list(zip(_told_apart([row for row, _ in found]), (outcome for _, outcome in found), strict=True))
 
@@ -298,7 +300,7 @@ def _order(record: Record) -> tuple[Any, ...]:
     """Methods in the order of METHOD_ORDER, their rows by value, numbers before text, then by configuration."""
     known = METHOD_ORDER.index(record.method) if record.method in METHOD_ORDER else len(METHOD_ORDER)
     values = [(isinstance(v, str), v) if isinstance(v, (int, float)) else (True, str(v)) for v in record.row.values()]
-    return known, record.method, values, record.protocol, record.configuration, record.seed
+    return known, record.method, values, record.protocol, record.family, record.repeat or 0, record.seed
 
 
 def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tuple[Row, Outcome | None]]:
@@ -308,7 +310,8 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             raise ValueError(f"{one.trial} and {other.trial} are the same configuration and seed: a trial counts once")
     good = [record for record in group if record.status == "ok"]
     counts = {record.trainable_parameters: record.trial for record in good}
-    if len(counts) > 1:
+    chosen = _chosen(group)
+    if len(counts) > 1 and len(chosen) == 1:
         said = " and ".join(f"{trial} {count}" for count, trial in counts.items())
         raise ValueError(f"seeds of one configuration train the same number of parameters, and these differ: {said}")
     first = (good or group)[0]
@@ -325,8 +328,9 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
         row = Row(
             method=first.method,
             row=first.row,
-            hyperparameters=first.hyperparameters,
-            trainable_parameters=first.trainable_parameters,
+            hyperparameters=_together(chosen),
+            trainable_parameters=first.trainable_parameters if len(counts) <= 1 else None,
+            configurations=chosen,
             target_accuracy=target,
             source_accuracy=source,
             forgetting=forgetting,
@@ -340,12 +344,30 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             target_images=outcome.answers["target"].n if outcome else None,
             source_images=outcome.answers["source"].n if outcome else None,
             searches=len({record.search for record in group if record.search is not None}),
-            search_trials=searched.get(row_key(first), 0),
+            search_trials=searched.get(row_key(first), 0) // len(chosen),
             by_image=outcome is not None and outcome.by_image,
             costs=_costs(good),
             curve=curves.of(good) if variant is None else (),
         )
         yield row, outcome
+
+
+def _chosen(group: Sequence[Record]) -> tuple[Mapping[str, Any], ...]:
+    """What was chosen, by search; once if there was one."""
+    found: dict[int | None, Mapping[str, Any]] = {}
+    for record in group:
+        if found.setdefault(record.repeat, record.hyperparameters) != record.hyperparameters:
+            raise ValueError(f"{record.trial}: one search confirms one configuration of a row, and here are two")
+    return tuple(found.values())
+
+
+def _together(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Hyper-parameters of all searches: a list in their order where they differ."""
+    found = {}
+    for name in dict.fromkeys(name for values in chosen for name in values):
+        each = [values.get(name) for values in chosen]
+        found[name] = each[0] if all(value == each[0] for value in each) else each
+    return found
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:

@@ -21,7 +21,9 @@ Bound = Annotated[int | float | None, Field(ge=-1e15, le=1e15)]
 MINUTES = 525_600.0
 """A year: nobody waits longer for a trial."""
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+LARGEST_SEED = 2**32 - 1
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """NumPy, and with it Optuna's samplers, take no larger seed."""
 
 
@@ -72,6 +74,15 @@ class Space(Frozen):
             )
         return self
 
+    def holds(self, value: Value) -> bool:
+        """Whether a value lies in the space."""
+        if self.choices is not None:
+            return any(choice == value and type(choice) is type(value) for choice in self.choices)
+        assert self.low is not None
+        assert self.high is not None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and self.low <= value <= self.high  # type: ignore[operator]
+
     @property
     def corners(self) -> tuple[Value, ...]:
         """Values that stand for the whole space when it is checked: the choices, integers (see MANY), or both ends."""
@@ -85,6 +96,23 @@ class Space(Frozen):
         third = MANY // 3
         between = (low + (high - low) * part // third for part in range(third + 1))
         return tuple(sorted({*range(low, low + third), *between, *range(high - third + 1, high + 1)}))
+
+
+class Belief(Frozen):
+    """Values that are thought to be good, as published ones or an earlier study's best, and how much they count.
+
+    The first trial of every row that they fit has exactly these values; of the other trials before a sampler begins to
+    learn so large a share as ``weight`` is drawn around them. A wrong belief costs no more than that.
+    """
+
+    values: Annotated[dict[str, Value], Field(min_length=1)]
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    source: str | None = None
+    """Where they come from."""
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} = {readable(value)}" for name, value in self.values.items())
+        return f"{values} (weight {self.weight:g})"
 
 
 Protocol = Literal["clean", "paper"]
@@ -108,12 +136,16 @@ class SearchContext(Frozen):
     lag: int
     seed: int
     sampler: str = "tpe"
+    beliefs: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    repeat: int | None = None
+    """Which of several searches it is, from 0; None: it is the only one."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The usual sampler is not written down: what was written before there were others reads the same."""
+        """What is as usual is not written down: what was written before there was anything else reads the same."""
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if (name, value) != ("sampler", "tpe")}
+        usual: dict[str, tuple[Any, ...]] = {"sampler": ("tpe",), "beliefs": ((), []), "repeat": (None,)}
+        return {name: value for name, value in values.items() if value not in usual.get(name, ())}
 
 
 class Study(Frozen):
@@ -155,6 +187,14 @@ class Study(Frozen):
     sampler: Annotated[
         Sampler, Field(description="what proposes values: tpe, gp, nsga2, qmc (quasi-random), random or grid")
     ] = "tpe"
+    beliefs: Annotated[
+        tuple[Belief, ...],
+        Field(
+            strict=False,
+            description="values thought to be good, which the search begins with: [{values: {lr: 0.01}, weight: 0.5}], "
+            "or of an earlier study [{record: FILE}]",
+        ),
+    ] = ()
     seeds: Annotated[
         tuple[Seed, ...],
         Field(strict=False, min_length=1, max_length=1000, description="seeds of the confirmation"),
@@ -168,6 +208,12 @@ class Study(Frozen):
         ),
     ] = 8
     search_seed: Annotated[Seed, Field(description="seed of the search's proposals")] = 0
+    repeats: Annotated[
+        int,
+        Field(ge=1, le=1000, description="searches, each with a seed and confirmations of its own; rows average them"),
+    ] = 1
+    repeat: Annotated[int, Field(ge=0, exclude=True)] = 0
+    """Which of the searches this is; made by :attr:`searches`."""
     trial_minutes: Annotated[
         float,
         Field(gt=0, le=MINUTES, description="after so long a trial has failed, with where it stood; 1440 is a day"),
@@ -190,7 +236,20 @@ class Study(Frozen):
         self._refuse_what_is_overruled()
         self._count_trials()
         self._refuse_what_cannot_be_searched()
+        self._refuse_what_cannot_be_believed()
+        self._refuse_what_cannot_be_repeated()
         return self
+
+    def _refuse_what_cannot_be_repeated(self) -> None:
+        if self.repeat:
+            raise ValueError("repeat is counted when searches are repeated: set repeats")
+        if self.repeats > 1 and self.objective.others:
+            raise ValueError(
+                f"repeats = {self.repeats} averages rows over searches, and the objective {self.objective} has a front "
+                f"whose points differ from search to search: use repeats = 1, or one score"
+            )
+        if max(self.search_seed + self.repeats, (max(self.seeds) + 1) * self.repeats) > LARGEST_SEED:
+            raise ValueError(f"repeats = {self.repeats} need seeds above {LARGEST_SEED}: choose smaller seeds")
 
     def _count_trials(self) -> None:
         """``trials`` follows from ``trials_per_row``, if that is set."""
@@ -217,6 +276,19 @@ class Study(Frozen):
                 f"sampler grid needs {needed * self.row_count} trials for all choices, and trials = {self.trials}: set "
                 f"trials={needed * self.row_count}, or choose another sampler"
             )
+
+    def _refuse_what_cannot_be_believed(self) -> None:
+        """Beliefs are about the space, and leave something of the first draws to chance, or all of it to them."""
+        if self.beliefs and self.sampler in ("qmc", "grid"):
+            raise ValueError(f"sampler {self.sampler} tries the same values whatever is believed: leave out beliefs")
+        if (total := math.fsum(belief.weight for belief in self.beliefs)) > 1:
+            raise ValueError(f"beliefs have weights of {total:g} together, and they are shares of trials: at most 1")
+        for belief in self.beliefs:
+            for name, value in belief.values.items():
+                if name not in self.search:
+                    raise ValueError(f"beliefs: {name} is not searched: name some of {', '.join(self.search)}")
+                if not self.search[name].holds(value):
+                    raise ValueError(f"beliefs: {name} = {readable(value)} does not lie in search.{name}: widen that")
 
     def _refuse_what_is_overruled(self) -> None:
         """A training field has one place in a study: what is searched or fixed would hide what ``train`` says."""
@@ -269,12 +341,38 @@ class Study(Frozen):
             lag=self.lag,
             seed=self.search_seed,
             sampler=self.sampler,
+            beliefs=tuple(map(str, self.beliefs)),
+            repeat=self.repeat if self.repeats > 1 else None,
         )
+
+    @property
+    def searches(self) -> list[Study]:
+        """The study's searches, one after another, each with seeds that no other one has."""
+        span = max(self.seeds) + 1
+        return [
+            self.model_copy(
+                update={
+                    "repeat": repeat,
+                    "search_seed": self.search_seed + repeat,
+                    "seeds": tuple(seed + repeat * span for seed in self.seeds),
+                }
+            )
+            for repeat in range(self.repeats)
+        ]
+
+    def labelled(self, label: str) -> str:
+        """A label of a trial or of the whole search, which names the repeat if it is not the first."""
+        return f"repeat{self.repeat}-{label}" if self.repeat else label
 
     @property
     def trial_seed(self) -> int:
         """The seed of every search trial. No confirmation has it: the winner was selected for its luck with it, too."""
-        return next(seed for seed in itertools.count(TRIAL_SEED) if seed not in self.seeds)
+        return next(seed for seed in itertools.count(TRIAL_SEED + self.repeat) if seed not in self.seeds)
+
+    @property
+    def all_trials(self) -> int:
+        """Trials of all searches and their confirmations."""
+        return self.repeats * (self.trials + self.confirmations)
 
     @property
     def confirmations(self) -> int:

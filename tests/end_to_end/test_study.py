@@ -33,9 +33,9 @@ def stable(record: dict[str, Any]) -> str:
     return json.dumps({key: value for key, value in record.items() if key not in VOLATILE}, sort_keys=True)
 
 
-def in_optuna(folder: Path) -> list[tuple[str, str]]:
-    """Record and state of every trial in the one study of a launch folder's storage."""
-    trials = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'optuna.db'}").trials
+def in_optuna(folder: Path, name: str | None = None) -> list[tuple[str, str]]:
+    """Record and state of every trial in a study of a launch folder's storage, or in the only one."""
+    trials = optuna.load_study(study_name=name, storage=f"sqlite:///{folder / 'optuna.db'}").trials
     return [(trial.user_attrs["record"], trial.state.name) for trial in trials]
 
 
@@ -265,27 +265,35 @@ def test_a_launch_that_was_cut_off_ends_as_one_that_was_not(launched: Launch, tm
 
 
 @ON_THE_POOL
-def test_a_scheduler_stops_trials_that_do_not_promise_much(launched: Launch, tmp_path: Path) -> None:
+def test_a_repeated_search_prunes_what_does_not_promise_much_and_ends_in_one_row(
+    launched: Launch, tmp_path: Path
+) -> None:
     study = tmp_path / "halving.yaml"
     study.write_text(
-        "method: linear\nsearch: {lr: {low: 0.0001, high: 1.0, log: true}}\nseeds: [0]\nscheduler: asha\ntrials: 6\n"
-        "lag: 2\ntrain: {steps: 120, val_every: 8, schedule: none}\n"
+        "method: linear\nsearch: {lr: {low: 0.0001, high: 1.0, log: true}}\nseeds: [0]\nscheduler: asha\ntrials: 8\n"
+        "lag: 2\nrepeats: 2\ntrain: {steps: 120, val_every: 8, schedule: none}\n"
     )
     pictures = f"folder:{classes(tmp_path / 'pictures')}"
     data = ["--target", pictures, "--source", pictures, "--source-per-class", "8", "--set", "train.batch_size=8"]
     done = launched(str(study), tmp_path / "results", *data)
     (folder,) = (tmp_path / "results" / "halving").iterdir()
     assert done.code == 0, done.out
-    searched = [record for record in LaunchFolder(folder).read_records() if record.phase == "search"]
-    states = dict(in_optuna(folder))
-    assert list(states) == [record.trial for record in searched]
-    assert states == {record.trial: {"ok": "COMPLETE", "stopped": "PRUNED"}[record.status] for record in searched}
+    records = LaunchFolder(folder).read_records()
+    searched = [record for record in records if record.phase == "search"]
+    states = {name: dict(in_optuna(folder, f"halving/{name}")) for name in ("halving", "repeat1-halving")}
+    expected = {record.trial: {"ok": "COMPLETE", "stopped": "PRUNED"}[record.status] for record in searched}
+    assert states["halving"] | states["repeat1-halving"] == expected
+    assert list(states["repeat1-halving"]) == [f"linear-repeat1-search-{index:02d}" for index in range(8)]
     stopped = [record for record in searched if record.status == "stopped"]
-    assert len(searched) == 6
+    assert len({record.hyperparameters["lr"] for record in searched}) == len(searched) == 16
     assert stopped
     for record in stopped:
-        assert record.steps in (8, 32)
+        assert record.steps in (8, 16, 32, 64)
         assert record.scores["mean"] is not None
+    (row,) = build(records).rows
+    assert (row.searches, row.search_trials, len(row.configurations), len(row.trials)) == (2, 8, 2, 2)
+    assert {point.step for point in row.curve} == {0, *range(8, 121, 8)}
+    assert (folder / "curves.png").is_file()
     assert (folder / "leaderboard.md").is_file()
 
 

@@ -2,7 +2,8 @@
 
 Every line is one reading of one trial on benchmark tiny, on validation data. What a trial ends with is taken from
 docs/learning-rates.csv, where it was recorded with the same seed; on the way it is read here, of a part of the source,
-up to the last step at which a search may end a trial early. A file that is there is gone on with.
+up to the last step at which a search may end a trial early. The ends are written first, so that the file is a grid at
+any time; a trial that was not read on the way is one that no search ends early. A file that is there is gone on with.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from bench import trial as trials
-from bench.launching import benchmarks
+from bench.launching import benchmarks, studies
 from bench.readings import Point, scores
 from bench.spec import Benchmark, parse
 from tests.performance import rates
@@ -60,12 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if not known:
             lines.writeheader()
+        lines.writerows(last for last in _ends() if (*_key(last), True) not in known)
         for last in _ends():
-            if _key(last) in known:
+            if (*_key(last), False) in known:
                 continue
             if time.monotonic() > end:
                 return 1
-            lines.writerows([*_on_the_way(last), last])
+            lines.writerows(_on_the_way(last))
             file.flush()
     return 0
 
@@ -74,25 +76,38 @@ def _key(line: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(line[name]) for name in COLUMNS[:4])
 
 
-def _known(path: Path) -> set[tuple[str, ...]]:
+def _known(path: Path) -> set[tuple[str | bool, ...]]:
+    """What the file holds: of each trial its end (True), and what was read before (False)."""
     if not path.is_file():
         return set()
     with path.open(newline="") as file:
-        return {_key(line) for line in csv.DictReader(file)}
+        return {(*_key(line), line["step"] == line["steps"]) for line in csv.DictReader(file)}
 
 
 def _ends() -> Iterator[dict[str, Any]]:
-    """The last reading of every trial that was recorded and did not diverge."""
+    """The last reading of every trial that was recorded and did not diverge, as far as studies search there."""
     steps = benchmarks.get("tiny").train.steps
     values = {(method, rates.named(row)): json.dumps(row) for method, row in rates.ROWS}
     with ENDS.open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
             if line["backbone"] != "tiny" or line["status"] != "ok":
                 continue
+            if not _searched(line["method"], float(line["lr"])):
+                continue
             source, forgetting = float(line["source"]), float(line["forgetting"])
             key = (line["method"], values[line["method"], line["row"]], f"{float(line['lr']):g}", line["seed"])
             read = (steps, steps, float(line["target"]), source, round(source + forgetting, 6))
             yield dict(zip(COLUMNS, (*key, *read), strict=True))
+
+
+def _searched(method: str, rate: float) -> bool:
+    """Whether a learning rate lies in the range of the method's study, or is the first one beyond it."""
+    space = studies.load(method).studies[0].search["lr"]
+    assert space.low is not None
+    assert space.high is not None
+    low = max((one for one in rates.RATES if one <= space.low), default=min(rates.RATES))
+    high = min((one for one in rates.RATES if one >= space.high), default=max(rates.RATES))
+    return low <= rate <= high
 
 
 def _on_the_way(last: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

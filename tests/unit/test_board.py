@@ -483,7 +483,7 @@ def test_the_board_needs_no_ray() -> None:
 
 
 def test_a_trial_ends_at_the_reading_that_does_not_pass_its_bar_however_often_its_workers_die() -> None:
-    bar = Bar(Objective(quantity="target_accuracy"), {4: (Seen((40.0,)),), 16: (Seen((60.0,)),)})
+    bar = Bar(Objective(quantity="target_accuracy"), {4: (Seen((40.0,)),) * 2, 16: (Seen((60.0,)),) * 2})
 
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), watched=True, bar=bar)
@@ -506,9 +506,9 @@ def test_a_record_that_ended_where_the_trial_would_not_is_no_answer() -> None:
     objective = Objective(quantity="target_accuracy")
     for bar, known in (
         (None, False),
-        (Bar(objective, {16: (Seen((60.0,)),)}), True),
-        (Bar(objective, {16: (Seen((40.0,)),)}), False),
-        (Bar(objective, {4: (Seen((60.0,)),), 16: (Seen((60.0,)),)}), False),
+        (Bar(objective, {16: (Seen((60.0,)),) * 2}), True),
+        (Bar(objective, {16: (Seen((40.0,)),) * 2}), False),
+        (Bar(objective, {4: (Seen((60.0,)),) * 2, 16: (Seen((60.0,)),) * 2}), False),
     ):
 
         async def story(board: Board, bar: Bar | None = bar, known: bool = known) -> None:
@@ -524,7 +524,7 @@ def test_a_trial_whose_record_is_known_is_answered_at_once() -> None:
     course = [reading for step in (5, 10, 15) for reading in point(step, validated=True).readings]
     before = Reading(step=0, split="val", domain="source", probe="knn", n=10, numbers={"top1": 90.0})
     known = ended("a").model_copy(update={"steps": 15, "readings": (before, *course)})
-    bar = Bar(Objective(quantity="target_accuracy"), {15: (Seen((60.0,)),)})
+    bar = Bar(Objective(quantity="target_accuracy"), {15: (Seen((60.0,)),) * 2})
 
     async def story(board: Board) -> None:
         await board.know({known.trial: known, "linear-c": records.failed(trial("c"), ValueError("no"))})

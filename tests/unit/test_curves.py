@@ -87,5 +87,17 @@ def test_picture_and_table_are_written_where_something_was_read(
     assert not folder.curves_csv.exists()
 
 
+def test_the_leaderboard_shows_forgetting_after_a_few_of_many_steps(record: Make) -> None:
+    steps = {step: (50.0, 90.0 - step / 10) for step in range(1, 151)}
+    text = leaderboard.markdown(build([record(readings=tuple(read(0.0, steps)))]))
+    (head, _, line) = text[text.index("| Forgetting after step") :].splitlines()[:3]
+    shown = [int(step) for step in head.strip("| ").split(" | ")[1:]]
+    assert shown[0] == 1
+    assert shown[-1] == 150
+    assert len(shown) == 10
+    assert line == "| full | " + " | ".join(f"{step / 10:.1f}" for step in shown) + " |"
+    assert "curves.png" not in leaderboard.markdown(build([record()]))
+
+
 def test_a_reading_at_the_end_alone_is_no_curve(record: Make) -> None:
     assert build([record(readings=tuple(read(0.0, {150: (90.0, 70.0)})))]).rows[0].curve == ()

@@ -18,6 +18,7 @@ from bench.launching.benchmarks import get
 from bench.launching.replaying import hypervolume
 from bench.readings import scores
 from bench.spec import SpecError, Study, make_trial
+from tests.performance import searching
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 TINY = get("tiny")
@@ -171,6 +172,13 @@ def test_what_a_grid_does_not_hold_is_refused(written: Callable[..., Path]) -> N
         grid.record(make_trial(shorter, TINY, {"lr": 1e-3}, launch="x", label="x", seed=0, phase="search"))
 
 
+def test_a_grid_that_was_not_read_at_the_first_rung_prunes_nothing(written: Callable[..., Path]) -> None:
+    grid = Grid.read(written(line for line in lines() if line["step"] != 10))
+    with pytest.raises(SpecError, match="was not read after 10 steps, where scheduler asha compares full at lr"):
+        replay(study("scheduler=asha", "train.val_every=10"), TINY, grid, slots=1)
+    assert len(replay(study("scheduler=asha", "train.val_every=40", "trials=9"), TINY, grid, slots=1)) == 9
+
+
 def test_the_command_line_replays_and_trains_nothing(
     written: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,3 +193,23 @@ def test_the_command_line_replays_and_trains_nothing(
         launch.main([*asked, "--set", "search.lr.high=0.5"])
     assert ended.value.code == 2
     assert "learning rates from 1e-05 to 0.1, not 0.5" in capsys.readouterr().err
+
+
+def test_strategies_are_compared_over_the_recorded_grid(capsys: pytest.CaptureFixture[str]) -> None:
+    """The grid that comes with the project holds what is asked of it, and a search of more trials comes nearer."""
+    regrets = []
+    for trials in ("4", "24"):
+        assert searching.main(["--trials", trials, "--searches", "2", "--strategies", "quasi-random"]) == 0
+        head, _, line = capsys.readouterr().out.splitlines()
+        assert head.count("|") == line.count("|") == 6
+        assert line.startswith(f"| {trials} | quasi-random | {trials}.0 | ")
+        regrets.append(float(line.split("|")[4].split()[0]))
+    assert 0 <= regrets[1] < regrets[0] < 10
+
+
+def test_pruned_searches_take_no_more_steps_than_whole_ones(written: Callable[..., Path]) -> None:
+    grid = Grid.read(written(lines()))
+    plan = study("trials=8", "lag=2", "scheduler=asha", "train.val_every=10")
+    found = searching._at_equal_cost(plan, grid, 8, seed=0)
+    assert len(found) > 8
+    assert sum(one.record.steps for one in found) <= 8 * STEPS

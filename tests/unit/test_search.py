@@ -250,6 +250,43 @@ def test_planned_samplers_try_the_same_values_in_every_row_and_fill_the_range() 
     assert planned(study(sampler="qmc")) != planned(study(sampler="qmc", search_seed=1))
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_what_is_believed_is_tried_first_in_every_row(sampler: str) -> None:
+    plan = study(sampler=sampler, beliefs="[{values: {lr: 0.02}, weight: 0.5}]", lag=3)
+    alone, several = (Launch(plan, slots=slots).dealt for slots in (1, 3))
+    assert alone == several
+    assert [values["p"] for values in alone] == [1, 2, 3, 4] * (TRIALS // 4)
+    assert [values["lr"] for values in alone[:4]] == [0.02] * 4
+    assert len({values["lr"] for values in alone[4:]}) > TRIALS // 2
+    assert Launch(study(sampler=sampler, lag=3), slots=1).dealt != alone
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+def test_so_large_a_share_of_the_first_draws_lies_around_a_belief(weight: float) -> None:
+    """Uniform draws lie within a tenth of the range around it in two of ten cases, those of the belief in 68 of 100."""
+    plan = study(trials=1200, beliefs=f"[{{values: {{lr: 0.0095}}, weight: {weight}}}]")
+    points = planned(plan)[:400]
+    places = [math.log(point["lr"] / 0.0003, 1000) for point in points if "lr" in point]  # type: ignore[operator]
+    assert len(places) == pytest.approx(400 * weight + 4 * (1 - weight), abs=40)
+    assert sum(abs(place - 0.5) < 0.1 for place in places) / len(places) == pytest.approx(0.68, abs=0.12)
+    assert all("lr" not in point for point in planned(plan)[400:])
+
+
+def test_a_belief_about_a_row_is_about_that_row_alone() -> None:
+    plan = study(beliefs="[{values: {p: 2, lr: 0.02}, weight: 1}]")
+    points = planned(plan)
+    assert [("lr" in point) for point in points[:6]] == [False, True, False, False, False, True]
+    assert points[1] == {"p": 2, "lr": 0.02}
+
+
+def test_beliefs_without_rows_leave_the_rest_to_the_sampler() -> None:
+    plan = studies.load("full", overrides=["beliefs=[{values: {lr: 0.01}, weight: 0.5}]", "trials=9"]).studies[0]
+    points = planned(plan)
+    assert points[0] == {"lr": 0.01}
+    assert len(points) == 3
+    assert Launch(plan, slots=1, result=lambda index, values: {METRIC: values["lr"], "step": 1}).dealt[0]["lr"] == 0.01
+
+
 def test_a_grid_is_as_fine_as_the_trials_allow() -> None:
     space = {
         "lr": "{low: 0.01, high: 1, log: true}",
@@ -359,7 +396,7 @@ def test_rungs_end_where_the_trials_do() -> None:
     overrides = ["scheduler=asha", "fixed.val_every=5", "fixed.steps=81"]
     found = pruner(studies.load("linear", overrides=overrides).studies[0], get("tiny"))
     assert found is not None
-    assert found._rungs == (5, 20, 80)
+    assert found.rungs == (5, 10, 20, 40, 80)
     assert pruner(studies.load("linear").studies[0], get("tiny")) is None
 
 
@@ -454,7 +491,7 @@ def test_optuna_hears_of_a_pruned_trial_what_was_seen() -> None:
     steps = range(10, max(trial.intermediate_values) + 1, 10)
     seen = {step: level(trial.number, trial.params, step)[METRIC] for step in steps}
     assert trial.intermediate_values == pytest.approx(seen)
-    assert max(seen) in search.pruning._rungs
+    assert max(seen) in search.pruning.rungs
     several = studies.load(
         "block_expansion", overrides=[*PRUNED, "trials=24", "lag=2", f"objective={SEVERAL}"]
     ).studies[0]

@@ -111,6 +111,7 @@ def test_a_field_of_a_study(name: str) -> None:
         "rows": [],  # type: ignore[dict-item]
         "objective": "forgetting",
         "train": {"steps": 7},  # type: ignore[dict-item]
+        "beliefs": [{"values": {"lr": 0.1}}],  # type: ignore[dict-item]
     }
     about = Study.model_fields[name]
     value: Any = values.get(name, another(about.annotation, about.default))

@@ -474,3 +474,21 @@ def test_a_shorter_training_keeps_the_recipes_share_of_warm_up(train: Any, steps
     values = {"rank": 8, "lr": 0.2}
     made = make_trial(study(train=train), get("cifar100"), values, launch="x", label="x", seed=0, phase="search")
     assert (made.train.steps, made.train.warmup_steps) == (steps, warmup)
+
+
+@pytest.mark.parametrize(
+    ("objective", "kept"),
+    [("mean", True), (UNDER, True), ("forgetting", True), ("target_accuracy", False)],
+)
+def test_a_trial_says_what_its_best_model_is_kept_by(objective: Any, kept: bool) -> None:
+    """Where that is the target accuracy alone, its configuration reads as it did before anything else was possible."""
+    best = study(objective=objective, train={"keep": "best", "val_every": 5})
+    made = make_trial(best, get("tiny"), {"rank": 8, "lr": 0.1}, launch="x", label="y", seed=0, phase="search")
+    assert made.keep_by == (best.objective if kept else None)
+    assert ("keep_by" in made.model_dump()) == kept
+    assert Trial.model_validate_json(made.model_dump_json()) == made
+    last = study(objective=objective, train={"val_every": 5})
+    assert (
+        make_trial(last, get("tiny"), {"rank": 8, "lr": 0.1}, launch="x", label="y", seed=0, phase="search").keep_by
+        is None
+    )

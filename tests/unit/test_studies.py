@@ -14,7 +14,7 @@ from bench.folder import LaunchFolder
 from bench.launching import studies
 from bench.launching.benchmarks import get
 from bench.launching.changes import Change
-from bench.spec import Backbone, Benchmark, Objective, Space, SpecError, Study, TargetData
+from bench.spec import Backbone, Benchmark, Objective, Space, SpecError, Study, TargetData, make_trial
 
 TINY = get("tiny")
 DEPTH = 12
@@ -543,6 +543,46 @@ def test_rungs_that_cannot_be_compared_are_refused(tmp_path: Path, overrides: li
     study = one(tmp_path, LORA, "scheduler=asha", *overrides)
     with pytest.raises(SpecError, match=said):
         studies.check(study, TINY, depth=DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("belief", "said"),
+    [
+        ("[{values: {lr: 5}}]", "beliefs: lr = 5 does not lie in search.lr: widen that"),
+        ("[{values: {dropout: 0.1}}]", "beliefs: dropout is not searched: name some of rank, lr"),
+        ("[{values: {rank: 5}}]", "beliefs: rank = 5 does not lie in search.rank"),
+        ("[{values: {rank: 4.0}}]", "beliefs: rank = 4.0 does not lie in search.rank"),
+        (
+            "[{values: {lr: 0.01}, weight: 0.7}, {values: {lr: 0.1}}]",
+            "beliefs have weights of 1.2 together",
+        ),
+        ("[{values: {lr: 0.01}, weight: 2}]", "weight = 2"),
+        ("[{values: {}}]", "values"),
+        ("[{record: nowhere.json}]", "nowhere.json"),
+        ("[{record: 7}]", "a belief has either values or the file of a record"),
+    ],
+)
+def test_a_belief_that_says_nothing_of_the_space_is_refused(tmp_path: Path, belief: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        one(tmp_path, LORA, f"beliefs={belief}")
+    with pytest.raises(SpecError, match="sampler qmc tries the same values whatever is believed"):
+        one(tmp_path, LORA, "beliefs=[{values: {lr: 0.01}}]", "sampler=qmc")
+
+
+def test_an_earlier_studys_best_is_believed(tmp_path: Path) -> None:
+    earlier = make_trial(
+        one(tmp_path, LORA), TINY, {"rank": 4, "lr": 0.02}, launch="old", label="best", seed=0, phase="search"
+    )
+    path = records.of(earlier, status="stopped").write(tmp_path / "records")
+    (belief,) = one(tmp_path, LORA, f"beliefs=[{{record: {path}, weight: 0.25}}]").beliefs
+    assert belief.values == {"rank": 4, "lr": 0.02}
+    assert (belief.weight, belief.source) == (0.25, "old on tiny: lora-best")
+    plain, believing = one(tmp_path, LORA), one(tmp_path, LORA, "beliefs=[{values: {rank: 4, lr: 0.02}}]")
+    assert believing.search_context.beliefs == ("rank = 4, lr = 0.02 (weight 0.5)",)
+    assert len({plain.search_context, believing.search_context}) == 2
+    assert "beliefs" not in plain.search_context.model_dump(mode="json")
+    with pytest.raises(SpecError, match="is a record of lora: name one of this method"):
+        one(tmp_path, LINEAR, f"beliefs=[{{record: {path}}}]")
 
 
 def test_readings_that_are_no_ends_of_shorter_trainings_are_no_candidates(tmp_path: Path) -> None:
