@@ -69,7 +69,7 @@ class Launch:
 def test_launches_beside_each_other_that_are_ended(start: Start, store: Path, tmp_path: Path) -> None:
     """Each has its own Ray and folder; the end of one, whatever ends it and when, is none of the other's business."""
     long = ["--trials", "400", "--set", "train.steps=200", "--slots", "1"]
-    first = Launch(start, store, tmp_path / "first", *long)
+    first = Launch(start, store, tmp_path / "first", *long, "--json")
     other = Launch(start, store, tmp_path / "other", *long)
     other.wait_for(lambda: bool(list(tmp_path.glob("other/small/*/ray/slot-*"))))  # its workers are still starting
     code, _, _ = other.interrupt(signal.SIGTERM, everywhere=False)
@@ -79,8 +79,14 @@ def test_launches_beside_each_other_that_are_ended(start: Start, store: Path, tm
     code, out, err = Launch(start, store, tmp_path / "first", *long).end()
     assert (code, out) == (2, "")
     assert "another launch is writing to" in err
-    code, _, err = first.interrupt(signal.SIGINT, everywhere=True)
+    code, told, err = first.interrupt(signal.SIGINT, everywhere=True)
     assert code == 130
     assert "interrupted; the records of finished trials are kept" in err
     assert {record["status"] for record in first.records} == {"ok"}
     assert len(first.records) < 400
+    events = [json.loads(line) for line in told.splitlines()]
+    kinds = [event["event"] for event in events if event["event"] != "said"]
+    assert kinds[:3] == ["plan", "phase", "trial_started"]
+    assert kinds.count("trial_finished") == len(first.records)
+    assert (events[-1]["event"], events[-1]["status"], events[-1]["exit_code"]) == ("ended", "interrupted", 130)
+    assert "the same command goes on from them" in events[-1]["text"]
