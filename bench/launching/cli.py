@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import sys
 from collections.abc import Sequence
@@ -127,7 +128,8 @@ def main(argv: Sequence[str] | None = None, *, run: str = IN_A_CLONE) -> int:
     try:
         request = Request.parsed(args)
         events = request.options.json_lines
-        launch = preflight.prepare(request)
+        with contextlib.redirect_stdout(sys.stderr):  # what libraries say of a download is no answer
+            launch = preflight.prepare(request)
         if args.dry_run:
             return _rehearse(launch)
         from bench.launching import study

@@ -279,6 +279,16 @@ def test_every_end_has_a_sentence_and_an_event(
     assert shown == ("" if status == "interrupted" else f"error: {ended.text}\n")  # a signal's is said on stderr
 
 
+def test_what_libraries_print_is_no_event(
+    runs: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.data.fetch", lambda name: print(f"downloading {name} ..."))
+    runs(RayLost("Ray's raylet has ended unexpectedly"), tmp_path, "--json")
+    said = capfd.readouterr()
+    assert [KINDS[json.loads(line)["event"]] for line in said.out.splitlines()][-1] is events.Ended
+    assert "downloading digits ..." in said.err
+
+
 def test_a_killed_launch_leaves_an_event_too(tmp_path: Path) -> None:
     asked = ["--study", "linear", "--results", str(tmp_path)]
     prepared = preflight.prepare(Request.parsed(launch.arguments().parse_strictly([*asked, "--json"])))
