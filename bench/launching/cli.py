@@ -26,7 +26,8 @@ examples:
   fewer trials, two seeds
     {run} --study lora --trials 6 --seeds 0 1
   other fields: of the recipe, of the search
-    {run} --study lora --set train.steps=100 --set search.lr.high=0.1
+    {run} --study lora --set train.steps=100
+    {run} --study lora --set search.lr.high=0.1
   five methods, two DDP processes a trial
     {run} --study paper --num-workers 2 --slots 1
   on the Ray cluster of this machine, as in shells and jobs of a head that
@@ -74,7 +75,7 @@ def arguments(run: str = IN_A_CLONE) -> Parser:
 
     parser = Parser(
         prog=run.removeprefix("python "),
-        description="Search, confirm and rank fine-tuning methods by what they learn and what they forget.",
+        description="Search and rank fine-tuning methods by what they learn and what they forget.",
         epilog=EPILOG.format(run=run),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

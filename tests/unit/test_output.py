@@ -14,8 +14,9 @@ import pytest
 from rich.cells import cell_len
 
 import launch
+from bench import __main__
 from bench.cluster.runtime import RayLost
-from bench.launching import preflight, study
+from bench.launching import cli, preflight, study
 from bench.launching.request import Request
 from bench.readings import Point
 from bench.records import Record
@@ -297,6 +298,13 @@ def test_a_killed_launch_leaves_an_event_too(tmp_path: Path) -> None:
     prepared = preflight.prepare(Request.parsed(launch.arguments().parse_strictly(asked)))
     sentence = study.farewell(prepared, output(prepared.options, io.StringIO())).sentence
     assert sentence.startswith("error: the process of the launch has been ended: ")
+
+
+@pytest.mark.parametrize("run", ["python launch.py", "vit-forgetting-bench launch"])
+def test_help_fits_eighty_columns(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    texts = [cli.arguments(run).format_help(), __main__.arguments(run.removesuffix(" launch")).format_help()]
+    assert [line for text in texts for line in text.splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize("width", [40, 80])
