@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save
 
 from bench.__main__ import main
 from bench.folder import LaunchFolder
 from bench.launching import cli
+from bench.records import Record
 from bench.reporting import archive
 
 from .conftest import ROOT, Run
@@ -65,11 +68,7 @@ def prepared(small: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("paper", "block_expansion"):
         shutil.copytree(small.folder, place / "results" / name / "tiny", ignore=shutil.ignore_patterns("ray", "logs"))
     record = small.folder / "records" / "block_expansion-confirm-p1-seed0.json"
-    linear = LaunchFolder(place / "results" / "linear" / "tiny")
-    linear.records.mkdir(parents=True)
-    shutil.copy(record, linear.record("linear-confirm-seed0"))
-    weights = LaunchFolder(small.folder).checkpoint(record.stem)
-    linear.keep_tensors("linear-confirm-seed0", weights.read_bytes())
+    as_a_probe(record, LaunchFolder(place / "results" / "linear" / "tiny"))
     archive.pack(LaunchFolder(small.folder), place / "paper-tiny.tar.gz")
     archive.pack(LaunchFolder(small.folder), place / "paper-tiny-with-models.tar.gz", checkpoints=True)
     assert main(["export", str(record), "--out", str(place / "model.safetensors")]) == 0
@@ -84,6 +83,19 @@ def prepared(small: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if block["title"]:
                 (place / block["title"]).write_text(block["text"])
     return place
+
+
+def as_a_probe(record: Path, folder: LaunchFolder) -> None:
+    """Write a confirmed trial as if only its head had been trained."""
+    values = json.loads(record.read_text())
+    changed = {"method": "linear", "row": {}, "hyperparameters": {"lr": values["hyperparameters"]["lr"]}}
+    config = {**values["config"], **changed, "id": "linear-confirm-seed0", "fields": {}}
+    Record.model_validate_json(
+        json.dumps({**values, **changed, "trial": "linear-confirm-seed0", "config": config})
+    ).write(folder.records)
+    tensors = load_file(LaunchFolder.holding(record).checkpoint(record.stem))
+    head = {name: tensor for name, tensor in tensors.items() if name.startswith(("head.", "fc_norm."))}
+    folder.keep_tensors("linear-confirm-seed0", save(head))
 
 
 @pytest.fixture
