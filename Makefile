@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed$(if $(filter-out dev,$(EXTRAS)),-$(EXTRAS))
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test test-cluster faults check format mlflow perf gpu lock clean
+.PHONY: help setup study test test-cluster faults check format docs mlflow perf gpu lock clean
 
 help: ## List the targets
 	@echo 'Usage: make TARGET [STUDY=$(STUDY)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -46,6 +46,11 @@ format: $(STAMP) ## Mend formatting and what lint can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Nothing is fetched: pages, and what they say of fields, commands and the public API, come from this folder.
+docs: ## Make the documentation as a site, docs/_build/index.html; a warning is an error
+	@$(MAKE) --no-print-directory setup EXTRAS=dev,docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build $(ARGS)
+
 mlflow: $(STAMP) ## Browse runs, curves and tables in results/mlflow.db
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow.db $(ARGS)
 
@@ -66,7 +71,7 @@ lock: $(STAMP) ## Resolve the newest versions anew and write constraints.txt
 	} > constraints.new && mv constraints.new constraints.txt || { rm -f constraints.new; exit 1; }
 
 clean: ## Remove caches and build leftovers; .venv and results stay
-	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist docs/_build docs/reference *.egg-info
 	find bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Sets $uv to a uv to use, installing one into .venv if need be, or to nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ examples:
   fewer trials, two seeds
     {run} --study lora --trials 6 --seeds 0 1
   other fields: of the recipe, of the search
-    {run} --study lora --set train.steps=100 --set search.lr.high=0.1
+    {run} --study lora --set train.steps=100
+    {run} --study lora --set search.lr.high=0.1
   five methods, two DDP processes a trial
     {run} --study paper --num-workers 2 --slots 1
   on the Ray cluster of this machine, as in shells and jobs of a head that
@@ -74,7 +76,7 @@ def arguments(run: str = IN_A_CLONE) -> Parser:
 
     parser = Parser(
         prog=run.removeprefix("python "),
-        description="Search, confirm and rank fine-tuning methods by what they learn and what they forget.",
+        description="Search and rank fine-tuning methods by what they learn and what they forget.",
         epilog=EPILOG.format(run=run),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -128,7 +130,8 @@ def main(argv: Sequence[str] | None = None, *, run: str = IN_A_CLONE) -> int:
     try:
         request = Request.parsed(args)
         events = request.options.json_lines
-        launch = preflight.prepare(request)
+        with contextlib.redirect_stdout(sys.stderr):  # what libraries say of a download is no answer
+            launch = preflight.prepare(request)
         if args.dry_run:
             return _rehearse(launch)
         if launch.options.replay is not None:

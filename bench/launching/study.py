@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -50,7 +50,8 @@ def run(launch: Launch) -> int:
     Raises:
         SpecError: what can only be checked with data and weights at hand does not hold, or the folder is in use.
     """
-    remarks = make_ready(launch)
+    with redirect_stdout(sys.stderr):  # what libraries say of a download is no answer
+        remarks = make_ready(launch)
     with launch.folder.locked(), heard():
         logfile = launch.folder.new_log()
         with apart(logfile) as screen:

@@ -19,7 +19,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -178,14 +178,19 @@ def _environment(folder: LaunchFolder, records: Sequence[Record]) -> dict[str, A
         "ended": _ended(folder),
         "records": {
             "versions": _versions(records),
-            "commits": sorted({str(record.provenance.get("commit")) for record in records}),
+            "commits": _said(record.provenance.get("commit") for record in records),
             "dirty": any(record.provenance.get("dirty") for record in records),
-            "platforms": sorted({str(record.provenance.get("platform")) for record in records}),
-            "devices": sorted({device for record in records for device in _hardware(record).get("devices", ())}),
-            "cpus": sorted({str(_hardware(record).get("cpu")) for record in records}),
+            "platforms": _said(record.provenance.get("platform") for record in records),
+            "devices": _said(device for record in records for device in _hardware(record).get("devices", ())),
+            "cpus": _said(_hardware(record).get("cpu") for record in records),
         },
         "packed": {"version": __version__, "python": platform.python_version(), "commit": here["commit"]},
     }
+
+
+def _said(values: Iterable[Any]) -> list[str]:
+    """What records say of something, each once; nothing of those that do not say."""
+    return sorted({str(value) for value in values if value is not None})
 
 
 def _hardware(record: Record) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """Events of a launch for programs: with ``--json`` each is a JSON object on a line of its own.
 
-Every object has ``event`` and ``time``; what else there is is said by the classes here, and in docs/events.md. Fields
-may be added; those that are here stay.
+Every object has ``event`` and ``time``; what else there is is said by the classes here, and in the reference that
+``make docs`` makes of them. Fields may be added; those that are here stay.
 """
 
 from __future__ import annotations

@@ -69,13 +69,19 @@ class Launch:
 def test_a_launch_that_is_interrupted_keeps_what_it_has(start: Start, store: Path, tmp_path: Path) -> None:
     """Nobody else gets into its folder meanwhile; of its processes none is left."""
     long = ["--trials", "400", "--set", "train.steps=200", "--slots", "1"]
-    launch = Launch(start, store, tmp_path / "results", *long)
+    launch = Launch(start, store, tmp_path / "results", *long, "--json")
     launch.wait_for(lambda: bool(launch.records))
     code, out, err = Launch(start, store, tmp_path / "results", *long).end()
     assert (code, out) == (2, "")
     assert "another launch is writing to" in err
-    code, _, err = launch.interrupt(signal.SIGINT)
+    code, told, err = launch.interrupt(signal.SIGINT)
     assert code == 130
     assert "interrupted; the records of finished trials are kept" in err
     assert {record["status"] for record in launch.records} == {"ok"}
     assert len(launch.records) < 400
+    events = [json.loads(line) for line in told.splitlines()]
+    kinds = [event["event"] for event in events if event["event"] != "said"]
+    assert kinds[:3] == ["plan", "phase", "trial_started"]
+    assert kinds.count("trial_finished") == len(launch.records)
+    assert (events[-1]["event"], events[-1]["status"], events[-1]["exit_code"]) == ("ended", "interrupted", 130)
+    assert "the same command goes on from them" in events[-1]["text"]

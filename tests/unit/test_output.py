@@ -14,8 +14,9 @@ import pytest
 from rich.cells import cell_len
 
 import launch
+from bench import __main__
 from bench.cluster.runtime import RayLost
-from bench.launching import preflight, study
+from bench.launching import cli, preflight, study
 from bench.launching.request import Request
 from bench.readings import Point
 from bench.records import Record
@@ -279,6 +280,16 @@ def test_every_end_has_a_sentence_and_an_event(
     assert shown == ("" if status == "interrupted" else f"error: {ended.text}\n")  # a signal's is said on stderr
 
 
+def test_what_libraries_print_is_no_event(
+    runs: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.data.fetch", lambda name: print(f"downloading {name} ..."))
+    runs(RayLost("Ray's raylet has ended unexpectedly"), tmp_path, "--json")
+    said = capfd.readouterr()
+    assert [KINDS[json.loads(line)["event"]] for line in said.out.splitlines()][-1] is events.Ended
+    assert "downloading digits ..." in said.err
+
+
 def test_a_killed_launch_leaves_an_event_too(tmp_path: Path) -> None:
     asked = ["--study", "linear", "--results", str(tmp_path)]
     prepared = preflight.prepare(Request.parsed(launch.arguments().parse_strictly([*asked, "--json"])))
@@ -287,6 +298,13 @@ def test_a_killed_launch_leaves_an_event_too(tmp_path: Path) -> None:
     prepared = preflight.prepare(Request.parsed(launch.arguments().parse_strictly(asked)))
     sentence = study.farewell(prepared, output(prepared.options, io.StringIO())).sentence
     assert sentence.startswith("error: the process of the launch has been ended: ")
+
+
+@pytest.mark.parametrize("run", ["python launch.py", "vit-forgetting-bench launch"])
+def test_help_fits_eighty_columns(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    texts = [cli.arguments(run).format_help(), __main__.arguments(run.removesuffix(" launch")).format_help()]
+    assert [line for text in texts for line in text.splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize("width", [40, 80])
