@@ -119,5 +119,5 @@ def test_command(command: str, small: Run, start: Start, tmp_path: Path, monkeyp
 
 def test_pictures_exist() -> None:
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     assert all((ROOT / picture).is_file() for picture in pictures)

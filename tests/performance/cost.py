@@ -101,8 +101,8 @@ def page(rates: Rates, prices: Sequence[Price], *, views: int, every: int, comma
                     costs,
                     prices,
                     [
-                        How("as the study file has it"),
-                        How("prefixes shared when measuring", shared=True),
+                        How("`train.share_frozen = false`"),
+                        How("as the study file has it: prefixes shared when measuring", shared=True),
                         How(f"the same, and `train.views = {views}`", shared=True, views=views),
                         How(f"pruned: `scheduler = asha`, `train.val_every = {every}`", readings=every),
                         How("all three", shared=True, views=views, readings=every),
@@ -119,6 +119,7 @@ def _head(
     rates: Rates, prices: Sequence[Price], found: Sequence[Row], benchmark: Benchmark, command: str
 ) -> Iterator[str]:
     train = found[0].trial.train
+    steps = " or ".join(f"{steps:,}" for steps in sorted({row.trial.train.steps for row in found}))
     trials, confirmations = sum(row.searched for row in found), sum(row.confirmed for row in found)
     yield "# What a real study costs"
     yield ""
@@ -126,7 +127,7 @@ def _head(
     yield ""
     yield (
         f"The paper's table: `--study paper --benchmark {benchmark.name} --source imagenet1k:<path>`, that is "
-        f"{len(found)} rows, {trials:.0f} search trials and {confirmations} confirmations of {train.steps:,} steps x "
+        f"{len(found)} rows, {trials:.0f} search trials and {confirmations} confirmations of {steps} steps x "
         f"{train.batch_size} images, {benchmark.backbone.name}. Accelerator hours do not depend on how many there are."
     )
     yield ""
