@@ -149,7 +149,7 @@ def crafted(path: Path, names: dict[str, bytes], *, sums: str | None = None, **k
     [
         "../out.json",
         "records/../../out.json",
-        "/tmp/out.json",
+        "/etc/out.json",
         "records/..json",
         "records/.hidden.json",
         "records/a/b.json",
