@@ -79,7 +79,7 @@ def _of_model(model: type[BaseModel], prefix: str, skip: Sequence[str] = ()) -> 
     flags = {field: flag.option for flag in FLAGS for field in flag.fields}
     rows = []
     for name, about in model.model_fields.items():
-        if name in skip:
+        if name in skip or about.exclude:  # which nobody sets
             continue
         flag = flags.get(f"{prefix}{name}") or flags.get(name) if prefix != "train." else None
         said = about.description or ""

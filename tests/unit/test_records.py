@@ -181,7 +181,7 @@ def test_a_nan_in_a_file_is_refused(tmp_path: Path, record: Make) -> None:
 def test_provenance_leaves_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "PACKAGES", ("torch", "no-such-package"))
     monkeypatch.setattr(records, "_versions", records._versions.__wrapped__)
-    assert list(records.provenance()["versions"]) == ["python", "torch"]
+    assert list(records.provenance()["versions"]) == ["python", "vit-forgetting-bench", "torch"]
 
 
 def test_provenance_says_where_a_number_comes_from() -> None:
