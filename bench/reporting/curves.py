@@ -81,7 +81,9 @@ def markdown(board: Leaderboard) -> list[str]:
     for row in board.rows:
         means = {point.step: point.mean for point in row.curve if point.quantity == "forgetting"}
         if means:
-            table.append([row.label, *(f"{means[step] + 0.0:.1f}" if step in means else "–" for step in shown)])
+            table.append(
+                [row.label, *(f"{round(means[step], 1) + 0.0:.1f}" if step in means else "–" for step in shown)]
+            )
     said = "On the way, on validation data, in points (means over seeds; all steps are in curves.csv):"
     return ["", said, "", *("| " + " | ".join(line) + " |" for line in table), "", "![curves over steps](curves.png)"]
 
