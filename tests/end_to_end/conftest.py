@@ -184,8 +184,8 @@ def launched(pool: Pool, store: Path) -> Launch:
         begin_with(store, results)
         command = ["--study", name, "--results", str(results), *arguments]
         launch = preflight.prepare(Request.parsed(front_door.arguments().parse_strictly(command)))
-        preflight.make_ready(launch)
-        said = io.StringIO()
+        said = io.StringIO("\n".join(preflight.make_ready(launch)))
+        said.seek(0, io.SEEK_END)
         screen = Screen(Console(file=said, width=200))
         with launch.folder.locked():
             ended = study.carry_out(launch, on, screen)

@@ -100,7 +100,7 @@ def test_an_evaluation_that_deviates_is_an_error(small: Run, bench: Bench, tmp_p
     (tmp_path / "records").mkdir()
     path = tmp_path / "records" / f"{trial}.json"
     changed = small.records[trial]
-    (reading,) = (r for r in changed["readings"] if r["domain"] == "source" and r["step"] > 0)
+    (reading,) = (r for r in changed["readings"] if (r["domain"], r["split"]) == ("source", "test") and r["step"])
     reading["numbers"]["k=10 top5"] -= 0.125
     path.write_text(json.dumps(changed))
     done = bench("evaluate", path)

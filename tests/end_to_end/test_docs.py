@@ -65,7 +65,7 @@ def test_what_is_not_run_says_why() -> None:
 def prepared(small: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages speak of: results, an archive, an exported model, pictures, and the files that they show."""
     place = tmp_path_factory.mktemp("docs")
-    for name in ("paper", "block_expansion"):
+    for name in ("paper", "pareto", "block_expansion"):
         shutil.copytree(small.folder, place / "results" / name / "tiny", ignore=shutil.ignore_patterns("ray", "logs"))
     record = small.folder / "records" / "block_expansion-confirm-p1-seed0.json"
     as_a_probe(record, LaunchFolder(place / "results" / "linear" / "tiny"))

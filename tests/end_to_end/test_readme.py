@@ -56,7 +56,7 @@ def run_bench(arguments: list[str], small: Run, folder: Path, monkeypatch: pytes
     weights = small.folder / "checkpoints" / "block_expansion-confirm-p1-seed0.safetensors"
     shutil.copy(record, results / "records" / "lora-confirm-rank8-seed0.json")
     shutil.copy(weights, results / "checkpoints" / "lora-confirm-rank8-seed0.safetensors")
-    if arguments[0] in ("leaderboard", "compare", "sync"):
+    if arguments[0] in ("leaderboard", "compare", "pack", "sync"):
         (results / "records" / "lora-confirm-rank8-seed0.json").unlink()
     if arguments[0] == "predict":
         Image.new("L", (50, 70), 128).save(folder / "picture.png")
