@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class Evidence:
     ``seeds``: ``label``, ``trial``, ``seed``, ``status``, ``error``, the scores in percent, and the costs.
     ``searched``: ``key`` of the row (see :func:`bench.reporting.rows.row_key`), ``trial``, ``status``,
     ``hyperparameters``, and the scores on validation data. ``curves``: ``label``, ``trial``, ``step``, and the scores
-    on validation data of the search trial whose configuration the row confirms. ``provenance``: ``field``, ``value``,
+    on validation data: means of the confirmed trials (``trial`` is None) where these were read on the way, else of the
+    search trial whose configuration the row confirms. ``provenance``: ``field``, ``value``,
     and how many ``records`` say so. ``keys``: of the rows, by label. ``ranges``: what was searched, by method and name.
     """
 
@@ -98,7 +100,11 @@ def _searched(record: Record) -> dict[str, Any]:
 
 
 def _curve(row: Row, confirmed: Record, searched: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """What the search trial that a row confirms read on its way; nothing if its record is not there."""
+    """What was read on the way of a row's confirmed trials, or else of the search trial that it confirms."""
+    if row.curve:
+        for step, points in groupby(row.curve, key=lambda point: point.step):
+            yield {"label": row.label, "trial": None, "step": step, **{one.quantity: one.mean for one in points}}
+        return
     key = row_key(confirmed)
     same = [one for one in searched if row_key(one) == key and one.hyperparameters == confirmed.hyperparameters]
     for record in [one for one in same if one.status == "ok"][:1]:

@@ -82,6 +82,20 @@ def test_a_curve_is_that_of_the_trial_whose_configuration_the_row_confirms(recor
     assert ["target_accuracy" in own for own in found] == [False, True, True, True]
 
 
+def test_a_curve_of_confirmed_trials_goes_before_that_of_the_search(records: list[Record], searched: Make) -> None:
+    """Where they were read on the way, on validation data, as ``train.val_every`` asks for."""
+    on_the_way = way(searched, "full-search-01", 0.1, (0, 10, 20, 30)).readings
+    seeds = [
+        one.model_copy(update={"readings": (*one.readings, *(r for r in on_the_way if r.split == "val"))})
+        for one in records
+        if one.phase == "confirm"
+    ]
+    found = gather(build([*records[:3], *seeds]), [*records[:3], *seeds]).curves
+    assert [(own["trial"], own["step"], own["forgetting"]) for own in found] == [
+        (None, step, points) for step, points in zip(STEPS, (0, 10, 20, 30), strict=True)
+    ]
+
+
 def test_counts_of_classes_are_summed_over_seeds(records: list[Record]) -> None:
     (found,) = gather(build(records), records).classes
     assert (found.label, found.names) == ("full", ["cat", "dog", "<b>"])

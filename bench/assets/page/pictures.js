@@ -236,6 +236,6 @@ function renderCurves(rows) {
   }
   if (drawn.every((own) => own.points.length <= 2))
     $("curve-note").textContent = "Read at the end only: --set train.val_every=N reads every N steps.";
-  else $("curve-note").textContent = "Each row's chosen search trial, on validation data.";
+  else $("curve-note").textContent = "On validation data: the mean of a row's seeds, or its chosen search trial where these were not read on the way.";
   return rove(f.svg);
 }
