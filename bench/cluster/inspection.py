@@ -93,7 +93,7 @@ def lacking(wanted: Needs) -> list[str]:
     """What is not here, in words; what comes later needs what comes first, and is only looked at if that is there."""
     faults = [*_other_versions(wanted.versions)]
     if wanted.code != code():
-        faults.append("its code of this project is not the launch's")
+        faults.append("its code of this project is not the launch's (another copy, or changed since the launch began)")
     try:
         records.commit()
     except ValueError as error:  # or every trial would fail with it
