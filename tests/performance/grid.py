@@ -19,23 +19,13 @@ from typing import Any
 import torch
 
 from bench import trial as trials
+from bench.cluster.search_replay import COLUMNS
 from bench.launching import benchmarks, studies
 from bench.readings import Point, scores
 from bench.spec import Benchmark, parse
 from tests.performance import rates
 
 ENDS = Path(__file__).parents[2] / "docs" / "learning-rates.csv"
-COLUMNS = (
-    "method",
-    "values",
-    "lr",
-    "seed",
-    "step",
-    "steps",
-    "target_accuracy",
-    "source_accuracy",
-    "source_accuracy_before",
-)
 EVERY, LAST = 10, 40
 """A trial is read every so many steps, up to this one."""
 
