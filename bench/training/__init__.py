@@ -18,7 +18,7 @@ from bench.training.prefix import (
     views,
 )
 from bench.training.snapshot import Snapshots
-from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, terms_of
+from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, tensor_cores, terms_of
 
 __all__ = [
     "DivergedError",
@@ -43,6 +43,7 @@ __all__ = [
     "share_memory",
     "shares",
     "shares_training",
+    "tensor_cores",
     "terms_of",
     "too_many_views",
     "train",

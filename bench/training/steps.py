@@ -129,7 +129,7 @@ class Stepper:
     def _backward(self, number: int, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         count, losses = self._config.accumulate, []
-        with _tensor_cores(self._device, allowed=self._precision == "tf32"):
+        with tensor_cores(self._device, allowed=self._precision == "tf32"):
             for index, (inputs, labels) in enumerate(parts, start=1):
                 with self._silent(index < count):
                     loss = self._loss(number, inputs, labels) / count
@@ -167,7 +167,7 @@ class Stepper:
 
 
 @contextmanager
-def _tensor_cores(device: torch.device, *, allowed: bool) -> Iterator[None]:
+def tensor_cores(device: torch.device, *, allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 for fp32 products and convolutions on a CUDA device; what was set before comes back."""
     if device.type != "cuda":
         yield

@@ -26,7 +26,6 @@ from bench.spec import Trial
 from bench.training import precision_on
 from bench.vit import as_module
 from tests.gpu import timing, work
-from tests.gpu.machine import tensor_cores
 from tests.gpu.report import Line
 from tests.gpu.scale import Scale
 
@@ -118,7 +117,7 @@ def features_agree(scale: Scale) -> Iterator[Line]:
     exact = extract(vit, images, preprocess, CPU)
     vit = vit.to(where)
     found = extract(vit, images, preprocess, where)
-    with tensor_cores(allowed=False):
+    with training.tensor_cores(where, allowed=False):
         strict = extract(vit, images, preprocess, where)
     facts = {"without_tf32": _relative(strict, exact)}
     yield Line(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
 import torch
 
+from bench.training import tensor_cores
+from bench.training.precision import HALVES
 from tests.gpu.report import Line
 from tests.gpu.scale import Scale
 from tests.gpu.timing import device_of, seconds
 
 VERSIONS = ("torchvision", "timm", "peft", "transformers", "lightning", "ray", "optuna", "mlflow")
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device(scale: Scale) -> Iterator[Line]:
@@ -65,7 +65,7 @@ def matrix_rate(precision: str, scale: Scale) -> float:
     first, second = (
         torch.randn(scale.side, scale.side, device=where, dtype=HALVES.get(precision, torch.float32)) for _ in "ab"
     )
-    with tensor_cores(allowed=precision == "tf32"):
+    with tensor_cores(where, allowed=precision == "tf32"):
         return 2 * scale.side**3 / seconds(lambda: first @ second, scale, inner=3)
 
 
@@ -74,15 +74,3 @@ def bandwidth(scale: Scale) -> float:
     source = torch.empty(2**30 if scale.cuda else 2**24, dtype=torch.uint8, device=device_of(scale)).random_()
     target = torch.empty_like(source)
     return 2 * source.nbytes / seconds(lambda: target.copy_(source), scale, inner=3)
-
-
-@contextmanager
-def tensor_cores(*, allowed: bool) -> Iterator[None]:
-    """Allow or forbid TF32 for float32 products and convolutions; what was set before comes back."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before

@@ -237,7 +237,7 @@ def test_epochs_become_steps() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 exists on CUDA only")
 def test_tf32_is_allowed_during_the_step_only() -> None:
     matmul = torch.backends.cuda.matmul
-    with steps._tensor_cores(torch.device("cuda"), allowed=not matmul.allow_tf32):
+    with steps.tensor_cores(torch.device("cuda"), allowed=not matmul.allow_tf32):
         inside = matmul.allow_tf32
     assert matmul.allow_tf32 is not inside
 
