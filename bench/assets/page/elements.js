@@ -35,8 +35,10 @@ function mark(style, size = 16) {
 const one = (value) => (Math.abs(value) < 0.05 ? 0 : value).toFixed(1);
 const count = (value) => Math.round(value).toLocaleString("en-US");
 const share = (value) => `${Math.round(100 * value)} %`;
-const short = (value) =>
-  typeof value === "number" ? String(Number(value.toPrecision(3))) : JSON.stringify(value).replace(/^"|"$/g, "");
+const short = (value) => {
+  if (Array.isArray(value)) return value.map(short).join(",");
+  return typeof value === "number" ? String(Number(value.toPrecision(3))) : JSON.stringify(value).replace(/^"|"$/g, "");
+};
 const known = (value) => value !== null && value !== undefined;
 
 function big(value) {

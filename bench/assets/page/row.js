@@ -200,8 +200,16 @@ function drawSearch(place, row, found, hp, score) {
 }
 
 function isConfirmed(row, found, trial) {
+  // Of several searches a value is a list, each search's choice at the same place in every list.
   const confirmed = JSON.parse(row.hyperparameters);
-  return known(trial.mean) && found.names.every((name, index) => trial.values[index] === confirmed[name]);
+  const same = (value, other) => JSON.stringify(value) === JSON.stringify(other);
+  const fits = (place) =>
+    found.names.every((name, index) => {
+      const [value, chosen] = [trial.values[index], confirmed[name]];
+      return same(value, chosen) || (Array.isArray(chosen) && same(value, chosen[place]));
+    });
+  const searches = Math.max(1, ...Object.values(confirmed).map((chosen) => (Array.isArray(chosen) ? chosen.length : 1)));
+  return known(trial.mean) && Array.from({ length: searches }, (_, place) => place).some(fits);
 }
 
 function trialPoint(row, found, trial, f, { x, score }) {
