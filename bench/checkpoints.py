@@ -137,7 +137,8 @@ def evaluate(path: Path, device: str | None = None) -> Evaluation:
     vit = vit.to(setting.device)
     meter, target = Meter(spec, setting), setting.target
     meter.measure_all(vit, record.measured_step, methods.load(spec.method, **spec.fields))
-    predicted = map_images(vit, target.test, setting.preprocess, setting.device).argmax(1).cpu()
+    with meter.computing():
+        predicted = map_images(vit, target.test, setting.preprocess, setting.device).argmax(1).cpu()
     count = target.num_classes
     confusion = torch.bincount(target.test.labels * count + predicted, minlength=count**2).view(count, count)
     return Evaluation(record, setting.device, meter.readings, class_names(target), confusion)

@@ -64,9 +64,10 @@ def run(
     Returns:
         The record, with equal readings on every rank.
     """
-    memory = PeakMemory.begin(device)
     seed_everything(trial.seed)
     course = _Course(trial, Setting.of(trial, device), report)
+    training.forget_all_but(course.shared_training(), device)
+    memory = PeakMemory.begin(device)
     snapshots = _snapshots(trial, unfinished, device)
     try:
         return _with_memory(_ended(course, keep, snapshots), memory)
@@ -127,6 +128,13 @@ class _Course:
         if self.trial.reads_on_the_way:
             return self.meter.measure_on_the_way(vit, step)
         return [self.meter.target(vit, step, self.meter.choosing_split)] if self.best else []
+
+    def shared_training(self) -> training.Use | None:
+        """What other trials' trainings can share with this one's; None: nothing."""
+        config, place = self.trial.train, self.setting
+        if not training.shares_training(config, self.method):
+            return None
+        return training.training_use(place.target.train, place.preprocess, config, place.device)
 
     def watch(self, point: Point) -> None:
         """Pass a point of the curves on."""
@@ -299,8 +307,8 @@ def _shared(course: _Course, config: TrainConfig, vit: Vit) -> training.Shared |
         return None
     target, device = course.setting.target, course.setting.device
     uses = course.meter.uses(vit, tail) if config.share_frozen else []
-    if training.shares_training(config, course.method):
-        uses.insert(0, training.training_use(target.train, course.setting.preprocess, config, device))
+    if (use := course.shared_training()) is not None:
+        uses.insert(0, use)
     shared = training.Shared.of(tail, uses, device)
     if config.views and uses[0].name in shared.left_out:
         needed, most = uses[0].bytes_needed(tail), training.budget(device)

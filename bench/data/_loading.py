@@ -47,7 +47,7 @@ def ahead(
         ValueError: as ``make`` raised it.
     """
     if not processes:
-        yield from ((item, make(item)) for item in items)
+        yield from ((item, pinned(make(item)) if pin else make(item)) for item in items)
         return
     import torch
     from torch.utils.data import DataLoader
@@ -74,6 +74,13 @@ def ahead(
             yield item, made
     finally:
         stream._shutdown_workers()  # now: a process that is forked meanwhile must not find it among its garbage
+
+
+def pinned(made: Any) -> Any:
+    """The same with its tensors in pinned memory: a copy out of other memory waits until the GPU has nothing to do."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    return pin_memory(made)
 
 
 def _release_freed_memory() -> None:
@@ -115,9 +122,7 @@ class _Sent:
 
     def pin_memory(self) -> Any:
         """The same in pinned memory; the loader's own thread asks for it."""
-        from torch.utils.data._utils.pin_memory import pin_memory
-
-        return pin_memory(self.received())
+        return pinned(self.received())
 
 
 class _Makes:

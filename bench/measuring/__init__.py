@@ -2,7 +2,7 @@
 
 from bench.measuring.features import TargetScore, extract, map_images, target_score
 from bench.measuring.knn import DEFAULT_KS, knn_accuracy
-from bench.measuring.meter import Meter
+from bench.measuring.meter import Meter, computing
 from bench.measuring.retention import SourceScore, check_bank, source_score, untouched_score
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "SourceScore",
     "TargetScore",
     "check_bank",
+    "computing",
     "extract",
     "knn_accuracy",
     "map_images",

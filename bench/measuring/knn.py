@@ -26,6 +26,9 @@ BLOCK_QUERIES = 1024
 BLOCK_BANK = 8192
 """Similarities held at once are a block of both, 32 MiB in float32."""
 
+CUDA_QUERIES, CUDA_BANK = 4096, 32_768
+"""The same on a GPU, 512 MiB: small blocks leave it waiting for the host (``make gpu`` measures other sizes)."""
+
 GROUP = 64
 """The maximum of so many columns of a block stands for them when a first lower bound is looked for."""
 
@@ -140,11 +143,12 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, start: int = 0, step: int 
     """
     queries = F.normalize(queries.float(), dim=1)
     keys = torch.full((len(queries), k), LOWEST, dtype=torch.int64, device=queries.device)
-    size = max(BLOCK_BANK, 2 * k)  # the first block fills all k places, or is the whole bank
+    rows, most = (CUDA_QUERIES, CUDA_BANK) if queries.is_cuda else (BLOCK_QUERIES, BLOCK_BANK)
+    size = max(most, 2 * k)  # the first block fills all k places, or is the whole bank
     for first in range(0, len(bank), size):
         columns = F.normalize(bank[first : first + size].float(), dim=1).T
         indices = start + step * torch.arange(first, first + columns.shape[1], device=keys.device)
-        for mine, part in zip(keys.split(BLOCK_QUERIES), queries.split(BLOCK_QUERIES), strict=True):
+        for mine, part in zip(keys.split(rows), queries.split(rows), strict=True):
             similarity = part @ columns
             if first == 0:
                 candidates = similarity >= _lower_bound(similarity, k)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -13,14 +14,19 @@ from bench.measuring.retention import SourceScore, source_score, untouched_score
 from bench.methods import Method, has_variants
 from bench.models import Setting, Tail, same_features, untouched
 from bench.readings import HEAD, KNN, Answers, Reading, headline_of, knn_numbers
-from bench.spec import Backbone, Phase, SourceData, Trial
-from bench.training import Shared, Use, measuring_use
+from bench.spec import Benchmark, Phase, Trial
+from bench.training import Shared, Use, measuring_use, tensor_cores
 from bench.vit import Vit
 
 SplitName = Literal["val", "test"]
 
-_before: dict[tuple[Backbone, SourceData, Phase, torch.device], SourceScore] = {}
+_before: dict[tuple[object, ...], SourceScore] = {}
 """Scores of untouched backbones are the same for all trials: a process looks each up once."""
+
+
+def computing(benchmark: Benchmark, device: torch.device) -> AbstractContextManager[None]:
+    """Forward passes within are computed in the precision that a benchmark measures in, whatever is set elsewhere."""
+    return tensor_cores(device, allowed=benchmark.measure_precision == "tf32")
 
 
 class Meter:
@@ -40,6 +46,10 @@ class Meter:
         self._identities: dict[int, str] = {}
         self._shared: Shared | None = None
 
+    def computing(self) -> AbstractContextManager[None]:
+        """Forward passes within are computed in the precision that the benchmark measures in."""
+        return computing(self._trial.benchmark, self._setting.device)
+
     def uses(self, vit: Vit, tail: Tail) -> list[Use]:
         """What the readings of a trial's model need of its frozen blocks, before training.
 
@@ -47,11 +57,11 @@ class Meter:
             vit: the model.
             tail: what comes after the frozen blocks.
         """
-        place = self._setting
+        place, precision = self._setting, self._trial.benchmark.measure_precision
         way: list[SplitName] = ["val"] if self._trial.reads_on_the_way else []
         names = [self.target_split, *([self.choosing_split] if self._trial.train.keep == "best" else []), *way]
         target = [
-            measuring_use(f"target_{name}", getattr(place.target, name), place.preprocess, "logits")
+            measuring_use(f"target_{name}", getattr(place.target, name), place.preprocess, "logits", precision)
             for name in dict.fromkeys(names)
         ]
         if tail.whole and same_features(vit, self.untouched()):
@@ -64,7 +74,8 @@ class Meter:
             if all(domain.bank is not other for other in source.values()):
                 source |= {f"source_bank{of}": domain.bank}
         return target + [
-            measuring_use(name, images, place.source_preprocess, "features") for name, images in source.items()
+            measuring_use(name, images, place.source_preprocess, "features", precision)
+            for name, images in source.items()
         ]
 
     def share(self, shared: Shared) -> None:
@@ -116,7 +127,8 @@ class Meter:
         if key not in self._readings:
             images = getattr(self._setting.target, split)
             place, shared = self._setting, self._shared_by(vit)
-            score = target_score(vit, images, place.preprocess, place.device, shared)
+            with self.computing():
+                score = target_score(vit, images, place.preprocess, place.device, shared)
             self._keep(key, images, score.answers, {"top1": score.top1, "top5": score.top5})
         return self._readings[key]
 
@@ -176,10 +188,11 @@ class Meter:
     def _score_before(self, split: SplitName) -> SourceScore:
         benchmark, place = self._trial.benchmark, self._setting
         phase: Phase = "search" if split == "val" else "confirm"
-        key = (benchmark.backbone, benchmark.source, phase, place.device)
+        key = (benchmark.backbone, benchmark.source, benchmark.measure_precision, phase, place.device)
         if key not in _before:
             domain, queries = self._domain(split)
-            _before[key] = untouched_score(self.untouched(), domain, queries, place.source_preprocess, place.device)
+            with self.computing():
+                _before[key] = untouched_score(self.untouched(), domain, queries, place.source_preprocess, place.device)
         return _before[key]
 
     def _source_score(self, vit: Vit, split: SplitName) -> SourceScore:
@@ -187,7 +200,8 @@ class Meter:
             return self._score_before(split)  # the same weights give the same features: nothing is to be measured again
         domain, queries = self._domain(split)
         place, shared = self._setting, self._shared_by(vit)
-        return source_score(vit, domain, queries, place.source_preprocess, place.device, shared)
+        with self.computing():
+            return source_score(vit, domain, queries, place.source_preprocess, place.device, shared)
 
     def _keep_score(self, key: tuple[int, Any, Any, str, str | None], score: SourceScore) -> None:
         domain, queries = self._domain(key[1])

@@ -17,7 +17,7 @@ from bench.measuring.circumstances import circumstances
 from bench.measuring.features import extract, read_mine
 from bench.models import Preprocess
 from bench.readings import HEADLINE_K, headline_of, packed
-from bench.training import Shared
+from bench.training import Shared, tensor_cores
 from bench.vit import Vit
 
 
@@ -123,11 +123,12 @@ def _score(
     labels, truth = source.bank.labels.to(device), queries.labels.to(device)
     check_bank(len(source.bank), ks)
     ks = [k for k in ks if k <= len(source.bank)]
-    if parallel.world() == 1:
-        return SourceScore.of(knn.knn_hits(bank, labels, own, truth, ks=ks))
-    if not parallel.everywhere(knn.finite(bank) and knn.finite(own), device):
-        raise ValueError(knn.DIVERGED)
-    return SourceScore.of(knn.hits(_nearest_of_all(own, bank, max(ks)), labels, truth, ks=ks))
+    with tensor_cores(device, allowed=False):  # similarities are compared in float32, whatever features are made in
+        if parallel.world() == 1:
+            return SourceScore.of(knn.knn_hits(bank, labels, own, truth, ks=ks))
+        if not parallel.everywhere(knn.finite(bank) and knn.finite(own), device):
+            raise ValueError(knn.DIVERGED)
+        return SourceScore.of(knn.hits(_nearest_of_all(own, bank, max(ks)), labels, truth, ks=ks))
 
 
 def check_bank(size: int, ks: Sequence[int] = knn.DEFAULT_KS) -> None:

@@ -104,4 +104,11 @@ class Benchmark(Frozen):
     head_norm: Annotated[bool, Field(description="batch norm without parameters between the features and the head")] = (
         False
     )
+    measure_precision: Annotated[
+        Literal["fp32", "tf32"],
+        Field(
+            description="of the forward passes that are measured: fp32, or tf32 (on CUDA several times faster, the "
+            "last digits of the features lost; elsewhere the same)"
+        ),
+    ] = "fp32"
     train: TrainConfig = TrainConfig()

@@ -101,12 +101,28 @@ def total_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Bytes that are free on a device; on a GPU with what torch holds there and has freed."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def forget_all_but(use: Use | None, device: torch.device) -> None:
+    """Free a GPU of what other trainings have kept there: of all that a training with this use cannot find again.
+
+    Beside a GPU all is kept until something else needs the room.
+    """
+    if device.type == "cuda":
+        wanted = None if use is None else (use.preprocess, use.how, device)
+        _kept[:] = [
+            kept
+            for kept in _kept
+            if kept.activations.device.type != "cuda"
+            or (use is not None and kept.images is use.images and kept.how == wanted)
+        ]
 
 
 def check_views(tail: Tail, config: TrainConfig, *, images: int, device: torch.device) -> None:
@@ -155,9 +171,9 @@ def training_use(images: Split, preprocess: Preprocess, config: TrainConfig, dev
     return Use("target_train", images, preprocess, "logits", len(images), device, config.views or 1, how, half)
 
 
-def measuring_use(name: str, images: Split, preprocess: Preprocess, read: Read) -> Use:
+def measuring_use(name: str, images: Split, preprocess: Preprocess, read: Read, precision: str = "fp32") -> Use:
     """What a reading needs: those of this rank's images, beside a GPU, whose memory is the training's."""
-    how = (parallel.rank(), parallel.world())
+    how = (parallel.rank(), parallel.world(), precision)
     return Use(name, images, preprocess, read, len(parallel.mine(len(images))), how=how)
 
 

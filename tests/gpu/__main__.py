@@ -33,7 +33,7 @@ PARTS = (
     Part("speed", "tests.gpu.speed:memory", 60),
     Part("k-NN speed", "tests.gpu.speed:neighbours", 40),
     Part("profile", "tests.gpu.speed:profiled", 20),
-    Part("files", "tests.gpu.speed:files", 60),
+    Part("files", "tests.gpu.speed:files", 75),
     Part("choices", "tests.gpu.choices:measured", 40),
     Part("peers", "tests.gpu.speed:peers", 60),
     Part("compile", "tests.gpu.speed:compiled", 60),

@@ -12,8 +12,13 @@ import pytest
 import torch
 
 from bench import resources
-from bench.data import ahead, processes_for
+from bench.data import _loading, ahead, processes_for
 from bench.data._loading import AHEAD
+
+
+def test_what_is_made_here_is_pinned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_loading, "pinned", lambda made: ("pinned", made))
+    assert list(ahead([1, 2], lambda n: n * n, processes=0, pin=True)) == [(1, ("pinned", 1)), (2, ("pinned", 4))]
 
 
 @pytest.mark.parametrize("processes", [0, 1, 3])

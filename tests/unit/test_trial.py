@@ -21,7 +21,7 @@ from bench import data, methods, models, trial
 from bench.data import Images, Source, Split, Target, shapes
 from bench.folder import LaunchFolder
 from bench.launching import benchmarks, plans, studies
-from bench.measuring import Meter, meter, source_score
+from bench.measuring import Meter, features, meter, retention, source_score
 from bench.models import CPU, Setting
 from bench.models import setting as settings
 from bench.readings import HEAD, KNN, SCORES, Point, Reading, curve, knn_numbers
@@ -348,6 +348,37 @@ def test_every_reading_says_what_was_measured(watched: Watched) -> None:
         expected = source_score(untouched, sets.source, queries, sets.source_preprocess, CPU)
         assert (reading.domain, reading.probe, reading.variant) == ("source", KNN, None)
         assert reading.numbers == knn_numbers(expected.by_k)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_features_are_made_as_asked_and_compared_in_float32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA; here it is looked at what would be set."""
+    allowed: list[bool] = []
+    passed: dict[str, set[bool]] = {"model": set(), "k-NN": set()}
+
+    @contextmanager
+    def switched(device: torch.device, *, allowed: bool, stack: list[bool] = allowed) -> Iterator[None]:
+        stack.append(allowed)
+        yield
+        stack.pop()
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **options: Any) -> Any:
+            passed[name].add(allowed[-1])
+            return function(*args, **options)
+
+        return noted
+
+    for module in (meter, retention):
+        monkeypatch.setattr(module, "tensor_cores", switched)
+    monkeypatch.setattr(features, "features", noting("model", features.features))
+    monkeypatch.setattr(retention.knn, "knn_hits", noting("k-NN", retention.knn.knn_hits))
+    monkeypatch.setattr(meter, "_before", {})
+    spec = make("full", steps=1)
+    benchmark = spec.benchmark.model_copy(update={"measure_precision": precision})
+    record = trial.run(spec.model_copy(update={"benchmark": benchmark}))
+    assert record.status == "ok"
+    assert passed == {"model": {precision == "tf32"}, "k-NN": {False}}
 
 
 def test_a_confirmation_reads_on_the_way_what_a_search_reads(monkeypatch: pytest.MonkeyPatch) -> None:
