@@ -66,6 +66,7 @@ def measured(path: Path, model: str) -> Rates:
     found = json.loads(path.read_text(encoding="utf-8"))
     lines = {line["name"]: line for part in found["parts"] for line in part["lines"] if line["value"] is not None}
     features = lines.get("features, fp32, from memory")
+    faster = lines.get("features, tf32, from memory")
     search = next((line for name, line in lines.items() if "pairs_per_second" in line["facts"]), None)
     if features is None or search is None:
         raise ValueError(f"{path} holds no speed of features or of k-NN: run `make gpu` without --only")
@@ -83,6 +84,7 @@ def measured(path: Path, model: str) -> Rates:
         training=training,
         measuring=features["value"] * features["facts"]["flops_per_image"],
         pairs=search["facts"]["pairs_per_second"],
+        tf32=faster["value"] * faster["facts"]["flops_per_image"] if faster else None,
         origin=f"Rates were measured by `make gpu` with torch {machine['torch']}, timm {machine['timm']}.",
     )
 
@@ -100,19 +102,29 @@ def page(rates: Rates, prices: Sequence[Price], *, views: int, every: int, comma
                     found,
                     costs,
                     prices,
-                    [
-                        How("`train.share_frozen = false`"),
-                        How("as the study file has it: prefixes shared when measuring", shared=True),
-                        How(f"the same, and `train.views = {views}`", shared=True, views=views),
-                        How(f"pruned: `scheduler = asha`, `train.val_every = {every}`", readings=every),
-                        How("all three", shared=True, views=views, readings=every),
-                    ],
+                    _ways(rates, views, every),
                     views,
                 ),
             ]
         )
         + "\n"
     )
+
+
+def _ways(rates: Rates, views: int, every: int) -> list[How]:
+    found = [
+        How("`train.share_frozen = false`"),
+        How("as the study file has it: prefixes shared when measuring", shared=True),
+        How(f"the same, and `train.views = {views}`", shared=True, views=views),
+        How(f"pruned: `scheduler = asha`, `train.val_every = {every}`", readings=every),
+        How("all three", shared=True, views=views, readings=every),
+    ]
+    if rates.tf32 is not None:
+        found += [
+            How("as the study file has it, `measure_precision = tf32`", shared=True, tf32=True),
+            How("all four", shared=True, views=views, readings=every, tf32=True),
+        ]
+    return found
 
 
 def _head(
@@ -140,8 +152,8 @@ def _head(
     yield (
         "Not in the figures: starting, reading and decoding pictures beyond what the device waits for, failed trials, "
         "and several workers' exchange of gradients. Operations are counted by torch on the models' shapes; measuring "
-        "is in fp32, and a k-NN search takes every pair of a query and a bank image. The untouched backbone is "
-        "measured once, and a linear probe's source accuracy is its."
+        "is in fp32 where nothing else is said, and a k-NN search takes every pair of a query and a bank image. The "
+        "untouched backbone is measured once, and a linear probe's source accuracy is its."
     )
     yield ""
 
@@ -170,11 +182,11 @@ def _whole(
     yield "|---|---:|---:|---:|---:|---:|"
     benchmark = found[0].trial.benchmark
     for how in ways:
-        search = sum(costs.search(row, how) for row in found) + costs.untouched(search_images(benchmark))
+        search = sum(costs.search(row, how) for row in found) + costs.untouched(search_images(benchmark), how)
         cells = [f"{search:.1f}"]
         for per_class in (50, None):
             confirm = sum(costs.confirm(row, how, per_class) for row in found)
-            whole = search + confirm + costs.untouched(confirm_images(per_class))
+            whole = search + confirm + costs.untouched(confirm_images(per_class), how)
             cells += [f"{whole:.1f}", " / ".join(f"{price.dollars * whole:,.0f}" for price in prices)]
         yield f"| {how.name} | " + " | ".join(cells) + " |"
     yield ""

@@ -34,7 +34,7 @@ HALVING = 4
 class Rates:
     """Operations a second that are reached: in training by method (``""``: any other), and in measuring.
 
-    ``pairs``: query-image pairs of the k-NN search a second.
+    ``pairs``: query-image pairs of the k-NN search a second. ``tf32``: in measuring with TF32, None if not known.
     """
 
     device: str
@@ -43,6 +43,7 @@ class Rates:
     measuring: float
     pairs: float
     origin: str
+    tf32: float | None = None
 
     def of(self, method: str) -> float:
         """In the training of a method.
@@ -61,13 +62,14 @@ class How:
     """Ways to save.
 
     ``shared``: what frozen blocks make of images that are measured; ``views``: so many fixed views of an image to train
-    on; ``readings``: a search trial is measured every so many steps, and pruned.
+    on; ``readings``: a search trial is measured every so many steps, and pruned; ``tf32``: measured in TF32.
     """
 
     name: str
     shared: bool = False
     views: int | None = None
     readings: int | None = None
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,18 @@ class Costs:
                 once = self._prefix(row)
             operations += count * (times * (row.counts.image - once) + once)
         pairs = 0 if row.trial.method == "linear" else times * images.queries * images.bank
-        return (operations / self._rates.measuring + pairs / self._rates.pairs) / 3600
+        return (operations / self._measuring(how) + pairs / self._rates.pairs) / 3600
 
-    def untouched(self, images: Images) -> float:
+    def _measuring(self, how: How) -> float:
+        if not how.tf32:
+            return self._rates.measuring
+        assert self._rates.tf32 is not None
+        return self._rates.tf32
+
+    def untouched(self, images: Images, how: How) -> float:
         """Hours of measuring the untouched backbone, once for all trials and launches."""
         operations = (images.queries + images.bank) * flops.of_features(self._backbone)
-        return (operations / self._rates.measuring + images.queries * images.bank / self._rates.pairs) / 3600
+        return (operations / self._measuring(how) + images.queries * images.bank / self._rates.pairs) / 3600
 
     def _prefix(self, row: Row) -> int:
         return flops.of_features(self._backbone, row.counts.frozen)

@@ -155,6 +155,19 @@ def test_measured_rates_take_the_place_of_the_estimate(tmp_path: Path) -> None:
     assert (rates.measuring, rates.pairs) == (900 * 35e9, 2e10)
     assert rates.memory == pytest.approx(139.8 * 2**30)
     assert "measured by `make gpu`" in rates.origin
+    assert rates.tf32 is None
+    assert not [how for how in cost._ways(rates, 8, 2500) if how.tf32]
+    faster = {"name": "features, tf32, from memory", "value": 3000.0, "facts": {"flops_per_image": 35e9}}
+    path.write_text(json.dumps(report(parts=[{"lines": [*report()["parts"][0]["lines"], faster]}])))
+    quick = cost.measured(path, MODEL)
+    images = work_hours.Images(target=2, queries=3, bank=4)
+    benchmark = benchmarks.get("cifar100")
+    saved = [Costs(quick, benchmark).untouched(images, How("", tf32=tf32)) for tf32 in (False, True)]
+    operations = 7 * flops.of_features(benchmark.backbone)
+    assert [hours * 3600 for hours in saved] == pytest.approx(
+        [operations / (speed * 35e9) + 12 / 2e10 for speed in (900, 3000)]
+    )
+    assert sum(how.tf32 for how in cost._ways(quick, 8, 2500)) == 2
     with pytest.raises(ValueError, match="no figure for lora: run `make gpu` without --only"):
         rates.of("lora")
     with pytest.raises(ValueError, match=r"was measured with vit_base.*, and the table is of other"):
