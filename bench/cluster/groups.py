@@ -14,7 +14,7 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 
-from bench.cluster.inspection import Needs, Refused, Seen, look
+from bench.cluster.inspection import Needs, Passing, Refused, Seen, look
 
 
 class _Backend(_TorchBackend):
@@ -66,7 +66,8 @@ def refuse(seen: list[Seen]) -> None:
     lacking = [one for one in seen if one.lacks]
     if lacking:
         sentences = dict.fromkeys(one.sentence for one in lacking)
-        raise Refused("; ".join(sentences), frozenset(one.node for one in lacking))
+        may_pass = all(isinstance(fault, Passing) for one in lacking for fault in one.lacks)
+        raise Refused("; ".join(sentences), frozenset(one.node for one in lacking), may_pass)
 
 
 @dataclass

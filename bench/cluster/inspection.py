@@ -43,6 +43,10 @@ class Needs:
     """Digest of the weights' file, if they are one."""
 
 
+class Passing(str):
+    """A fault that may be gone at the next look: a GPU that is busy yet, a download that broke off."""
+
+
 class Seen(NamedTuple):
     """What a rank has seen of its node: Ray's id of it, the host's name, and what it lacks."""
 
@@ -57,11 +61,11 @@ class Seen(NamedTuple):
 
 
 class Refused(Exception):
-    """Nodes lack something; the message says which hosts lack what."""
+    """Nodes lack something; the message says which hosts lack what, ``may_pass`` whether all of it may come."""
 
-    def __init__(self, message: str, nodes: frozenset[str]) -> None:
-        super().__init__(message, nodes)
-        self.message, self.nodes = message, nodes
+    def __init__(self, message: str, nodes: frozenset[str], may_pass: bool = False) -> None:
+        super().__init__(message, nodes, may_pass)
+        self.message, self.nodes, self.may_pass = message, nodes, may_pass
 
     def __str__(self) -> str:
         return self.message
@@ -145,7 +149,7 @@ def _gpu_faults() -> Iterator[str]:
     try:
         torch.zeros(1, device=get_device())
     except RuntimeError as error:
-        yield f"its GPU cannot be used ({_first_line(error)})"
+        yield Passing(f"its GPU cannot be used ({_first_line(error)})")
 
 
 def _faults_of_files(wanted: Needs, benchmark: Benchmark) -> Iterator[str]:
@@ -155,12 +159,19 @@ def _faults_of_files(wanted: Needs, benchmark: Benchmark) -> Iterator[str]:
             if found[name] != count:
                 yield f"{found[name]} images of {name} and the launch's {count}"
     except (SpecError, OSError) as error:
-        yield _first_line(error)
+        names = (benchmark.target.name, benchmark.source.name)
+        yield _fault(error, downloads=not all(data.at_hand(name) for name in names))
     try:
         if wanted.weights != _weights(benchmark.backbone):
             yield f"{benchmark.backbone.weights} is not the launch's"
     except (SpecError, OSError) as error:
-        yield _first_line(error)
+        yield _fault(error, downloads=wanted.weights is None)
+
+
+def _fault(error: SpecError | OSError, *, downloads: bool) -> str:
+    """A fault in words; a download, and a folder of another machine, may answer the next time."""
+    text = _first_line(error)
+    return Passing(text) if downloads or isinstance(error, OSError) else text
 
 
 def _images(benchmark: Benchmark, *, at_hand: bool = False) -> dict[str, int]:

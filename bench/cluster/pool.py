@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 ROOM_SECONDS = 1.0
 """Between two looks at whether there is room for a slot, or the launch is about to end."""
+
+LOOKS = 4
+"""So often in a row a node may lack what may come yet, such as a GPU that a dying process still holds."""
 
 NODE_DEATHS = ("node was terminated", "node has died", "node is dead", "node died", "preempted")
 """So Ray's messages say that it was the node."""
@@ -82,6 +86,7 @@ class Pool:
         """Why slots were refused: what their nodes lack."""
         self._needs = needs
         self._unfit: set[str] = set()  # ids of nodes that lack something
+        self._looks: Counter[int] = Counter()  # refusals of each slot, one after the other
         self._unfinished: Path | None = None
         self._abandoned = False
         self._ending = threading.Event()
@@ -190,9 +195,15 @@ class Pool:
                 ray.get(self.board.stay_away.remote(slot, f"slot {slot}: {_first_reason(error)}"))
 
     def _is_refused(self, slot: int, error: Exception) -> bool:
-        """Whether a slot's nodes lack something: then it is gone, and no other slot is to come to those nodes."""
+        """Whether a slot's nodes lack something: then it is gone, and no other slot is to come to those nodes.
+
+        What may pass is looked for again, as after any failed start.
+        """
         refused = _refusal(error)
+        self._looks[slot] = 0 if refused is None else self._looks[slot] + 1
         if refused is None:
+            return False
+        if refused.may_pass and self._looks[slot] < LOOKS:
             return False
         log.error("slot %d is refused: %s", slot, refused)
         self._unfit.update(refused.nodes)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.contract.test_folders import classes
 from tests.faults.harness import ROOT, Fault, Launch, folder
@@ -128,7 +129,7 @@ def long_tmpdir(place: Path) -> bool:
 def environment(place: Path) -> bool:
     """Variables that describe another Ray, or an older one."""
     fault = Fault("RAY_ADDRESS, RAY_TRAIN_V2_ENABLED=0")
-    foreign = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_TRAIN_V2_ENABLED": "0", "RAY_NAMESPACE": "else"}
+    foreign: Any = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_TRAIN_V2_ENABLED": "0", "RAY_NAMESPACE": "else"}
     launch = Launch(place / "environment", "--address", "local", trials=1, **foreign)
     try:
         code = launch.wait()

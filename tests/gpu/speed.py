@@ -206,7 +206,7 @@ def neighbours(scale: Scale) -> Iterator[Line]:
     measured = {}
     names = ("CUDA_QUERIES", "CUDA_BANK") if scale.cuda else ("BLOCK_QUERIES", "BLOCK_BANK")
     for rows, columns in ((1024, 8192), (4096, 8192), (4096, 32_768), (8192, 65_536)):
-        sizes = dict(zip(names, (rows, columns), strict=True))
+        sizes: Any = dict(zip(names, (rows, columns), strict=True))
         with mock.patch.multiple(knn, **sizes):
             measured[f"{rows} x {columns}"] = _search(fewer, scale)
     now = " x ".join(str(getattr(knn, name)) for name in names)

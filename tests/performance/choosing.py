@@ -66,12 +66,12 @@ RULES: Mapping[str, Rule] = {
 
 def curves() -> Iterator[tuple[str, Array, Array, Array]]:
     """Backbone, places in the study's range, target and source accuracy of every row."""
-    rows = defaultdict(list)
+    rows: defaultdict[tuple[str, ...], list[tuple[float, ...]]] = defaultdict(list)
     with CURVES.open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
             if line["status"] == "ok":
-                rates = rows[line["backbone"], line["method"], line["row"]]
-                rates.append((float(line["lr"]), float(line["target"]), float(line["source"])))
+                own = rows[line["backbone"], line["method"], line["row"]]
+                own.append((float(line["lr"]), float(line["target"]), float(line["source"])))
     for (backbone, method, _), points in rows.items():
         rates, target, source = (np.array(column) for column in zip(*sorted(points), strict=True))
         space = studies.load(method).studies[0].search["lr"]

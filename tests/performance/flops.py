@@ -61,7 +61,7 @@ def of_features(backbone: Backbone, blocks: int | None = None) -> int:
     vit.blocks = vit.blocks[:blocks]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         vit.forward_features(_images(backbone))
-    return counter.get_total_flops() // IMAGES
+    return int(counter.get_total_flops() // IMAGES)
 
 
 def _images(backbone: Backbone) -> torch.Tensor:

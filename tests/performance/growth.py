@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.performance.launches import launch
-from tests.performance.table import Line
+from tests.performance.table import Goal, Line
 
 SIZES = (4, 16, 64)
 NEAR_EMPTY = ["--slots", "1", "--seeds", "0", "--set", "train.steps=1"]
@@ -22,5 +22,5 @@ def lines(*, quick: bool, repeats: int) -> Iterator[Line]:
     (smallest, base), *larger = costs.items()
     for size, found in larger:
         work = f"linear on tiny, one step, {size} trials"
-        goal = None if quick else ("<=", 1.2)
+        goal: Goal | None = None if quick else ("<=", 1.2)
         yield Line("growth", work, "s a trial", found, f"{smallest} trials", base, ratio_of="cost", goal=goal)

@@ -7,7 +7,7 @@ from itertools import chain
 
 from bench import resources
 from tests.performance.children import measured
-from tests.performance.table import Line
+from tests.performance.table import Goal, Line
 
 WAYS = ("ours", "straightforward")
 
@@ -27,7 +27,7 @@ def lines(*, quick: bool, repeats: int) -> Iterator[Line]:
         memory = [[run["mib"] for run in side] for side in (ours, theirs)]
         apart = difference(ours[0]["scores"], theirs[0]["scores"])
         equal = "all accuracies equal" if apart == 0 else f"accuracies differ by up to {apart:.3g} points"
-        goal = (">=", 3.0) if not quick else None
+        goal: Goal | None = None if quick else (">=", 3.0)
         yield Line("knn", work, "s", seconds[0], "DINO's loop", seconds[1], goal=goal, note=equal)
         beside = f"beside the sets' {ours[0]['sets_mib']:,.0f} MiB"
         yield Line("knn", work, "MiB, peak", memory[0], "DINO's loop", memory[1], note=beside)

@@ -34,11 +34,12 @@ def tune_one(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    callbacks: list[Any] = [TuneReportCallback()]
     TorchTrainer(
         train_one,
         train_loop_config={"trial": config["trial"]},
         scaling_config=ScalingConfig(num_workers=1, use_gpu=config["gpu"]),
-        run_config=RunConfig(storage_path=config["folder"], callbacks=[TuneReportCallback()]),
+        run_config=RunConfig(storage_path=config["folder"], callbacks=callbacks),
     ).fit()
 
 
@@ -52,7 +53,7 @@ def main(trials: list[str], gpu: bool) -> dict[str, Any]:
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
         ray.init("local", include_dashboard=False, log_to_driver=False, runtime_env=environment)
         space = {"trial": tune.grid_search(trials), "gpu": gpu, "folder": folder}
-        results = tune.Tuner(
+        results: Any = tune.Tuner(
             tune.with_resources(tune_one, {"CPU": 0.1}),
             param_space=space,
             tune_config=tune.TuneConfig(max_concurrent_trials=1),

@@ -23,6 +23,7 @@ from bench.launching import preflight, study
 from bench.launching.request import Request
 from bench.reporting.listener import Listener
 from bench.reporting.mlflow_tracker import Tracker
+from bench.reporting.output import Screen
 from bench.resources import Plan
 from tests.performance.children import ROOT, answer, arguments
 from tests.performance.sleepers import SleepingPool
@@ -58,7 +59,7 @@ def main(trials: int, slots: int, seconds: float) -> dict[str, Any]:
             pool = SleepingPool(plan, storage=launch.folder.ray, seconds=seconds)
             probe = Probe(pool, launch.folder.records, trials)
             with launch.folder.locked(), study.interruptible(pool), probe:
-                code = study.carry_out(launch, pool, Console(file=io.StringIO(), width=200))
+                code = study.carry_out(launch, pool, Screen(Console(file=io.StringIO(), width=200)))
             pool.close()
         finally:
             runtime.stop_ray()
@@ -91,11 +92,11 @@ class Probe:
     def __enter__(self) -> Probe:
         before = Listener.__init__
 
-        def noted(listener: Listener, pool: Any, progress: Any, tracker: Tracker, folder: Any) -> None:
+        def noted(listener: Listener, pool: Any, progress: Any, tracker: Any, folder: Any) -> None:
             self._tracker = tracker
             before(listener, pool, progress, tracker, folder)
 
-        Listener.__init__ = noted  # type: ignore[method-assign]
+        Listener.__init__ = noted  # type: ignore[method-assign, assignment]
         self._before = before
         self._thread.start()
         return self

@@ -57,10 +57,11 @@ def timm_loop(work: Work, method: str) -> dict[str, Any]:
     from tests.performance.peers import Pictures, prepared
 
     preprocess = models.preprocess(work.benchmark.backbone)
-    vit = models.create(work.benchmark.backbone, num_classes=CLASSES)
-    vit = methods.load(method, **METHODS[method]).apply(vit).to(DEVICE)
+    plain = models.create(work.benchmark.backbone, num_classes=CLASSES)
+    vit: Any = methods.load(method, **METHODS[method]).apply(plain).to(DEVICE)
+    pictures: Any = Pictures(prepared(work))
     loader = create_loader(
-        Pictures(prepared(work)),
+        pictures,
         input_size=(3, preprocess.size, preprocess.size),
         batch_size=work.batch,
         is_training=True,

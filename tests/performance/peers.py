@@ -73,21 +73,22 @@ def transformers_vit(work: Work, method: str) -> nn.Module:
     """transformers' ViT of the work's architecture, prepared for a method."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    vit = models.build(work.trial("full"), CLASSES)
+    vit: Any = models.build(work.trial("full"), CLASSES)
     block = vit.blocks[0]
-    config = ViTConfig(
+    config: Any = ViTConfig(
         image_size=vit.patch_embed.img_size[0],
         patch_size=vit.patch_embed.patch_size[0],
         hidden_size=vit.embed_dim,
         num_hidden_layers=len(vit.blocks),
         num_attention_heads=block.attn.num_heads,
         intermediate_size=block.mlp.fc1.out_features,
-        num_labels=vit.head.out_features,
+        num_labels=vit.head.out_features,  # type: ignore[call-arg] # it is its base class's
     )
-    return _prepared_for(ViTForImageClassification(config), method)
+    prepared: nn.Module = _prepared_for(ViTForImageClassification(config), method)
+    return prepared
 
 
-def _prepared_for(model: Any, method: str) -> nn.Module:
+def _prepared_for(model: Any, method: str) -> Any:
     fields = METHODS[method]
     if method == "full":
         return model
@@ -132,7 +133,7 @@ def fit(model: nn.Module, work: Work, *, tick: Callable[[], bool]) -> None:
     """Train with Lightning; ``tick`` is called after every step."""
     import lightning
 
-    class Module(lightning.LightningModule):
+    class Module(lightning.LightningModule):  # type: ignore[misc] # it need not be installed
         def __init__(self) -> None:
             super().__init__()
             self.model = model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -48,13 +49,17 @@ class Sleepers:
             start = time.perf_counter()
             trial = task.trial
             ticket = task.ticket
-            posts = Posts(lambda points, ticket=ticket: ray.get(board.report.remote(slot, ticket, *points)))
+            posts = Posts(functools.partial(_report, board, slot, ticket))
             for step in _steps(trial):
                 time.sleep(self._seconds / POINTS)
                 posts.add(Point(step, trial.train.steps, {"train_loss": 1 / step, "lr": trial.train.lr}))
             seconds = time.perf_counter() - start
             weights = [np.zeros(WEIGHTS, np.uint8)] if trial.phase == "confirm" else []
             ray.get(board.finish.remote(slot, task.ticket, slept(trial, seconds), seconds, *weights))
+
+
+def _report(board: Any, slot: int, ticket: int, points: Any) -> Any:
+    return ray.get(board.report.remote(slot, ticket, *points))
 
 
 def _steps(trial: Trial) -> Iterator[int]:

@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from bench import records
 
+Goal = tuple[Literal[">=", "<="], float]
+"""What a ratio is to reach, at least or at most."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -32,7 +35,7 @@ class Line:
     """Whether a good figure of ours is a small or a large one."""
     ratio_of: Literal["gain", "cost"] = "gain"
     """``gain``: how many times better ours is; ``cost``: ours over theirs."""
-    goal: tuple[Literal[">=", "<="], float] | None = None
+    goal: Goal | None = None
     note: str = ""
 
     @property

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,8 +18,8 @@ from ray.train import ControllerError
 from bench import records
 from bench.cluster import inspection
 from bench.cluster.groups import GroupConfig, refuse
-from bench.cluster.inspection import Needs, Refused, Seen, lacking, needs
-from bench.cluster.pool import _but, _refusal, calls_at_once
+from bench.cluster.inspection import Needs, Passing, Refused, Seen, lacking, needs
+from bench.cluster.pool import LOOKS, Pool, _but, _refusal, calls_at_once
 from bench.launching import benchmarks, preflight
 from bench.launching.request import Request
 from bench.resources import Plan
@@ -86,9 +88,9 @@ def test_a_gpu_that_fails_is_no_gpu(here: Needs, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:0"))
     monkeypatch.setattr(torch, "zeros", broken)
-    assert lacking(dataclasses.replace(here, gpu=True)) == [
-        "its GPU cannot be used (CUDA error: an illegal memory access was encountered)"
-    ]
+    (fault,) = lacking(dataclasses.replace(here, gpu=True))
+    assert fault == "its GPU cannot be used (CUDA error: an illegal memory access was encountered)"
+    assert isinstance(fault, Passing)  # the process before it may still be dying
 
 
 @pytest.fixture
@@ -126,6 +128,23 @@ def test_data_that_are_not_the_launchs(birds: Benchmark, tmp_path: Path, change:
     assert faults
     assert words in faults[0]
     assert "\n" not in faults[0]
+
+
+@pytest.mark.parametrize(("at_hand", "passes"), [(True, False), (False, True)])
+def test_a_download_that_fails_may_work_the_next_time(
+    birds: Benchmark, at_hand: bool, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import data
+
+    def fails(name: str) -> None:
+        raise SpecError("cannot download birds (HTTP 503)")
+
+    wanted = needs(birds, gpu=False)
+    monkeypatch.setattr(data, "fetch", fails)
+    monkeypatch.setattr(data, "at_hand", lambda name: at_hand)
+    (fault,) = lacking(wanted)
+    assert fault == "cannot download birds (HTTP 503)"
+    assert isinstance(fault, Passing) is passes
 
 
 def test_weights_that_are_not_the_launchs(tmp_path: Path) -> None:
@@ -181,11 +200,38 @@ def test_a_group_that_is_refused_keeps_nothing_and_starts_nothing(here: Needs) -
     assert workers.did == ["look", "abort"]
 
 
+def test_what_may_pass_is_looked_for_again() -> None:
+    """Unless something else is wrong as well, or it does not pass."""
+    busy = Seen("n1", "gpu-1", (Passing("its GPU cannot be used (out of memory)"),))
+    with pytest.raises(Refused) as raised:
+        refuse([busy, Seen("n2", "gpu-2", ())])
+    assert raised.value.may_pass
+    with pytest.raises(Refused) as other:
+        refuse([busy, Seen("n2", "gpu-2", ("timm is missing",))])
+    assert not other.value.may_pass
+    pool: Any = Pool.__new__(Pool)
+    pool._looks, pool._unfit, pool.refusals = Counter(), set(), ["told"]
+    told: list[int] = []
+    pool.board = SimpleNamespace(refuse=SimpleNamespace(remote=lambda slot, reason: told.append(slot)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.cluster.pool.ray.get", lambda called: called)
+        patch.setattr(Pool, "wake", lambda pool: None)
+        again = [pool._is_refused(0, ControllerError(raised.value)) for _ in range(LOOKS - 1)]
+        assert again == [False] * (LOOKS - 1)
+        assert not pool._is_refused(0, ControllerError(RuntimeError("it lived, and ended")))
+        assert not pool._is_refused(0, ControllerError(raised.value))  # so counting begins anew
+        assert pool._is_refused(1, ControllerError(other.value))
+        assert [pool._is_refused(2, ControllerError(raised.value)) for _ in range(LOOKS)][-1]
+    assert told == [1, 2]
+
+
 def test_a_refusal_comes_whole_through_ray() -> None:
     from ray import cloudpickle
 
-    sent = cloudpickle.loads(cloudpickle.dumps(Refused("host a cannot train: no GPU", frozenset({"n1"}))))
-    assert (str(sent), sent.nodes) == ("host a cannot train: no GPU", {"n1"})
+    sent = cloudpickle.loads(cloudpickle.dumps(Refused("host a cannot train: no GPU", frozenset({"n1"}), True)))
+    assert (str(sent), sent.nodes, sent.may_pass) == ("host a cannot train: no GPU", {"n1"}, True)
+    seen = cloudpickle.loads(cloudpickle.dumps(Seen("n1", "a", (Passing("no GPU yet"),))))
+    assert isinstance(seen.lacks[0], Passing)
 
 
 def test_the_board_bears_a_waiting_slot_and_watcher_of_each() -> None:
