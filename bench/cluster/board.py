@@ -16,8 +16,9 @@ from bench.readings import Point
 from bench.records import Record
 from bench.spec import Trial
 
-MAX_ATTEMPTS = 3
-"""A trial has failed when its workers have died so often without its having come further than before."""
+MAX_ATTEMPTS = 4
+"""A trial is repeated three times: it has failed when its workers have died so often without its having come further
+than before."""
 
 START_ATTEMPTS = 3
 """A slot is given up when its worker group has failed so often for the same reason, and none has ever come to life."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +21,10 @@ from bench.records import Record
 POST_SECONDS = 2.0
 """Points of a trial's curves are held for at most so long, before they are posted together. So long it may also take
 until a trial hears that it is to stop, or that the board has ended."""
+
+SOON = 0.2
+"""The first ones are held for at most so long: a trial that goes on tells all at once how far it had come, and if its
+worker dies then, that must be known."""
 
 ALIVE_SECONDS = 20.0
 """A rank that lives answers within so many seconds, whatever its training does."""
@@ -113,28 +119,65 @@ def _with_size(record: Record, weights: Sequence[Any]) -> Record:
 class Posts:
     """Posts the points of a trial's curves, several of them in one call to the board, each of which costs milliseconds.
 
-    Points with readings, on which others wait, and the last one are posted at once.
+    Points with readings, on which others wait, the first one and the last one are posted at once; the others together,
+    by a thread if no further one comes in time.
     """
 
-    def __init__(self, post: Callable[[Sequence[Point]], bool]) -> None:
-        """Post by a function that returns whether the trial is to stop."""
-        self._post = post
+    def __init__(
+        self, post: Callable[[Sequence[Point]], bool], later: Callable[..., threading.Timer] = threading.Timer
+    ) -> None:
+        """Post by a function that returns whether the trial is to stop; ``later`` calls another one after a while."""
+        self._post, self._later = post, later
         self._held: list[Point] = []
-        self._due = 0.0
+        self._turn = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._seconds = (seconds for seconds in itertools.chain([SOON], itertools.repeat(POST_SECONDS)))
+        self._stop, self._begun = False, False
+        self._error: Exception | None = None
 
     def add(self, point: Point) -> bool:
-        """Take a point; returns whether the trial is to stop, as far as that is known."""
+        """Take a point; returns whether the trial is to stop, as far as that is known.
+
+        Raises:
+            Exception: an earlier point could not be posted.
+        """
         self._held.append(point)
-        urgent = bool(point.readings) or point.step == point.steps
-        return self.flush() if urgent or time.monotonic() >= self._due else False
+        urgent = bool(point.readings) or point.step == point.steps or not self._begun
+        self._begun = True
+        if urgent:
+            return self.flush()
+        if self._timer is None:
+            self._timer = self._later(next(self._seconds), self._flush_later)
+            self._timer.daemon = True
+            self._timer.start()
+        return self._told()
 
     def flush(self) -> bool:
         """Post what is held; returns whether the trial is to stop."""
-        if not self._held:
-            return False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        with self._turn:
+            self._send()
+        return self._told()
+
+    def _flush_later(self) -> None:
+        self._timer = None
+        with self._turn:
+            try:
+                self._send()
+            except Exception as error:  # which the trial's own thread raises
+                self._error = error
+
+    def _send(self) -> None:
         held, self._held = self._held, []
-        self._due = time.monotonic() + POST_SECONDS
-        return self._post(held)
+        if held:
+            self._stop = self._post(held)
+
+    def _told(self) -> bool:
+        if self._error is not None:
+            raise self._error
+        return self._stop
 
 
 def _group() -> Group:

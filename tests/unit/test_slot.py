@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from bench.cluster import slot
-from bench.cluster.slot import POST_SECONDS, Posts
+from bench.cluster.slot import POST_SECONDS, SOON, Posts
 from bench.readings import Point, Reading
 
 
 class Board:
-    """Hears of points at a time that it says; stops the trial as soon as it is told to."""
+    """Hears of points; calls later what it is asked to when a test says so; stops the trial as soon as it is told."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.heard: list[list[int]] = []
-        self.now = 100.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
         self.stop = False
-        monkeypatch.setattr(slot, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.posts = Posts(self.hear)
+        self.error: Exception | None = None
+        self.posts = Posts(self.hear, self.later)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Any:
+        self.due.append((seconds, call))
+        return SimpleNamespace(start=lambda: None, cancel=lambda: self.due.remove((seconds, call)))
+
+    def time_passes(self) -> float:
+        ((seconds, call),) = self.due
+        self.due.clear()
+        call()
+        return seconds
 
     def hear(self, points: Sequence[Point]) -> bool:
+        if self.error is not None:
+            raise self.error
         self.heard.append([point.step for point in points])
         return self.stop
 
@@ -32,21 +45,25 @@ class Board:
 
 
 @pytest.fixture
-def board(monkeypatch: pytest.MonkeyPatch) -> Board:
-    return Board(monkeypatch)
+def board() -> Board:
+    return Board()
 
 
 def test_points_are_posted_together_and_none_is_lost(board: Board) -> None:
     for step in (10, 20, 30):
         board.add(step)
     assert board.heard == [[10]]  # the first one at once: something is seen of the trial
-    board.now += POST_SECONDS
+    assert board.time_passes() == SOON  # a trial that goes on has told all that it had told before
     board.add(40)
     board.add(50)
-    assert board.heard == [[10], [20, 30, 40]]
+    assert board.heard == [[10], [20, 30]]
+    assert board.time_passes() == POST_SECONDS
+    assert board.heard == [[10], [20, 30], [40, 50]]
+    board.add(60)
     board.posts.flush()
     board.posts.flush()
-    assert board.heard == [[10], [20, 30, 40], [50]]
+    assert board.heard[3:] == [[60]]
+    assert board.due == []
 
 
 @pytest.mark.parametrize(("step", "read"), [(30, True), (100, False)], ids=["readings", "the last one"])
@@ -55,11 +72,37 @@ def test_what_is_waited_for_is_posted_at_once_and_in_order(board: Board, step: i
     board.add(20)
     board.add(step, read=read)
     assert board.heard == [[10], [20, step]]
+    assert board.due == []
 
 
-def test_a_trial_hears_with_its_next_post_that_it_is_to_stop(board: Board) -> None:
+def test_a_trial_hears_after_its_next_post_that_it_is_to_stop(board: Board) -> None:
     assert board.add(10) is False
     board.stop = True
     assert board.add(20) is False
-    board.now += POST_SECONDS
+    board.time_passes()
     assert board.add(30) is True
+
+
+def test_what_cannot_be_posted_ends_the_trial(board: Board) -> None:
+    board.add(10)
+    board.add(20)
+    board.error = RuntimeError("the board is gone")
+    board.time_passes()
+    with pytest.raises(RuntimeError, match="the board is gone"):
+        board.add(30)
+
+
+def test_nothing_waits_for_a_further_point() -> None:
+    heard, posted = list[int](), threading.Event()
+
+    def hear(points: Sequence[Point]) -> bool:
+        heard.extend(point.step for point in points)
+        if len(heard) == 2:
+            posted.set()
+        return False
+
+    posts = Posts(hear)
+    for step in (10, 20):
+        posts.add(Point(step, 100, {"train_loss": 1.0}, ()))
+    assert posted.wait(30)
+    assert heard == [10, 20]
