@@ -94,7 +94,7 @@ def _cells(line: Line) -> Iterator[str]:
     yield line["label"]
     yield ", ".join(f"{name}={readable(value, 3)}" for name, value in _chosen(line).items())
     yield f"{line['trainable_parameters']:,}" if line["trainable_parameters"] is not None else "–"
-    yield str(line["mean_n"] or 0)
+    yield str(line["seeds"])
     yield f"{line['searches'] or '–'} × {line['search_trials'] or '–'}"
     for quantity in QUANTITIES:
         text = cell(line, quantity)
@@ -155,10 +155,9 @@ def for_mlflow(board: Leaderboard) -> pd.DataFrame:
     rows = wide(tidy(board))
     numbers = {f"{quantity}_mean": quantity for quantity in QUANTITIES}
     shown = [f"{quantity}_{part}" for quantity in QUANTITIES for part in PARTS if part != "n"]
-    counts = ["mean_n", *COUNTS]
-    facts = [*counts, "pareto", *CHANCES, "groups", "test_selected", "objective"]
+    facts = [*COUNTS, "pareto", *CHANCES, "groups", "test_selected", "objective"]
     columns = ["label", "hyperparameters", "trainable_parameters", *shown, *facts]
-    return rows[columns].rename(columns={"label": "row", "mean_n": "seeds", **numbers})
+    return rows[columns].rename(columns={"label": "row", **numbers})
 
 
 def show(board: Leaderboard, console: Console) -> None:

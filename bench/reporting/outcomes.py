@@ -70,6 +70,23 @@ class Answered:
         return share * (1 - share) / self.n if self.n else 0.0
 
 
+def of_searches(records: Sequence[Record]) -> bool:
+    """Whether some records of one row are of a repeated search, so that searches stand where otherwise seeds do."""
+    return all(record.repeat is not None for record in records)
+
+
+def by_search(records: Sequence[Record]) -> list[list[int]]:
+    """Places of the records of each search, where the search was repeated; otherwise each place on its own.
+
+    Whatever a row says of itself, mean, deviation or interval, counts each of these once: a search that has lost a seed
+    counts as much as the others.
+    """
+    if not of_searches(records):
+        return [[place] for place in range(len(records))]
+    repeats = [record.repeat for record in records]
+    return [[place for place, one in enumerate(repeats) if one == number] for number in dict.fromkeys(repeats)]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the successful seeds of a row have answered: of ``target`` and ``source``, and ``before`` on the source.
@@ -90,12 +107,12 @@ class Outcome:
         if not read:
             return None
         answers = {name: Answered.of([own[name] for own in read.values()]) for name in NAMES}
-        repeats = [record.repeat for record, _ in judged]
-        if None in repeats:
+        counted = [record for record, _ in judged]
+        if not of_searches(counted):
             return cls(tuple(read), answers)
-        places = {number: [at for at, one in enumerate(repeats) if one == number] for number in dict.fromkeys(repeats)}
-        averaged = {name: answered.averaged(list(places.values())) for name, answered in answers.items()}
-        return cls(tuple(-1 - number for number in places if number is not None), averaged)
+        averaged = {name: answered.averaged(by_search(counted)) for name, answered in answers.items()}
+        numbers = dict.fromkeys(record.repeat for record in counted)
+        return cls(tuple(-1 - number for number in numbers if number is not None), averaged)
 
     @property
     def by_image(self) -> bool:

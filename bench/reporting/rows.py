@@ -15,7 +15,7 @@ from bench.records import Record
 from bench.reporting import curves
 from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, UnderLimit, compare_all
 from bench.reporting.front import Hypervolume
-from bench.reporting.outcomes import Outcome, different_images
+from bench.reporting.outcomes import Outcome, by_search, different_images, of_searches
 from bench.spec import readable
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
 TEST_SELECTED = "†"
 
 PARTS = ("mean", "std", "n", "low", "high")
-"""A quantity has these columns: of its seeds, and the interval."""
+"""A quantity has these columns: over its seeds, or where the search was repeated over searches, and the interval."""
 
 FACTS = ("failed", "pareto", "best", "test_selected", "by_image")
 """These columns say something of a row as a whole."""
 
-COUNTS = ("target_images", "source_images", "searches", "search_trials")
-"""So much stands behind a row, beside its seeds."""
+COUNTS = ("seeds", "target_images", "source_images", "searches", "search_trials")
+"""So much stands behind a row; ``seeds`` are those that succeeded, of all its searches."""
 
 COSTS = ("train_seconds", "eval_seconds", "peak_memory", "checkpoint_bytes")
 """What a trial of the row took: means over its seeds in seconds and bytes, of the peak memory the highest."""
@@ -57,7 +57,10 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation of ``n`` seeds (with one seed there is none), and the 95 % interval."""
+    """Mean and sample standard deviation of ``n`` seeds (with one seed there is none), and the 95 % interval.
+
+    Where the search was repeated they are those of ``n`` searches, each with the mean of its seeds.
+    """
 
     mean: float
     std: float | None
@@ -106,6 +109,10 @@ class Row:
     target_images: int | None = None
     source_images: int | None = None
     """Test images and source queries; None where the records do not say."""
+    seeds: int = 0
+    """Seeds that succeeded, of all searches together."""
+    repeated: bool = False
+    """Whether its search is one of several, so that it averages searches and not seeds."""
     searches: int = 0
     """Searches that the row averages; 0 where the records do not say."""
     search_trials: int = 0
@@ -318,11 +325,8 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
     variants = dict.fromkeys(variant for record in good for variant in record.variants)
     for variant in (None, *variants):
         outcome = Outcome.of(good, variant)
-        scored = [record.scores_of(variant) for record in good]
         target, source, forgetting, mean = (
-            Spread.of(
-                [own[name] for own in scored if name in own], outcome.estimate(name).interval() if outcome else None
-            )
+            Spread.of(_each(good, variant, name), outcome.estimate(name).interval() if outcome else None)
             for name in QUANTITIES
         )
         row = Row(
@@ -343,6 +347,8 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             variant=variant,
             target_images=outcome.answers["target"].n if outcome else None,
             source_images=outcome.answers["source"].n if outcome else None,
+            seeds=sum("mean" in record.scores_of(variant) for record in good),
+            repeated=of_searches(good or group),
             searches=len({record.search for record in group if record.search is not None}),
             search_trials=searched.get(row_key(first), 0) // len(chosen),
             by_image=outcome is not None and outcome.by_image,
@@ -350,6 +356,13 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             curve=curves.of(good) if variant is None else (),
         )
         yield row, outcome
+
+
+def _each(good: Sequence[Record], variant: str | None, quantity: str) -> list[float]:
+    """A quantity of every seed, in percent; where the search was repeated, of every search the mean of its seeds."""
+    scored = [record.scores_of(variant) for record in good]
+    groups = [[scored[place][quantity] for place in places if quantity in scored[place]] for places in by_search(good)]
+    return [statistics.fmean(values) for values in groups if values]
 
 
 def _chosen(group: Sequence[Record]) -> tuple[Mapping[str, Any], ...]:
@@ -410,11 +423,11 @@ def tidy(board: Leaderboard) -> pd.DataFrame:
     """The launch as one table, a line for every row and quantity.
 
     Columns: ``study``, ``benchmark``, ``objective``, ``method``, ``label``, ``row`` and ``hyperparameters`` (as JSON),
-    ``variant``, ``trainable_parameters``, ``quantity``; its ``mean``, ``std`` and ``n`` over seeds, the ends ``low``
-    and ``high`` of its 95 % interval over seeds and images, all in percent; ``failed``, ``trials``, and whether by its
-    means the row is on the Pareto front (``pareto``) or has the ``best`` MEAN; ``test_selected``, ``by_image``, and the
-    columns ``COUNTS``, ``COSTS``, ``CHANCES``, ``BEHIND`` and ``REGION``; ``groups``, in which it cannot be told from
-    the best row.
+    ``variant``, ``trainable_parameters``, ``quantity``; its ``mean``, ``std`` and ``n`` over seeds (over searches where
+    these were repeated), the ends ``low`` and ``high`` of its 95 % interval over these and images, all in percent;
+    ``failed``, ``trials``, and whether by its means the row is on the Pareto front (``pareto``) or has the ``best``
+    MEAN; ``test_selected``, ``by_image``, and the columns ``COUNTS``, ``COSTS``, ``CHANCES``, ``BEHIND`` and
+    ``REGION``; ``groups``, in which it cannot be told from the best row.
     """
     import pandas as pd
 

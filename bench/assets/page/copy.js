@@ -7,7 +7,7 @@ function textCells(row) {
     row.name,
     chosen(row),
     known(row.trainable_parameters) ? count(row.trainable_parameters) : "–",
-    String(row.mean_n || 0),
+    String(row.seeds),
     ...Object.keys(QUANTITIES).map((name) => withInterval(row, name)),
     front(row),
   ];
@@ -26,7 +26,7 @@ function asCsv(rows) {
     "method",
     "hyperparameters",
     "trainable_parameters",
-    "mean_n",
+    "seeds",
     ...numbers,
     "pareto_probability",
     ...Object.keys(COSTS).slice(1),
@@ -40,7 +40,7 @@ function asCsv(rows) {
     [...launch.map(() => row.launch.title), ...columns.map((name) => row[name])].map(cell).join(",");
   return (
     [
-      [...launch, ...columns].map((name) => (name === "label" ? "row" : name === "mean_n" ? "seeds" : name)).join(","),
+      [...launch, ...columns].map((name) => (name === "label" ? "row" : name)).join(","),
       ...rows.map(line),
     ].join("\n") + "\n"
   );
