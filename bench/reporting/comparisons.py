@@ -14,6 +14,15 @@ ALPHA = 1 - LEVEL
 GROUPS = ("target_accuracy", "source_accuracy", "mean")
 """For each of these the rows are found that cannot be told from the best one."""
 
+BREAKS_TIES = {
+    "target_accuracy": ("target_accuracy", "source_accuracy"),
+    "source_accuracy": ("source_accuracy", "target_accuracy"),
+    "mean": ("mean",),
+}
+"""The best row has the highest of the first; of equals, as linear probes are on the source, the highest of the next. So
+no other row is at least as good in both accuracies and better in one.
+"""
+
 CONSTRAINED = "constrained"
 """The same for target accuracy among the rows that may keep to the limit of forgetting."""
 
@@ -155,10 +164,11 @@ def against_best(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]
 
 
 def _highest(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]) -> int:
-    """The row with the highest value of a quantity, of equal ones the first."""
-    values = {row: outcomes[row].estimate(quantity).value for row in rows}
-    highest = max(values.values())
-    return next(row for row, value in values.items() if value >= highest - EQUAL)
+    """The row with the highest value of a quantity, see ``BREAKS_TIES``; of rows that are equal in all, the first."""
+    for name in BREAKS_TIES[quantity]:
+        values = {row: outcomes[row].estimate(name).value for row in rows}
+        rows = [row for row, value in values.items() if value >= max(values.values()) - EQUAL]
+    return rows[0]
 
 
 def _differences(outcomes: Sequence[Outcome], quantity: str, best: int, rows: Sequence[int]) -> dict[int, Difference]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 
@@ -185,6 +186,32 @@ def test_answers_name_the_row_for_each_wish_and_how_certain_it_is(launch_of: Cal
     assert "may forget more" not in strict.text
 
 
+def test_of_equal_rows_no_dominated_one_is_recommended(launch_of: Callable[..., list[Record]]) -> None:
+    """Probes keep the source alike: the one that learns more is the answer, wherever it stands in the table."""
+    for probes in ({"a": (0.6, None), "b": (0.8, None)}, {"a": (0.8, None), "b": (0.6, None)}):
+        rows = {"full": (0.95, 0.55), **probes}
+        more = max(probes, key=lambda name: probes[name])
+        board = build(launch_of(rows))
+        named = {answer.wish: answer.row for answer in answers(board)}
+        assert named == {"target_accuracy": "full", "forgetting_limit": more, "mean": more, "source_accuracy": more}
+        told = {row.label: row.standing.groups for row in board.rows if row.standing}
+        assert [label for label, groups in told.items() if "source_accuracy" in groups] == ["a", "b"]
+
+
+@pytest.mark.parametrize("other", [0.7, 0.9])
+def test_of_rows_that_learn_alike_the_one_that_keeps_more_is_recommended(
+    answered: Callable[..., Record], other: float
+) -> None:
+    images, before = np.arange(400), np.arange(400) < 380
+    records = [
+        answered(images < 360, images < 400 * source, before, trial=f"{name}-{seed}", method=name, seed=seed)
+        for name, source in (("a", 0.8), ("b", other))
+        for seed in (0, 1)
+    ]
+    target, limit, *_ = answers(build(records, forgetting_limit=50))
+    assert target.row == limit.row == ("b" if other > 0.8 else "a")
+
+
 def test_where_no_row_keeps_to_the_limit_none_is_named(launch_of: Callable[..., list[Record]]) -> None:
     (_, limit, *_) = answers(build(launch_of({"full": (0.96, 0.6)})))
     assert (limit.row, limit.certain) == (None, False)
@@ -207,6 +234,20 @@ def test_fewest_parameters_among_equals_are_named(board: Leaderboard) -> None:
     (mean,) = [answer for answer in answers(board) if answer.wish == "mean"]
     assert mean.row == "block_expansion p=4"
     assert mean.text.endswith("from any other row (95 %), and of these linear trains the fewest parameters (650).")
+
+
+def test_of_equally_small_rows_the_better_one_is_named(launch_of: Callable[..., list[Record]]) -> None:
+    rows = {"a": (0.92, 0.92), "b": (0.83, None), "c": (0.86, None)}
+    size = {"a": 9000, "b": 650, "c": 650}
+    records = [
+        record.model_copy(update={"trainable_parameters": size[record.method]})
+        for record in launch_of(rows, seeds=(0, 1), n=60)
+    ]
+    (mean,) = [answer for answer in answers(build(records)) if answer.wish == "mean"]
+    assert mean.row == "a"
+    assert mean.text.endswith(
+        "it cannot be told from any other row (95 %), and of these c trains the fewest parameters (650)."
+    )
 
 
 def test_a_plan_is_an_event_and_a_refusal_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
