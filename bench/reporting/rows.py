@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from bench.reporting import curves
 from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, UnderLimit, compare_all
 from bench.reporting.front import Hypervolume
 from bench.reporting.outcomes import Outcome, by_search, different_images, of_searches
-from bench.spec import readable
+from bench.spec import bound_in, readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,13 +167,14 @@ class Leaderboard:
     """Points that a row may forget where the highest target accuracy under a constraint is looked for."""
 
 
-def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIMIT) -> Leaderboard:
+def build(records: Sequence[Record], *, forgetting_limit: float | None = None) -> Leaderboard:
     """Make a leaderboard of the confirmations among some records; search trials are left out.
 
     Records are repeats of each other, and averaged, only if everything but their seed is the same.
 
     Args:
-        forgetting_limit: see :attr:`Leaderboard.forgetting_limit`.
+        forgetting_limit: see :attr:`Leaderboard.forgetting_limit`; None: the one under which the rows were chosen, or
+            ``FORGETTING_LIMIT`` where there was none, or several.
 
     Raises:
         ValueError: there are no confirmations, one is there twice, or they come from different studies, benchmarks or
@@ -183,7 +184,7 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
     study, benchmark = (_only(confirmed, name) for name in ("study", "benchmark"))
     found = _found(records)
     before = _before(confirmed)
-    objectives = {record.search.objective if record.search else None for record in confirmed}
+    objectives = {record.search.objective if record.search else "" for record in confirmed}
     judged = [reading for record in confirmed for reading in record.readings if reading.split == "test"]
     ks = {reading.settings["k"] for reading in judged if "k" in reading.settings}
     board = Leaderboard(
@@ -194,10 +195,22 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
         source_accuracy_before_max=max(before, default=None),
         ks=tuple(sorted(ks)),
         rows=tuple(_ranked([row for row, _ in found])),
-        objective=objectives.pop() if len(objectives) == 1 else None,
-        forgetting_limit=forgetting_limit,
+        objective=min(objectives) or None if len(objectives) == 1 else None,
+        forgetting_limit=_limit(objectives, before) if forgetting_limit is None else forgetting_limit,
     )
     return _compared(board, [outcome for _, outcome in found])
+
+
+def _limit(objectives: Collection[str], before: Sequence[float]) -> float:
+    """Points that rows may forget by what all were chosen under: a limit on forgetting or on source accuracy."""
+    found = set()
+    for objective in objectives:
+        limit, least = bound_in(objective, "forgetting", "max"), bound_in(objective, "source_accuracy", "min")
+        if limit is None and least is not None and before:
+            limit = min(before) - least
+        found.add(limit)
+    (only, *others) = found
+    return FORGETTING_LIMIT if only is None or others else only
 
 
 def outcomes(records: Sequence[Record]) -> dict[str, Outcome | None]:

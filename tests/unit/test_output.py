@@ -27,7 +27,7 @@ from bench.reporting.listener import ListenerError
 from bench.reporting.output import Output, output
 from bench.reporting.rows import Leaderboard, build
 from bench.reporting.screen import wrapped
-from bench.spec import LaunchOptions, SpecError, Trial
+from bench.spec import LaunchOptions, Objective, SearchContext, SpecError, Trial
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;[0-9]+)*m")
@@ -216,6 +216,42 @@ def test_where_no_row_keeps_to_the_limit_none_is_named(launch_of: Callable[..., 
     (_, limit, *_) = answers(build(launch_of({"full": (0.96, 0.6)})))
     assert (limit.row, limit.certain) == (None, False)
     assert limit.text == "To forget at most 10 points there is no row to take."
+
+
+BEFORE = 95.0
+"""Of the untouched backbone, in the launches that are made here."""
+
+UNDER = {"maximise": "target_accuracy", "subject_to": {"forgetting": {"max": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("objectives", "limit"),
+    [
+        ([UNDER, UNDER], 2),
+        ([{**UNDER, "subject_to": {"mean": {"min": 50}, "forgetting": {"min": -3, "max": 0.125}}}], 0.125),
+        ([{**UNDER, "subject_to": {"source_accuracy": {"min": 80.5}}}], BEFORE - 80.5),
+        (["mean"], 10),
+        ([["target_accuracy", "forgetting"]], 10),
+        ([{"maximise": "source_accuracy", "subject_to": {"target_accuracy": {"min": 60}}}], 10),
+        ([UNDER, "mean"], 10),  # the rows were chosen under different limits
+        ([None], 10),
+    ],
+)
+def test_the_limit_is_the_studys_own(
+    launch_of: Callable[..., list[Record]], objectives: list[Any], limit: float
+) -> None:
+    names = ["linear", "lora"][: len(objectives)]
+    records = []
+    for name, asked in zip(names, objectives, strict=True):
+        said = "" if asked is None else str(Objective.model_validate(asked))
+        context = SearchContext(objective=said, trials=12, lag=8, seed=0) if asked is not None else None
+        records += launch_of({name: (0.85, None)}, search=context)
+    board = build(records)
+    assert board.source_accuracy_before == pytest.approx(BEFORE)
+    assert board.forgetting_limit == pytest.approx(limit)
+    (_, answer, *_) = answers(board)
+    assert answer.text.startswith(f"To forget at most {limit:g} points take ")
+    assert build(records, forgetting_limit=5).forgetting_limit == 5
 
 
 def test_one_row_is_compared_with_none(launch_of: Callable[..., list[Record]]) -> None:
