@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.reporting.front import EQUAL, Draws, Hypervolume, Region, hypervolumes
-from bench.reporting.outcomes import Outcome, difference
+from bench.reporting.outcomes import Outcome, alike, counted_in, difference
 from bench.reporting.statistics import LEVEL, Estimate, holm, seeds_needed
 
 ALPHA = 1 - LEVEL
@@ -76,7 +76,9 @@ class Separation:
     """The two rows with the highest MEAN by label: their difference, and the seeds a row that would tell them apart.
 
     Both count all pairs of rows, as ``Standing.behind`` does. ``seeds`` is None if no number would, since the images
-    leave too much open; or if one of the two has a single seed (``of_one_seed``), which does not say.
+    leave too much open; or if one of the two has a single seed (``of_one_seed``), which does not say. Where searches
+    were repeated, both are of searches: ``counted_in`` says what is counted, see :func:`outcomes.counted_in`, and
+    ``shared`` whether some are left out that only one of the two has.
     """
 
     first: str
@@ -84,6 +86,8 @@ class Separation:
     difference: Difference
     seeds: int | None
     of_one_seed: bool
+    counted_in: str = "seeds"
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,13 +207,16 @@ def _separation(
         return None
     first = _highest(outcomes, "mean", range(len(outcomes)))
     second = _highest(outcomes, "mean", [row for row in range(len(outcomes)) if row != first])
-    apart = difference(outcomes[first], outcomes[second], "mean")
+    pair = outcomes[first], outcomes[second]
+    apart = difference(*pair, "mean")
     return Separation(
         first=labels[first],
         second=labels[second],
         difference=Difference.of(apart, behind[second].p),
         seeds=seeds_needed(apart, _pairs(len(outcomes))),
         of_one_seed=not apart.seeds,
+        counted_in=counted_in(*pair),
+        shared=[len(own.seeds) for own in alike(*pair)] != [len(own.seeds) for own in pair],
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from bench.readings import EQUAL
 from bench.reporting.comparisons import CONSTRAINED
+from bench.reporting.outcomes import one_of
 from bench.reporting.rows import QUANTITIES, Leaderboard, Row, with_interval
 
 INTERVAL = (
@@ -146,11 +147,12 @@ def _of_the_first_two(board: Leaderboard) -> Iterator[str]:
     found = board.separation
     if found is None:
         return
-    apart = found.difference
+    apart, draws = found.difference, found.counted_in
     shown = with_interval(apart.value, apart.low, apart.high)
     said = f"{found.first} minus {found.second}: {shown} points of MEAN"
+    said += f" over the {draws} that both have" if found.shared else ""
     if apart.told_apart:
-        yield f"{said}, told apart with these seeds."
+        yield f"{said}, told apart with these {draws}."
         return
     if apart.low is None or apart.high is None:
         yield f"{said}; how uncertain that is is not known: the records do not say how many images were measured."
@@ -160,11 +162,11 @@ def _of_the_first_two(board: Leaderboard) -> Iterator[str]:
         return
     would = "would tell them apart" if apart.low <= 0 <= apart.high else "would tell them apart among all pairs"
     if found.seeds is not None:
-        yield f"{said}; about {found.seeds} {'searches' if repeated(board) else 'seeds'} a row {would}."
+        yield f"{said}; about {found.seeds} {draws} a row {would}."
     elif found.of_one_seed:
-        yield f"{said}; one seed does not say how many {would}."
+        yield f"{said}; one {one_of(draws)} does not say how many {would}."
     else:
-        yield f"{said}; no number of seeds {would}: that takes more test images."
+        yield f"{said}; no number of {draws} {would}: that takes more test images."
 
 
 def _under_the_limit(board: Leaderboard) -> Iterator[str]:

@@ -115,6 +115,11 @@ class Outcome:
         return cls(tuple(-1 - number for number in numbers if number is not None), averaged)
 
     @property
+    def repeated(self) -> bool:
+        """Whether searches stand where otherwise the seeds do."""
+        return self.seeds[0] < 0
+
+    @property
     def by_image(self) -> bool:
         """Whether it is known which images were right."""
         return all(answered.right is not None for answered in self.answers.values())
@@ -165,6 +170,16 @@ def _judged(record: Record, variant: str | None) -> dict[str, Reading]:
     return found | ({"before": before[0]} if before else {})
 
 
+def counted_in(first: Outcome, second: Outcome) -> str:
+    """What more of would tell two rows apart: ``seeds``, ``searches``, or either where the rows differ in it."""
+    return " or ".join(sorted({"searches" if outcome.repeated else "seeds" for outcome in (first, second)}))
+
+
+def one_of(counted: str) -> str:
+    """The singular of what :func:`counted_in` says."""
+    return counted.replace("seeds", "seed").replace("searches", "search")
+
+
 def same_images(first: Outcome, second: Outcome, quantity: str) -> bool:
     """Whether both are known to have answered the same images of all that a quantity depends on."""
     pairs = [(first.answers[name], second.answers[name]) for name in WEIGHTS[quantity]]
@@ -181,14 +196,21 @@ def different_images(first: Outcome, second: Outcome, quantity: str) -> str | No
     return None
 
 
+def alike(first: Outcome, second: Outcome) -> tuple[Outcome, Outcome]:
+    """Two rows over the seeds, or searches, that both have; over all of their own if they do not share two of them."""
+    common = sorted(set(first.seeds) & set(second.seeds))
+    if len(common) < 2 and first.seeds != second.seeds:
+        return first, second
+    return _of_seeds(first, common), _of_seeds(second, common)
+
+
 def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     """First minus second: paired by images where they are known to be the same, by seeds where both have two or more.
 
-    Seeds that only one of them has do not count then. Without images in common each has its own uncertainty.
+    Seeds that only one of them has do not count then (see :func:`alike`). Without images in common each has its own
+    uncertainty.
     """
-    common = sorted(set(first.seeds) & set(second.seeds))
-    if len(common) > 1 or first.seeds == second.seeds:
-        first, second = (_of_seeds(outcome, common) for outcome in (first, second))
+    first, second = alike(first, second)
     if not same_images(first, second, quantity):
         return _apart(first, second, quantity)
     one, other = first.tables(quantity), second.tables(quantity)

@@ -19,7 +19,8 @@ from bench.launching import studies
 from bench.launching.benchmarks import get
 from bench.records import Record
 from bench.reporting import leaderboard
-from bench.reporting.findings import caveats, interval_legend
+from bench.reporting.compare import compare, sentences
+from bench.reporting.findings import caveats, findings, interval_legend
 from bench.reporting.outcomes import Outcome, difference
 from bench.reporting.rows import QUANTITIES, build, outcomes
 from bench.spec import SearchContext, SpecError, Study
@@ -230,3 +231,75 @@ def test_rows_say_when_they_are_of_one_search_alone(answered: Make, failed: Make
     assert caveats(build([*lora, *single])) == [
         "Of a single search, so that intervals leave out what another would have chosen: full."
     ]
+
+
+def folder_of(place: Path, records: list[Record]) -> Path:
+    for record in records:
+        record.write(place / "records")
+    return place
+
+
+def several(answered: Make, **changes: Any) -> list[Record]:
+    return [*confirmed(answered, **changes), *confirmed(answered, method="lora", shift=-0.01, **changes)]
+
+
+def test_searches_are_counted_where_rows_average_searches(answered: Make, tmp_path: Path) -> None:
+    """Of nine seeds a row nobody is told that nine seeds would do."""
+    records = several(answered)
+    board = build(records)
+    assert board.separation is not None
+    assert board.separation.counted_in == "searches"
+    (said,) = [line for line in findings(board) if " minus " in line]
+    assert re.search(r"(about \d+|no number of) searches", said) or "with these searches" in said
+    assert "seed" not in said
+    assert "seed" not in " ".join(sentences(compare(f"{folder_of(tmp_path / 'all', records)}:full", "lora")))
+    one = [record for record in records if record.repeat == 0]
+    (said,) = [line for line in findings(build(one)) if " minus " in line]
+    assert "one search does not say how many" in said or "told apart with these searches" in said
+    told = list(sentences(compare(f"{folder_of(tmp_path / 'one', one)}:full", "lora")))
+    assert (
+        "A row of one search: its intervals and differences are over images alone, and leave out other searches."
+        in told
+    )
+
+
+def test_searches_against_seeds_are_called_both(answered: Make) -> None:
+    single = [record for record in confirmed(answered, method="lora", shift=-0.01, repeated=False) if record.seed < 2]
+    board = build([*confirmed(answered), *single])
+    assert board.separation is not None
+    assert board.separation.counted_in == "searches or seeds"
+    assert any("searches or seeds" in line for line in findings(board))
+
+
+def test_rows_of_unequal_searches_are_shown_over_those_they_share(
+    answered: Make, failed: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A minus B is what stands beside it: 85 minus 81, where the third search of one is not there."""
+    whole, short = (folder_of(tmp_path / name, several(answered)) for name in ("whole", "short"))
+    for record in several(answered):
+        if record.method == "lora" and record.repeat == 1:
+            (short / "records" / f"{record.trial}.json").unlink()
+    found = compare(f"{short}:full", "lora")
+    for line in found.lines:
+        assert line.apart.value == pytest.approx(100 * (line.first.value - line.second.value))
+        assert line.left_out == ((1,), ())
+    everything = compare(f"{whole}:full", "lora")
+    assert everything.lines[0].first.value != pytest.approx(found.lines[0].first.value)
+    assert all(line.left_out == ((), ()) for line in everything.lines)
+    assert "Left out of A, since B lacks them: repeat 1." in list(sentences(found))
+    assert not any("Left out" in line for line in sentences(everything))
+    between = list(sentences(compare(str(short), str(whole))))
+    assert [line for line in between if "Left" in line] == ["Left out of B's lora, since A lacks them: repeat 1."]
+    (said,) = [line for line in findings(build(LaunchFolder(short).read_records())) if " minus " in line]
+    assert " points of MEAN over the searches that both have" in said
+
+
+def test_seeds_that_one_row_lacks_are_named(launch_of: Make, tmp_path: Path) -> None:
+    rows = {"full": (0.95, 0.55), "lora": (0.93, 0.85)}
+    records = [
+        one for one in launch_of(rows, seeds=(0, 1, 2, 3)) if (one.method, one.seed) not in (("lora", 0), ("lora", 2))
+    ]
+    found = compare(f"{folder_of(tmp_path, records)}:lora", "full")
+    for line in found.lines:
+        assert line.apart.value == pytest.approx(100 * (line.first.value - line.second.value))
+    assert "Left out of B, since A lacks them: seeds 0, 2." in list(sentences(found))
