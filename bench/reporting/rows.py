@@ -422,14 +422,15 @@ def _differences(rows: Sequence[Row]) -> list[str]:
 def _ranked(rows: Sequence[Row]) -> Iterator[Row]:
     """The rows with the Pareto front and the best MEAN marked, as their means have it."""
     points = [(r.target_accuracy.mean, r.source_accuracy.mean) for r in rows if r.target_accuracy and r.source_accuracy]
-    best = max((row.mean.mean for row in rows if row.mean), default=None)
+    best = max((row.mean.mean for row in rows if row.mean), default=0.0)
     for row in rows:
         if not (row.target_accuracy and row.source_accuracy and row.mean):
             yield row
             continue
-        mine = row.target_accuracy.mean, row.source_accuracy.mean
-        beaten = any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for p in points)
-        yield replace(row, pareto=not beaten, best=row.mean.mean == best)
+        target, source = row.target_accuracy.mean, row.source_accuracy.mean
+        as_good = [point for point in points if point[0] >= target - EQUAL and point[1] >= source - EQUAL]
+        beaten = any(point[0] > target + EQUAL or point[1] > source + EQUAL for point in as_good)
+        yield replace(row, pareto=not beaten, best=row.mean.mean >= best - EQUAL)
 
 
 def tidy(board: Leaderboard) -> pd.DataFrame:
