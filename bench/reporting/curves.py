@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.readings import scores
 from bench.records import Record
+from bench.reporting.markup import escaped
 from bench.reporting.outcomes import by_search
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def markdown(board: Leaderboard) -> list[str]:
         means = {point.step: point.mean for point in row.curve if point.quantity == "forgetting"}
         if means:
             table.append(
-                [row.label, *(f"{round(means[step], 1) + 0.0:.1f}" if step in means else "–" for step in shown)]
+                [
+                    escaped(row.label),
+                    *(f"{round(means[step], 1) + 0.0:.1f}" if step in means else "–" for step in shown),
+                ]
             )
     over = "searches" if any(row.repeated for row in board.rows) else "seeds"
     said = f"On the way, on validation data, in points (means over {over}; all steps are in curves.csv):"

@@ -13,8 +13,11 @@ function textCells(row) {
   ];
 }
 
+// Names and values as Markdown shows them unchanged; an underscore within a word is a letter.
+const md = (text) => text.replace(/[\\`*<>&|~$[\]]|(?<=\s)#|(?<![\p{L}\p{N}_])_|_(?![\p{L}\p{N}_])/gu, "\\$&");
+
 function asMarkdown(rows) {
-  const line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  const line = (cells) => `| ${cells.map((cell, index) => (index < 2 ? md(cell) : cell)).join(" | ")} |`;
   const dashes = HEADS.map((_, index) => (index < 2 ? "---" : index === HEADS.length - 1 ? ":-:" : "---:"));
   return [line(HEADS), `| ${dashes.join(" | ")} |`, ...rows.map((row) => line(textCells(row)))].join("\n") + "\n";
 }
