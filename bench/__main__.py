@@ -80,9 +80,8 @@ def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
     board.add_argument(
         "--forgetting-limit",
         type=float,
-        default=10.0,
         metavar="POINTS",
-        help="points that a row may forget where the best of those is named (default: 10)",
+        help="points that a row may forget where the best of those is named (default: the study's own limit, or 10)",
     )
     apart = commands.add_parser("compare", help="tell two rows, or the rows of two launches, apart")
     apart.add_argument("first", help="FOLDER:ROW, or a launch folder, or its records")
@@ -208,13 +207,13 @@ def _list() -> int:
     return 0
 
 
-def _leaderboard(folders: Sequence[Path], limit: float, over: Path | None) -> int:
+def _leaderboard(folders: Sequence[Path], limit: float | None, over: Path | None) -> int:
     from rich.console import Console
 
     from bench.folder import LaunchFolder, launches_in
     from bench.reporting import leaderboard, page
 
-    if not 0 <= limit <= 100:
+    if limit is not None and not 0 <= limit <= 100:
         raise ValueError(f"--forgetting-limit {limit} is no number of points: say one from 0 to 100")
     found = [place for folder in folders for place in launches_in(folder) or [LaunchFolder(folder)]]
     places = list({place.path.resolve(): place for place in found}.values())

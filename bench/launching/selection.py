@@ -37,12 +37,19 @@ class Choice:
 
     @property
     def values(self) -> dict[str, Value]:
-        """What is confirmed: the winner's hyper-parameters, and ``steps`` where they are a part of what was chosen."""
+        """What is confirmed: the winner's hyper-parameters, and ``steps`` where they are a part of what was chosen.
+
+        These are counted in full: a budget, which multiplies what a study asks for, has no part in them.
+        """
         assert self.winner is not None
         values = dict(self.winner.hyperparameters)
         if self.step is not None:
-            warm_up = self.winner.config["train"]["warmup_steps"]
-            values |= {"steps": self.step, **({"warmup_steps": warm_up} if warm_up else {})}
+            train = self.winner.config["train"]
+            values["steps"] = self.step
+            if warm_up := train["warmup_steps"]:
+                values["warmup_steps"] = warm_up
+            if train.get("budget", 1.0) != 1.0:
+                values["budget"] = 1.0
         return values
 
 

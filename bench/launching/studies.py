@@ -296,7 +296,7 @@ def _check_rungs(study: Study, trial: Trial, where: str) -> None:
 def _check_candidates(study: Study, trial: Trial, where: str) -> None:
     """Refuse readings on the way of which no shorter training would end with the model that was read."""
     train = trial.train
-    if searched := [name for name in ("steps", "epochs", "warmup_steps", "schedule") if name in study.search]:
+    if searched := [name for name in ("steps", "epochs", "budget", "warmup_steps", "schedule") if name in study.search]:
         raise SpecError(f"{where}: candidates = every chooses the number of steps itself: do not search {searched[0]}")
     if train.schedule != "none":
         raise SpecError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.readings import EQUAL
-from bench.reporting.comparisons import CONSTRAINED
+from bench.reporting.comparisons import BREAKS_TIES, CONSTRAINED
 from bench.reporting.events import Answered
 from bench.reporting.rows import Leaderboard, Row, Spread, with_interval
 
@@ -53,8 +53,9 @@ def _for_mean(rows: Sequence[Row]) -> Iterator[Answered]:
     likely = f", the best with a chance of {100 * chance:.0f} %" if chance is not None and len(rows) > 1 else ""
     text = f"For both equally (MEAN) take {best.label}: {_shown(best.mean)} %{likely}; {_told(rows, best, 'mean')}"
     alike = [row for row in _alike(rows, best, "mean") if row.trainable_parameters is not None]
-    least = min(alike, key=lambda row: row.trainable_parameters or 0, default=best)
-    own = best.trainable_parameters
+    fewest = min((row.trainable_parameters or 0 for row in alike), default=0)
+    small = [row for row in alike if row.trainable_parameters == fewest]
+    least, own = _highest(small, "mean") if small else best, best.trainable_parameters
     if (least.trainable_parameters or 0) < (own or 0):
         text += f", and of these {least.label} trains the fewest parameters ({least.trainable_parameters:,})"
     yield _answered("mean", best, f"{text}.", rows)
@@ -72,9 +73,11 @@ def _answered(wish: str, best: Row, text: str, rows: Sequence[Row], group: str |
 
 
 def _highest(rows: Sequence[Row], quantity: str) -> Row:
-    """The row with the highest mean, of equal ones the first."""
-    values = [getattr(row, quantity).mean for row in rows]
-    return rows[next(index for index, value in enumerate(values) if value >= max(values) - EQUAL)]
+    """The row with the highest mean, see ``BREAKS_TIES``; of rows that are equal in all, the first."""
+    for name in BREAKS_TIES[quantity]:
+        highest = max(getattr(row, name).mean for row in rows)
+        rows = [row for row in rows if getattr(row, name).mean >= highest - EQUAL]
+    return rows[0]
 
 
 def _alike(rows: Sequence[Row], best: Row, group: str) -> list[Row]:

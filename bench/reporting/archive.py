@@ -29,7 +29,6 @@ from bench import __version__
 from bench.folder import WEIGHTS, LaunchFolder
 from bench.records import MOST, Record, provenance
 from bench.reporting import leaderboard
-from bench.reporting.comparisons import FORGETTING_LIMIT
 from bench.reporting.rows import build
 from bench.spec import SpecError, shown
 from bench.spec.text import check_name, read_text
@@ -254,12 +253,12 @@ def differences(folder: LaunchFolder, records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _limit(folder: LaunchFolder) -> float:
-    """The limit of forgetting that the tables were made with."""
+def _limit(folder: LaunchFolder) -> float | None:
+    """The limit of forgetting that the tables were made with; None if they do not say."""
     try:
         return float(json.loads(folder.table_json.read_text(encoding="utf-8"))["forgetting_limit"])
     except (OSError, ValueError, KeyError, TypeError):
-        return FORGETTING_LIMIT
+        return None
 
 
 def unpack(file: Path, out: Path | None = None) -> Archive:

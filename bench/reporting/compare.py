@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.folder import LaunchFolder
 from bench.reporting import rows
 from bench.reporting.comparisons import Difference
-from bench.reporting.outcomes import Outcome, difference, different_images, same_images
+from bench.reporting.outcomes import Outcome, alike, counted_in, difference, different_images, one_of, same_images
 from bench.reporting.rows import QUANTITIES, with_interval
 from bench.reporting.screen import plain
 from bench.reporting.statistics import Estimate, holm, seeds_needed
@@ -46,7 +46,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Compared:
-    """One quantity of two rows: both, their difference, and the seeds that would tell them apart if these do not."""
+    """One quantity of two rows: both, their difference, and the seeds that would tell them apart if these do not.
+
+    All of it is over the seeds that both have, if they share two; ``left_out`` are those of the first, and of the
+    second, that the other lacks. ``counted_in`` says whether these are seeds or searches
+    (:func:`bench.reporting.outcomes.counted_in`).
+    """
 
     label: str
     quantity: str
@@ -56,6 +61,8 @@ class Compared:
     seeds: int | None
     paired: bool
     """Whether both are known to have answered the same images."""
+    counted_in: str = "seeds"
+    left_out: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 @dataclass(frozen=True)
@@ -85,21 +92,32 @@ def compare(first: str, second: str, quantities: Sequence[str] = QUANTITIES) -> 
     cases = [(label, name, a, b) for label, a, b in _pairs(one, other) for name in dict.fromkeys(quantities)]
     for _, quantity, a, b in cases:
         _check(one, other, a, b, quantity)
-    found = [(*case, difference(*case[2:], case[1])) for case in cases]
-    p_values = holm([estimate.p_value() for *_, estimate in found])
-    lines = tuple(
-        Compared(
-            label=label,
-            quantity=quantity,
-            first=a.estimate(quantity),
-            second=b.estimate(quantity),
-            apart=Difference.of(estimate, p),
-            seeds=seeds_needed(estimate, len(found)),
-            paired=same_images(a, b, quantity),
-        )
-        for (label, quantity, a, b, estimate), p in zip(found, p_values, strict=True)
+    estimates = [difference(a, b, quantity) for _, quantity, a, b in cases]
+    p_values = holm([estimate.p_value() for estimate in estimates])
+    found = zip(cases, estimates, p_values, strict=True)
+    return Comparison(one, other, tuple(_compared(*each, family=len(cases)) for each in found))
+
+
+def _compared(case: tuple[str, str, Outcome, Outcome], estimate: Estimate, p: float, family: int) -> Compared:
+    label, quantity, a, b = case
+    first, second = alike(a, b)
+    return Compared(
+        label=label,
+        quantity=quantity,
+        first=first.estimate(quantity),
+        second=second.estimate(quantity),
+        apart=Difference.of(estimate, p),
+        seeds=seeds_needed(estimate, family),
+        paired=same_images(a, b, quantity),
+        counted_in=counted_in(a, b),
+        left_out=(_without(a, first), _without(b, second)),
     )
-    return Comparison(one, other, lines)
+
+
+def _without(every: Outcome, counted: Outcome) -> tuple[int, ...]:
+    """Seeds, or searches by their number, that are not counted."""
+    left = set(every.seeds) - set(counted.seeds)
+    return tuple(sorted(-1 - seed if every.repeated else seed for seed in left))
 
 
 def _side(said: str, other: Side | None = None) -> Side:
@@ -197,10 +215,22 @@ def sentences(found: Comparison) -> Iterator[str]:
     rest = [f"{name} ({_needed(line)})" for name, line in zip(names, lines, strict=True) if not line.apart.told_apart]
     if rest:
         yield f"Not told apart: {'; '.join(rest)}."
-    if any(_of_one_seed(line) and line.apart.low is not None for line in lines):
-        yield "A row of one seed: its intervals and differences are over images alone, and leave out other seeds."
+    yield from dict.fromkeys(said for line in lines for said in _left_out(line, several))
+    for counted in dict.fromkeys(
+        line.counted_in for line in lines if _of_one_seed(line) and line.apart.low is not None
+    ):
+        one = one_of(counted)
+        yield f"A row of one {one}: its intervals and differences are over images alone, and leave out other {counted}."
     if not all(line.paired for line in lines):
         yield "The records do not say which images were right: differences count as if they came from different images."
+
+
+def _left_out(line: Compared, several: bool) -> Iterator[str]:
+    for name, other, left in zip("AB", "BA", line.left_out, strict=True):
+        if left:
+            what = f"{'repeat' if line.counted_in == 'searches' else 'seed'}{'s' * (len(left) > 1)}"
+            of = f"{name}'s {line.label}" if several else name
+            yield f"Left out of {of}, since {other} lacks them: {what} {', '.join(map(str, left))}."
 
 
 def _of_one_seed(line: Compared) -> bool:
@@ -208,7 +238,7 @@ def _of_one_seed(line: Compared) -> bool:
 
 
 def _needed(line: Compared) -> str:
-    """How many seeds would tell two rows apart."""
+    """How many seeds or searches would tell two rows apart."""
     if line.apart.value == 0:
         return "no difference was found"
     if line.apart.low is None or line.apart.high is None:
@@ -216,5 +246,7 @@ def _needed(line: Compared) -> str:
     if not line.apart.low <= 0 <= line.apart.high:
         return "it would be if it were the only comparison"
     if _of_one_seed(line):
-        return "one seed does not say how many would do it"
-    return f"about {line.seeds} seeds a row would do it" if line.seeds else "no number of seeds would, on these images"
+        return f"one {one_of(line.counted_in)} does not say how many would do it"
+    if line.seeds is None:
+        return f"no number of {line.counted_in} would, on these images"
+    return f"about {line.seeds} {line.counted_in} a row would do it"

@@ -6,13 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.reporting.front import EQUAL, Draws, Hypervolume, Region, hypervolumes
-from bench.reporting.outcomes import Outcome, difference
+from bench.reporting.outcomes import Outcome, alike, counted_in, difference
 from bench.reporting.statistics import LEVEL, Estimate, holm, seeds_needed
 
 ALPHA = 1 - LEVEL
 
 GROUPS = ("target_accuracy", "source_accuracy", "mean")
 """For each of these the rows are found that cannot be told from the best one."""
+
+BREAKS_TIES = {
+    "target_accuracy": ("target_accuracy", "source_accuracy"),
+    "source_accuracy": ("source_accuracy", "target_accuracy"),
+    "mean": ("mean",),
+}
+"""The best row has the highest of the first; of equals, as linear probes are on the source, the highest of the next. So
+no other row is at least as good in both accuracies and better in one.
+"""
 
 CONSTRAINED = "constrained"
 """The same for target accuracy among the rows that may keep to the limit of forgetting."""
@@ -67,7 +76,9 @@ class Separation:
     """The two rows with the highest MEAN by label: their difference, and the seeds a row that would tell them apart.
 
     Both count all pairs of rows, as ``Standing.behind`` does. ``seeds`` is None if no number would, since the images
-    leave too much open; or if one of the two has a single seed (``of_one_seed``), which does not say.
+    leave too much open; or if one of the two has a single seed (``of_one_seed``), which does not say. Where searches
+    were repeated, both are of searches: ``counted_in`` says what is counted, see :func:`outcomes.counted_in`, and
+    ``shared`` whether some are left out that only one of the two has.
     """
 
     first: str
@@ -75,6 +86,8 @@ class Separation:
     difference: Difference
     seeds: int | None
     of_one_seed: bool
+    counted_in: str = "seeds"
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,10 +168,11 @@ def against_best(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]
 
 
 def _highest(outcomes: Sequence[Outcome], quantity: str, rows: Sequence[int]) -> int:
-    """The row with the highest value of a quantity, of equal ones the first."""
-    values = {row: outcomes[row].estimate(quantity).value for row in rows}
-    highest = max(values.values())
-    return next(row for row, value in values.items() if value >= highest - EQUAL)
+    """The row with the highest value of a quantity, see ``BREAKS_TIES``; of rows that are equal in all, the first."""
+    for name in BREAKS_TIES[quantity]:
+        values = {row: outcomes[row].estimate(name).value for row in rows}
+        rows = [row for row, value in values.items() if value >= max(values.values()) - EQUAL]
+    return rows[0]
 
 
 def _differences(outcomes: Sequence[Outcome], quantity: str, best: int, rows: Sequence[int]) -> dict[int, Difference]:
@@ -193,13 +207,16 @@ def _separation(
         return None
     first = _highest(outcomes, "mean", range(len(outcomes)))
     second = _highest(outcomes, "mean", [row for row in range(len(outcomes)) if row != first])
-    apart = difference(outcomes[first], outcomes[second], "mean")
+    pair = outcomes[first], outcomes[second]
+    apart = difference(*pair, "mean")
     return Separation(
         first=labels[first],
         second=labels[second],
         difference=Difference.of(apart, behind[second].p),
         seeds=seeds_needed(apart, _pairs(len(outcomes))),
         of_one_seed=not apart.seeds,
+        counted_in=counted_in(*pair),
+        shared=[len(own.seeds) for own in alike(*pair)] != [len(own.seeds) for own in pair],
     )
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.readings import scores
 from bench.records import Record
+from bench.reporting.markup import escaped
+from bench.reporting.outcomes import by_search
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +23,8 @@ QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A quantity after so many steps: mean and sample standard deviation over ``n`` seeds, in percent.
+    """A quantity after so many steps: mean and sample standard deviation over ``n`` seeds, in percent; where the search
+    was repeated over ``n`` searches, each with the mean of its seeds.
 
     ``target_images`` and ``source_images`` say of how many validation images and queries; None where that is not known.
     """
@@ -44,18 +47,23 @@ def of(records: Sequence[Record]) -> tuple[CurvePoint, ...]:
     steps = sorted({one.step for own in read for one in own if one.domain == "source"})
     if len([step for step in steps if step > 0]) < 2:
         return ()
-    return tuple(point for step in steps for point in _after(step, read))
+    return tuple(point for step in steps for point in _after(step, read, by_search(records)))
 
 
-def _after(step: int, read: Sequence[Sequence[Any]]) -> Iterator[CurvePoint]:
+def _after(step: int, read: Sequence[Sequence[Any]], together: Sequence[Sequence[int]]) -> Iterator[CurvePoint]:
+    """The points after a step.
+
+    Args:
+        together: places of the records that count as one.
+    """
     named = [scores([one for one in own if one.step in (0, step)]) for own in read]
     if step == 0:
-        before = [own["source_accuracy_before"] for own in named if "source_accuracy_before" in own]
-        named = [{"source_accuracy": value, "forgetting": 0.0} for value in before]
+        before = [own.get("source_accuracy_before") for own in named]
+        named = [{} if value is None else {"source_accuracy": value, "forgetting": 0.0} for value in before]
     counts = {domain: _images(read, step, domain) for domain in ("target", "source")}
     for quantity in QUANTITIES:
-        values = [own[quantity] for own in named if quantity in own]
-        if values:
+        groups = [[own[quantity] for place in places if quantity in (own := named[place])] for places in together]
+        if values := [statistics.fmean(group) for group in groups if group]:
             std = statistics.stdev(values) if len(values) > 1 else None
             images = {"target_images": counts["target"], "source_images": counts["source"]}
             yield CurvePoint(step, quantity, statistics.fmean(values), std, len(values), **images)
@@ -82,9 +90,13 @@ def markdown(board: Leaderboard) -> list[str]:
         means = {point.step: point.mean for point in row.curve if point.quantity == "forgetting"}
         if means:
             table.append(
-                [row.label, *(f"{round(means[step], 1) + 0.0:.1f}" if step in means else "–" for step in shown)]
+                [
+                    escaped(row.label),
+                    *(f"{round(means[step], 1) + 0.0:.1f}" if step in means else "–" for step in shown),
+                ]
             )
-    said = "On the way, on validation data, in points (means over seeds; all steps are in curves.csv):"
+    over = "searches" if any(row.repeated for row in board.rows) else "seeds"
+    said = f"On the way, on validation data, in points (means over {over}; all steps are in curves.csv):"
     return ["", said, "", *("| " + " | ".join(line) + " |" for line in table), "", "![curves over steps](curves.png)"]
 
 

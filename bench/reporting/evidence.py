@@ -71,7 +71,9 @@ def gather(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder |
         searched=[_searched(record) for record in searched],
         curves=[point for row in rows for point in _curve(row, confirmed[row.label][0], searched)],
         classes=[found for row in rows if (found := _classes(row, confirmed[row.label])) is not None],
-        provenance=_provenance([record for group in confirmed.values() for record in group]),
+        provenance=_provenance(
+            list({record.trial: record for group in confirmed.values() for record in group}.values())
+        ),
         keys={row.label: row_key(confirmed[row.label][0]) for row in rows},
         ranges={} if folder is None else _ranges(folder),
     )
@@ -145,7 +147,7 @@ def _class_names(record: Record) -> list[str]:
 
 
 def _provenance(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """What records say of where they come from, and how many say each."""
+    """What records say of where they come from, and how many say each; no record may be there twice."""
     said: dict[str, Counter[str]] = {}
     for record in records:
         for field, value in _facts(record.provenance).items():

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from bench.readings import EQUAL
 from bench.reporting.comparisons import CONSTRAINED
+from bench.reporting.outcomes import one_of
 from bench.reporting.rows import QUANTITIES, Leaderboard, Row, with_interval
 
 INTERVAL = (
@@ -19,6 +20,10 @@ INTERVAL_OF_ONE_SEED = (
 INTERVAL_OF_SEARCHES = (
     "In brackets: the 95 % interval; of 100 such studies with other searches, other seeds and other images of the same "
     "kind, 95 would give one that holds the true mean over all searches."
+)
+INTERVAL_OF_ONE_SEARCH = (
+    "In brackets: the 95 % interval over images alone, since one search does not say how much searches differ. It "
+    "leaves out other searches and other seeds."
 )
 NO_INTERVAL = "No number has an interval: neither seeds nor images say how uncertain it is."
 BY_ACCURACY = (
@@ -45,21 +50,22 @@ def interval_legend(board: Leaderboard) -> str:
     spreads = [spread for row in board.rows for name in QUANTITIES if (spread := getattr(row, name)) is not None]
     if spreads and all(spread.low is None for spread in spreads):
         return NO_INTERVAL
+    several = any(spread.n > 1 for spread in spreads)
     if repeated(board):
-        return INTERVAL_OF_SEARCHES
-    return INTERVAL if any(spread.n > 1 for spread in spreads) else INTERVAL_OF_ONE_SEED
+        return INTERVAL_OF_SEARCHES if several else INTERVAL_OF_ONE_SEARCH
+    return INTERVAL if several else INTERVAL_OF_ONE_SEED
 
 
 def repeated(board: Leaderboard) -> bool:
     """Whether rows are means over searches."""
-    return any(len(row.configurations) > 1 for row in board.rows)
+    return any(row.repeated for row in board.rows)
 
 
 def basis(board: Leaderboard) -> str:
     """How many seeds and images stand behind the rows, and what chose them."""
     count = len(board.seeds)
     searches = max(row.searches for row in board.rows)
-    of_each = f"{searches} searches a row, with " if repeated(board) else ""
+    of_each = f"{searches} search{'es' * (searches != 1)} a row, with " if repeated(board) else ""
     parts = [f"{of_each}{count} seed{'s' * (count > 1)} a row: {', '.join(map(str, board.seeds))}"]
     for field, what in (("target_images", "test images"), ("source_images", "source queries")):
         numbers = sorted({number for row in board.rows if (number := getattr(row, field)) is not None})
@@ -94,10 +100,27 @@ def caveats(board: Leaderboard) -> list[str]:
         )
     if not board.same_images:
         said.append("Some rows answered different images: their differences are not paired, and their order says less.")
-    alone = [r.label for r in good if r.mean and r.mean.n == 1 and len(board.seeds) > 1 and r.label not in unknown]
-    if alone:
-        said.append(f"Of one seed alone, with intervals and comparisons over images only: {', '.join(alone)}.")
-    return said
+    counted = [row for row in good if row.label not in unknown]
+    return [*said, *_of_few_draws(counted, several=len(board.seeds) > 1)]
+
+
+def _of_few_draws(rows: Sequence[Row], *, several: bool) -> Iterator[str]:
+    """Which rows know less than the others of what chance would make of them.
+
+    Args:
+        several: whether any row was trained with more than one seed.
+    """
+    alone = [row for row in rows if row.mean and row.mean.n == 1]
+    searches = any(row.repeated and row not in alone for row in rows)
+    for what, labels in (
+        ("seed", [row.label for row in alone if several and not row.repeated]),
+        ("search", [row.label for row in alone if searches and row.repeated]),
+    ):
+        if labels:
+            yield f"Of one {what} alone, with intervals and comparisons over images only: {', '.join(labels)}."
+    single = [row.label for row in rows if not row.repeated and row not in alone]
+    if single and any(row.repeated for row in rows):
+        yield f"Of a single search, so that intervals leave out what another would have chosen: {', '.join(single)}."
 
 
 def _group(board: Leaderboard, name: str) -> list[Row]:
@@ -124,11 +147,12 @@ def _of_the_first_two(board: Leaderboard) -> Iterator[str]:
     found = board.separation
     if found is None:
         return
-    apart = found.difference
+    apart, draws = found.difference, found.counted_in
     shown = with_interval(apart.value, apart.low, apart.high)
     said = f"{found.first} minus {found.second}: {shown} points of MEAN"
+    said += f" over the {draws} that both have" if found.shared else ""
     if apart.told_apart:
-        yield f"{said}, told apart with these seeds."
+        yield f"{said}, told apart with these {draws}."
         return
     if apart.low is None or apart.high is None:
         yield f"{said}; how uncertain that is is not known: the records do not say how many images were measured."
@@ -138,11 +162,11 @@ def _of_the_first_two(board: Leaderboard) -> Iterator[str]:
         return
     would = "would tell them apart" if apart.low <= 0 <= apart.high else "would tell them apart among all pairs"
     if found.seeds is not None:
-        yield f"{said}; about {found.seeds} {'searches' if repeated(board) else 'seeds'} a row {would}."
+        yield f"{said}; about {found.seeds} {draws} a row {would}."
     elif found.of_one_seed:
-        yield f"{said}; one seed does not say how many {would}."
+        yield f"{said}; one {one_of(draws)} does not say how many {would}."
     else:
-        yield f"{said}; no number of seeds {would}: that takes more test images."
+        yield f"{said}; no number of {draws} {would}: that takes more test images."
 
 
 def _under_the_limit(board: Leaderboard) -> Iterator[str]:

@@ -14,6 +14,7 @@ from bench.reporting import curves, page, published
 from bench.reporting.answers import answers
 from bench.reporting.comparisons import FRONT, MAYBE_ON_FRONT
 from bench.reporting.findings import LEGEND, TEST_LEGEND, basis, caveats, findings, interval_legend, probe
+from bench.reporting.markup import escaped, with_escaped
 from bench.reporting.picture import draw, draw_curves
 from bench.reporting.rows import (
     BEHIND,
@@ -67,22 +68,22 @@ def write(board: Leaderboard, folder: LaunchFolder, records: Sequence[Record] = 
 
 def markdown(board: Leaderboard) -> str:
     """The table as Markdown."""
-    rows = lines(board)
+    rows, names = lines(board), [row.label for row in board.rows]
     table = [[*HEADER], ["---", "---", *["---:"] * 7, ":-:"], _untouched(board), *([*_cells(row)] for row in rows)]
+    said = [*_marked(rows), *_failures(rows)]
     return "\n".join(
         [
-            f"# {board.study} on {board.benchmark}",
+            f"# {escaped(board.study)} on {escaped(board.benchmark)}",
             "",
             basis(board),
             "",
             *("| " + " | ".join(line) + " |" for line in table),
             "",
-            *(f"- {found}" for found in findings(board)),
+            *(f"- {with_escaped(found, names)}" for found in findings(board)),
             "",
             f"{interval_legend(board)} {LEGEND.format(k=probe(board))}",
-            *(line for caveat in caveats(board) for line in ("", caveat)),
-            *_marked(rows),
-            *_failures(rows),
+            *(line for caveat in caveats(board) for line in ("", with_escaped(caveat, names))),
+            *(with_escaped(line, names) for line in said),
             *curves.markdown(board),
             *published.markdown(board),
             "",
@@ -91,10 +92,10 @@ def markdown(board: Leaderboard) -> str:
 
 
 def _cells(line: Line) -> Iterator[str]:
-    yield line["label"]
-    yield ", ".join(f"{name}={readable(value, 3)}" for name, value in _chosen(line).items())
+    yield escaped(line["label"])
+    yield escaped(", ".join(f"{name}={readable(value, 3)}" for name, value in _chosen(line).items()))
     yield f"{line['trainable_parameters']:,}" if line["trainable_parameters"] is not None else "–"
-    yield str(line["mean_n"] or 0)
+    yield str(line["seeds"])
     yield f"{line['searches'] or '–'} × {line['search_trials'] or '–'}"
     for quantity in QUANTITIES:
         text = cell(line, quantity)
@@ -155,10 +156,9 @@ def for_mlflow(board: Leaderboard) -> pd.DataFrame:
     rows = wide(tidy(board))
     numbers = {f"{quantity}_mean": quantity for quantity in QUANTITIES}
     shown = [f"{quantity}_{part}" for quantity in QUANTITIES for part in PARTS if part != "n"]
-    counts = ["mean_n", *COUNTS]
-    facts = [*counts, "pareto", *CHANCES, "groups", "test_selected", "objective"]
+    facts = [*COUNTS, "pareto", *CHANCES, "groups", "test_selected", "objective"]
     columns = ["label", "hyperparameters", "trainable_parameters", *shown, *facts]
-    return rows[columns].rename(columns={"label": "row", "mean_n": "seeds", **numbers})
+    return rows[columns].rename(columns={"label": "row", **numbers})
 
 
 def show(board: Leaderboard, console: Console) -> None:

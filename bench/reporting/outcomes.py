@@ -70,6 +70,23 @@ class Answered:
         return share * (1 - share) / self.n if self.n else 0.0
 
 
+def of_searches(records: Sequence[Record]) -> bool:
+    """Whether some records of one row are of a repeated search, so that searches stand where otherwise seeds do."""
+    return all(record.repeat is not None for record in records)
+
+
+def by_search(records: Sequence[Record]) -> list[list[int]]:
+    """Places of the records of each search, where the search was repeated; otherwise each place on its own.
+
+    Whatever a row says of itself, mean, deviation or interval, counts each of these once: a search that has lost a seed
+    counts as much as the others.
+    """
+    if not of_searches(records):
+        return [[place] for place in range(len(records))]
+    repeats = [record.repeat for record in records]
+    return [[place for place, one in enumerate(repeats) if one == number] for number in dict.fromkeys(repeats)]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the successful seeds of a row have answered: of ``target`` and ``source``, and ``before`` on the source.
@@ -90,12 +107,17 @@ class Outcome:
         if not read:
             return None
         answers = {name: Answered.of([own[name] for own in read.values()]) for name in NAMES}
-        repeats = [record.repeat for record, _ in judged]
-        if None in repeats:
+        counted = [record for record, _ in judged]
+        if not of_searches(counted):
             return cls(tuple(read), answers)
-        places = {number: [at for at, one in enumerate(repeats) if one == number] for number in dict.fromkeys(repeats)}
-        averaged = {name: answered.averaged(list(places.values())) for name, answered in answers.items()}
-        return cls(tuple(-1 - number for number in places if number is not None), averaged)
+        averaged = {name: answered.averaged(by_search(counted)) for name, answered in answers.items()}
+        numbers = dict.fromkeys(record.repeat for record in counted)
+        return cls(tuple(-1 - number for number in numbers if number is not None), averaged)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether searches stand where otherwise the seeds do."""
+        return self.seeds[0] < 0
 
     @property
     def by_image(self) -> bool:
@@ -148,6 +170,16 @@ def _judged(record: Record, variant: str | None) -> dict[str, Reading]:
     return found | ({"before": before[0]} if before else {})
 
 
+def counted_in(first: Outcome, second: Outcome) -> str:
+    """What more of would tell two rows apart: ``seeds``, ``searches``, or either where the rows differ in it."""
+    return " or ".join(sorted({"searches" if outcome.repeated else "seeds" for outcome in (first, second)}))
+
+
+def one_of(counted: str) -> str:
+    """The singular of what :func:`counted_in` says."""
+    return counted.replace("seeds", "seed").replace("searches", "search")
+
+
 def same_images(first: Outcome, second: Outcome, quantity: str) -> bool:
     """Whether both are known to have answered the same images of all that a quantity depends on."""
     pairs = [(first.answers[name], second.answers[name]) for name in WEIGHTS[quantity]]
@@ -164,14 +196,21 @@ def different_images(first: Outcome, second: Outcome, quantity: str) -> str | No
     return None
 
 
+def alike(first: Outcome, second: Outcome) -> tuple[Outcome, Outcome]:
+    """Two rows over the seeds, or searches, that both have; over all of their own if they do not share two of them."""
+    common = sorted(set(first.seeds) & set(second.seeds))
+    if len(common) < 2 and first.seeds != second.seeds:
+        return first, second
+    return _of_seeds(first, common), _of_seeds(second, common)
+
+
 def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     """First minus second: paired by images where they are known to be the same, by seeds where both have two or more.
 
-    Seeds that only one of them has do not count then. Without images in common each has its own uncertainty.
+    Seeds that only one of them has do not count then (see :func:`alike`). Without images in common each has its own
+    uncertainty.
     """
-    common = sorted(set(first.seeds) & set(second.seeds))
-    if len(common) > 1 or first.seeds == second.seeds:
-        first, second = (_of_seeds(outcome, common) for outcome in (first, second))
+    first, second = alike(first, second)
     if not same_images(first, second, quantity):
         return _apart(first, second, quantity)
     one, other = first.tables(quantity), second.tables(quantity)

@@ -23,7 +23,6 @@ import numpy as np
 
 from bench.folder import LaunchFolder
 from bench.records import Record, write_atomically
-from bench.reporting.comparisons import FORGETTING_LIMIT
 from bench.reporting.evidence import Classes, Evidence, gather
 from bench.reporting.findings import LEGEND, TEST_LEGEND, basis, caveats, findings, interval_legend, probe
 from bench.reporting.picture import style_of
@@ -57,8 +56,11 @@ class Launch:
     board: Leaderboard
 
 
-def read(folder: LaunchFolder, *, forgetting_limit: float = FORGETTING_LIMIT) -> Launch:
+def read(folder: LaunchFolder, *, forgetting_limit: float | None = None) -> Launch:
     """A launch as its records tell it.
+
+    Args:
+        forgetting_limit: see :func:`bench.reporting.rows.build`.
 
     Raises:
         ValueError: a file is no record, or no leaderboard can be made of them; the message names the folder.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ from bench.records import Record
 from bench.reporting import curves
 from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, UnderLimit, compare_all
 from bench.reporting.front import Hypervolume
-from bench.reporting.outcomes import Outcome, different_images
-from bench.spec import readable
+from bench.reporting.outcomes import Outcome, by_search, different_images, of_searches
+from bench.spec import bound_in, readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,13 +30,13 @@ QUANTITIES = ("target_accuracy", "source_accuracy", "forgetting", "mean")
 TEST_SELECTED = "†"
 
 PARTS = ("mean", "std", "n", "low", "high")
-"""A quantity has these columns: of its seeds, and the interval."""
+"""A quantity has these columns: over its seeds, or where the search was repeated over searches, and the interval."""
 
 FACTS = ("failed", "pareto", "best", "test_selected", "by_image")
 """These columns say something of a row as a whole."""
 
-COUNTS = ("target_images", "source_images", "searches", "search_trials")
-"""So much stands behind a row, beside its seeds."""
+COUNTS = ("seeds", "target_images", "source_images", "searches", "search_trials")
+"""So much stands behind a row; ``seeds`` are those that succeeded, of all its searches."""
 
 COSTS = ("train_seconds", "eval_seconds", "peak_memory", "checkpoint_bytes")
 """What a trial of the row took: means over its seeds in seconds and bytes, of the peak memory the highest."""
@@ -57,7 +57,10 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation of ``n`` seeds (with one seed there is none), and the 95 % interval."""
+    """Mean and sample standard deviation of ``n`` seeds (with one seed there is none), and the 95 % interval.
+
+    Where the search was repeated they are those of ``n`` searches, each with the mean of its seeds.
+    """
 
     mean: float
     std: float | None
@@ -106,6 +109,10 @@ class Row:
     target_images: int | None = None
     source_images: int | None = None
     """Test images and source queries; None where the records do not say."""
+    seeds: int = 0
+    """Seeds that succeeded, of all searches together."""
+    repeated: bool = False
+    """Whether its search is one of several, so that it averages searches and not seeds."""
     searches: int = 0
     """Searches that the row averages; 0 where the records do not say."""
     search_trials: int = 0
@@ -160,13 +167,14 @@ class Leaderboard:
     """Points that a row may forget where the highest target accuracy under a constraint is looked for."""
 
 
-def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIMIT) -> Leaderboard:
+def build(records: Sequence[Record], *, forgetting_limit: float | None = None) -> Leaderboard:
     """Make a leaderboard of the confirmations among some records; search trials are left out.
 
     Records are repeats of each other, and averaged, only if everything but their seed is the same.
 
     Args:
-        forgetting_limit: see :attr:`Leaderboard.forgetting_limit`.
+        forgetting_limit: see :attr:`Leaderboard.forgetting_limit`; None: the one under which the rows were chosen, or
+            ``FORGETTING_LIMIT`` where there was none, or several.
 
     Raises:
         ValueError: there are no confirmations, one is there twice, or they come from different studies, benchmarks or
@@ -176,7 +184,7 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
     study, benchmark = (_only(confirmed, name) for name in ("study", "benchmark"))
     found = _found(records)
     before = _before(confirmed)
-    objectives = {record.search.objective if record.search else None for record in confirmed}
+    objectives = {record.search.objective if record.search else "" for record in confirmed}
     judged = [reading for record in confirmed for reading in record.readings if reading.split == "test"]
     ks = {reading.settings["k"] for reading in judged if "k" in reading.settings}
     board = Leaderboard(
@@ -187,10 +195,22 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
         source_accuracy_before_max=max(before, default=None),
         ks=tuple(sorted(ks)),
         rows=tuple(_ranked([row for row, _ in found])),
-        objective=objectives.pop() if len(objectives) == 1 else None,
-        forgetting_limit=forgetting_limit,
+        objective=min(objectives) or None if len(objectives) == 1 else None,
+        forgetting_limit=_limit(objectives, before) if forgetting_limit is None else forgetting_limit,
     )
     return _compared(board, [outcome for _, outcome in found])
+
+
+def _limit(objectives: Collection[str], before: Sequence[float]) -> float:
+    """Points that rows may forget by what all were chosen under: a limit on forgetting or on source accuracy."""
+    found = set()
+    for objective in objectives:
+        limit, least = bound_in(objective, "forgetting", "max"), bound_in(objective, "source_accuracy", "min")
+        if limit is None and least is not None and before:
+            limit = min(before) - least
+        found.add(limit)
+    (only, *others) = found
+    return FORGETTING_LIMIT if only is None or others else only
 
 
 def outcomes(records: Sequence[Record]) -> dict[str, Outcome | None]:
@@ -318,11 +338,8 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
     variants = dict.fromkeys(variant for record in good for variant in record.variants)
     for variant in (None, *variants):
         outcome = Outcome.of(good, variant)
-        scored = [record.scores_of(variant) for record in good]
         target, source, forgetting, mean = (
-            Spread.of(
-                [own[name] for own in scored if name in own], outcome.estimate(name).interval() if outcome else None
-            )
+            Spread.of(_each(good, variant, name), outcome.estimate(name).interval() if outcome else None)
             for name in QUANTITIES
         )
         row = Row(
@@ -343,6 +360,8 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             variant=variant,
             target_images=outcome.answers["target"].n if outcome else None,
             source_images=outcome.answers["source"].n if outcome else None,
+            seeds=sum("mean" in record.scores_of(variant) for record in good),
+            repeated=of_searches(good or group),
             searches=len({record.search for record in group if record.search is not None}),
             search_trials=searched.get(row_key(first), 0) // len(chosen),
             by_image=outcome is not None and outcome.by_image,
@@ -350,6 +369,13 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             curve=curves.of(good) if variant is None else (),
         )
         yield row, outcome
+
+
+def _each(good: Sequence[Record], variant: str | None, quantity: str) -> list[float]:
+    """A quantity of every seed, in percent; where the search was repeated, of every search the mean of its seeds."""
+    scored = [record.scores_of(variant) for record in good]
+    groups = [[scored[place][quantity] for place in places if quantity in scored[place]] for places in by_search(good)]
+    return [statistics.fmean(values) for values in groups if values]
 
 
 def _chosen(group: Sequence[Record]) -> tuple[Mapping[str, Any], ...]:
@@ -396,25 +422,26 @@ def _differences(rows: Sequence[Row]) -> list[str]:
 def _ranked(rows: Sequence[Row]) -> Iterator[Row]:
     """The rows with the Pareto front and the best MEAN marked, as their means have it."""
     points = [(r.target_accuracy.mean, r.source_accuracy.mean) for r in rows if r.target_accuracy and r.source_accuracy]
-    best = max((row.mean.mean for row in rows if row.mean), default=None)
+    best = max((row.mean.mean for row in rows if row.mean), default=0.0)
     for row in rows:
         if not (row.target_accuracy and row.source_accuracy and row.mean):
             yield row
             continue
-        mine = row.target_accuracy.mean, row.source_accuracy.mean
-        beaten = any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for p in points)
-        yield replace(row, pareto=not beaten, best=row.mean.mean == best)
+        target, source = row.target_accuracy.mean, row.source_accuracy.mean
+        as_good = [point for point in points if point[0] >= target - EQUAL and point[1] >= source - EQUAL]
+        beaten = any(point[0] > target + EQUAL or point[1] > source + EQUAL for point in as_good)
+        yield replace(row, pareto=not beaten, best=row.mean.mean >= best - EQUAL)
 
 
 def tidy(board: Leaderboard) -> pd.DataFrame:
     """The launch as one table, a line for every row and quantity.
 
     Columns: ``study``, ``benchmark``, ``objective``, ``method``, ``label``, ``row`` and ``hyperparameters`` (as JSON),
-    ``variant``, ``trainable_parameters``, ``quantity``; its ``mean``, ``std`` and ``n`` over seeds, the ends ``low``
-    and ``high`` of its 95 % interval over seeds and images, all in percent; ``failed``, ``trials``, and whether by its
-    means the row is on the Pareto front (``pareto``) or has the ``best`` MEAN; ``test_selected``, ``by_image``, and the
-    columns ``COUNTS``, ``COSTS``, ``CHANCES``, ``BEHIND`` and ``REGION``; ``groups``, in which it cannot be told from
-    the best row.
+    ``variant``, ``trainable_parameters``, ``quantity``; its ``mean``, ``std`` and ``n`` over seeds (over searches where
+    these were repeated), the ends ``low`` and ``high`` of its 95 % interval over these and images, all in percent;
+    ``failed``, ``trials``, and whether by its means the row is on the Pareto front (``pareto``) or has the ``best``
+    MEAN; ``test_selected``, ``by_image``, and the columns ``COUNTS``, ``COSTS``, ``CHANCES``, ``BEHIND`` and
+    ``REGION``; ``groups``, in which it cannot be told from the best row.
     """
     import pandas as pd
 

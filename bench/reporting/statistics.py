@@ -220,7 +220,8 @@ def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
 
 
 def seeds_needed(difference: Estimate, family: int = 1) -> int | None:
-    """Seeds a row with which a paired difference as large as this one would be told from 0.
+    """Seeds a row with which a paired difference as large as this one would be told from 0; searches where these stand
+    for seeds.
 
     None: no number would, since the images are too few; or a single seed does not say how much seeds differ.
 

@@ -6,7 +6,7 @@ Every mistake is a :class:`SpecError` (a ``ValueError``) with one sentence that 
 from bench.spec.benchmark import Backbone, BadImages, Benchmark, Size, SourceData, TargetData
 from bench.spec.characters import printable
 from bench.spec.launch import LaunchOptions
-from bench.spec.objective import QUANTITIES, Constraint, Objective, Quantity
+from bench.spec.objective import QUANTITIES, Constraint, Objective, Quantity, bound_in
 from bench.spec.parsing import (
     LARGEST,
     Frozen,
@@ -52,6 +52,7 @@ __all__ = [
     "TrainConfig",
     "Trial",
     "Value",
+    "bound_in",
     "check_name",
     "explain",
     "make_trial",

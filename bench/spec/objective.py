@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -20,6 +21,9 @@ LESS_IS_BETTER = frozenset({"forgetting"})
 Mode = Literal["max", "min"]
 
 EXAMPLE = "{maximise: target_accuracy, subject_to: {forgetting: {max: 2}}}"
+
+
+NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 
 class Constraint(Frozen):
@@ -129,6 +133,14 @@ class Objective(Frozen):
         if value is None or excesses is None:
             return None
         return -sum(max(0.0, excess) for excess in excesses), value
+
+
+def bound_in(objective: str, quantity: Quantity, side: Mode) -> float | None:
+    """The limit on a score, in percent, in an objective as records hold it (its ``str``); None if it has none."""
+    limits = objective.partition(" subject to ")[2].split(" and ")
+    sign = "<=" if side == "max" else ">="
+    found = [match for limit in limits if (match := re.fullmatch(rf"{quantity} {sign} ({NUMBER})", limit))]
+    return float(found[0][1]) if found else None
 
 
 def _mode(quantity: Quantity) -> Mode:

@@ -130,6 +130,15 @@ def test_costs_are_means_over_seeds_and_the_highest_peak(records: list[Record]) 
     assert (first["checkpoint_bytes"], second["peak_memory"]) == (1000, 5_000_001)
 
 
+def test_a_record_says_where_it_comes_from_once_however_many_rows_it_makes(record: Make) -> None:
+    variants = {f"alpha={alpha}": (80.0 + alpha, 90.0) for alpha in (1, 2, 3)}
+    made = [record(trial=f"wise_ft-{seed}", method="wise_ft", seed=seed, variants=variants) for seed in range(3)]
+    made = [one.model_copy(update={"provenance": {"commit": "abc"}}) for one in made]
+    board = build(made)
+    assert len(board.rows) == 4
+    assert list(gather(board, made).provenance) == [{"field": "commit", "value": "abc", "records": 3}]
+
+
 def test_provenance_counts_who_says_what(record: Make) -> None:
     two = [confirmed(record, 0, [0, 1, 1, 2]), confirmed(record, 1, [0, 1, 1, 2])]
     other = two[1].model_copy(update={"provenance": {"commit": "def", "dirty": True, "hardware": {"cores": 2}}})

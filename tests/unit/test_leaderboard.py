@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from bench.folder import LaunchFolder
@@ -21,6 +22,7 @@ from bench.reporting import leaderboard, published
 from bench.reporting.findings import interval_legend
 from bench.reporting.picture import draw
 from bench.reporting.rows import FACTS, PARTS, QUANTITIES, Leaderboard, build, tidy
+from bench.spec import printable
 
 Make = Callable[..., Record]
 MakeAll = Callable[..., list[Record]]
@@ -54,6 +56,48 @@ def test_equal_records_give_equal_bytes(tmp_path: Path, paper_records: MakeAll) 
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == FILES
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+EVIL = [
+    "<i>",
+    "**b**",
+    "_a_ _",
+    "a|b",
+    "[x](http://y)",
+    "`c`",
+    "~~d~~",
+    "&lt;",
+    "\\\\ \\|a",
+    "$e$",
+    "C #",
+    "two\nlines",
+    "top_k",
+]
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_names_are_no_markup_in_markdown(record: Make, evil: str) -> None:
+    """Shown by a Markdown reader: a title and a table whose texts are the names as they are, in as many columns."""
+    name = re.sub(r"[\n/\\]", " ", evil)  # no name holds these
+    about = {"study": name.strip(), "benchmark": f"{name.strip()}2"}
+    rows = [{"x": evil}, {"x": f"{evil}{evil}"}]
+    made = [record(trial=f"full-{n}", row=row, hyperparameters=row, **about) for n, row in enumerate(rows)]
+    board = build(made)
+    text = leaderboard.markdown(board)
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    texts = []
+    for token in tokens:
+        inside = [(child.type, child.content) for child in token.children or ()]
+        assert {kind for kind, _ in inside} <= {"text", "text_special", "strong_open", "strong_close", "softbreak"}
+        texts.append("".join(content for _, content in inside))
+    assert f"{about['study']} on {about['benchmark']}" in texts
+    for row in board.rows:
+        shown = printable(row.label)
+        assert shown in texts
+        assert f"x={printable(row.row['x'])}" in texts
+        assert any(shown in said for said in texts if " minus " in said)
+    cells = [token for token in tokens if token.type in ("th_open", "td_open")]
+    assert len(cells) == len(leaderboard.HEADER) * (1 + 1 + len(rows))
 
 
 def test_json_parses_back_to_the_numbers(tmp_path: Path, mixed: Leaderboard) -> None:

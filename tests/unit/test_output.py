@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 
@@ -26,7 +27,7 @@ from bench.reporting.listener import ListenerError
 from bench.reporting.output import Output, output
 from bench.reporting.rows import Leaderboard, build
 from bench.reporting.screen import wrapped
-from bench.spec import LaunchOptions, SpecError, Trial
+from bench.spec import LaunchOptions, Objective, SearchContext, SpecError, Trial
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;[0-9]+)*m")
@@ -185,10 +186,72 @@ def test_answers_name_the_row_for_each_wish_and_how_certain_it_is(launch_of: Cal
     assert "may forget more" not in strict.text
 
 
+def test_of_equal_rows_no_dominated_one_is_recommended(launch_of: Callable[..., list[Record]]) -> None:
+    """Probes keep the source alike: the one that learns more is the answer, wherever it stands in the table."""
+    for probes in ({"a": (0.6, None), "b": (0.8, None)}, {"a": (0.8, None), "b": (0.6, None)}):
+        rows = {"full": (0.95, 0.55), **probes}
+        more = max(probes, key=lambda name: probes[name])
+        board = build(launch_of(rows))
+        named = {answer.wish: answer.row for answer in answers(board)}
+        assert named == {"target_accuracy": "full", "forgetting_limit": more, "mean": more, "source_accuracy": more}
+        told = {row.label: row.standing.groups for row in board.rows if row.standing}
+        assert [label for label, groups in told.items() if "source_accuracy" in groups] == ["a", "b"]
+
+
+@pytest.mark.parametrize("other", [0.7, 0.9])
+def test_of_rows_that_learn_alike_the_one_that_keeps_more_is_recommended(
+    answered: Callable[..., Record], other: float
+) -> None:
+    images, before = np.arange(400), np.arange(400) < 380
+    records = [
+        answered(images < 360, images < 400 * source, before, trial=f"{name}-{seed}", method=name, seed=seed)
+        for name, source in (("a", 0.8), ("b", other))
+        for seed in (0, 1)
+    ]
+    target, limit, *_ = answers(build(records, forgetting_limit=50))
+    assert target.row == limit.row == ("b" if other > 0.8 else "a")
+
+
 def test_where_no_row_keeps_to_the_limit_none_is_named(launch_of: Callable[..., list[Record]]) -> None:
     (_, limit, *_) = answers(build(launch_of({"full": (0.96, 0.6)})))
     assert (limit.row, limit.certain) == (None, False)
     assert limit.text == "To forget at most 10 points there is no row to take."
+
+
+BEFORE = 95.0
+"""Of the untouched backbone, in the launches that are made here."""
+
+UNDER = {"maximise": "target_accuracy", "subject_to": {"forgetting": {"max": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("objectives", "limit"),
+    [
+        ([UNDER, UNDER], 2),
+        ([{**UNDER, "subject_to": {"mean": {"min": 50}, "forgetting": {"min": -3, "max": 0.125}}}], 0.125),
+        ([{**UNDER, "subject_to": {"source_accuracy": {"min": 80.5}}}], BEFORE - 80.5),
+        (["mean"], 10),
+        ([["target_accuracy", "forgetting"]], 10),
+        ([{"maximise": "source_accuracy", "subject_to": {"target_accuracy": {"min": 60}}}], 10),
+        ([UNDER, "mean"], 10),  # the rows were chosen under different limits
+        ([None], 10),
+    ],
+)
+def test_the_limit_is_the_studys_own(
+    launch_of: Callable[..., list[Record]], objectives: list[Any], limit: float
+) -> None:
+    names = ["linear", "lora"][: len(objectives)]
+    records = []
+    for name, asked in zip(names, objectives, strict=True):
+        said = "" if asked is None else str(Objective.model_validate(asked))
+        context = SearchContext(objective=said, trials=12, lag=8, seed=0) if asked is not None else None
+        records += launch_of({name: (0.85, None)}, search=context)
+    board = build(records)
+    assert board.source_accuracy_before == pytest.approx(BEFORE)
+    assert board.forgetting_limit == pytest.approx(limit)
+    (_, answer, *_) = answers(board)
+    assert answer.text.startswith(f"To forget at most {limit:g} points take ")
+    assert build(records, forgetting_limit=5).forgetting_limit == 5
 
 
 def test_one_row_is_compared_with_none(launch_of: Callable[..., list[Record]]) -> None:
@@ -207,6 +270,20 @@ def test_fewest_parameters_among_equals_are_named(board: Leaderboard) -> None:
     (mean,) = [answer for answer in answers(board) if answer.wish == "mean"]
     assert mean.row == "block_expansion p=4"
     assert mean.text.endswith("from any other row (95 %), and of these linear trains the fewest parameters (650).")
+
+
+def test_of_equally_small_rows_the_better_one_is_named(launch_of: Callable[..., list[Record]]) -> None:
+    rows = {"a": (0.92, 0.92), "b": (0.83, None), "c": (0.86, None)}
+    size = {"a": 9000, "b": 650, "c": 650}
+    records = [
+        record.model_copy(update={"trainable_parameters": size[record.method]})
+        for record in launch_of(rows, seeds=(0, 1), n=60)
+    ]
+    (mean,) = [answer for answer in answers(build(records)) if answer.wish == "mean"]
+    assert mean.row == "a"
+    assert mean.text.endswith(
+        "it cannot be told from any other row (95 %), and of these c trains the fewest parameters (650)."
+    )
 
 
 def test_a_plan_is_an_event_and_a_refusal_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

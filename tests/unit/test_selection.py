@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.launching.benchmarks import get
 from bench.launching.posterior import HEIGHTS, LENGTHS, posterior_means
 from bench.launching.selection import (
     Choice,
@@ -23,7 +24,7 @@ from bench.launching.selection import (
 from bench.pareto import non_dominated, spread
 from bench.readings import HEAD, KNN, Reading
 from bench.records import Record
-from bench.spec import QUANTITIES, Objective, Study, parse
+from bench.spec import QUANTITIES, Objective, Study, make_trial, parse
 
 Make = Callable[..., Record]
 
@@ -265,6 +266,37 @@ def test_what_was_read_while_the_learning_rate_rose_is_no_candidate(searched: Ma
     warm = trajectory(searched, "1", {10: (50, 94), 20: (60, 93)}, warm_up=10)
     every = study(SEVERAL, candidates="every", confirm=10)
     assert [choice.values for choice in choose(every, [warm])] == [{"lr": 1.0, "steps": 20, "warmup_steps": 10}]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"train": {"budget": 2.0}},
+        {"train": {"budget": 0.5, "warmup_steps": 7}},
+        {"fixed": {"budget": 3.0, "steps": 40}},
+        {"train": {"budget": 1.0}},
+        {"benchmark": 2.0},
+    ],
+)
+def test_a_step_that_is_chosen_on_the_way_is_the_confirmations_last(searched: Make, asked: dict[str, Any]) -> None:
+    """Whatever multiplies the steps of the search: the confirmation trains as the winner did, and stops there."""
+    train = get("tiny").train.model_copy(update={"budget": asked.get("benchmark", 1.0)})
+    benchmark = get("tiny").model_copy(update={"train": train})
+    constant = {**asked.get("train", {}), "schedule": "none", "val_every": 10}
+    every = study(SEVERAL, candidates="every", train=constant, fixed=asked.get("fixed", {}))
+    trial = make_trial(every, benchmark, {"lr": 1.0}, launch="x", label="search-00", seed=1000, phase="search")
+    last = trial.train.steps
+    read = {last - 10: (90.0, 90.0), last: (80.0, 80.0)}
+    config = {"method": "full", "seed": 1000, "phase": "search", "train": trial.train.model_dump()}
+    own = {"config": config, "seed": 1000, "hyperparameters": trial.hyperparameters}
+    record = trajectory(searched, "1", read, **own)
+    (choice,) = choose(every, [record])
+    confirmed = make_trial(every, benchmark, choice.values, launch="x", label="y", seed=0, phase="confirm")
+    assert confirmed.train.steps == last - 10
+    same = {"steps", "budget"}
+    assert confirmed.train.model_dump(exclude=same) == trial.train.model_dump(exclude=same)
+    assert confirmed.row == trial.row
 
 
 def test_a_front_of_nothing_is_nothing_row_by_row(searched: Make, failed: Make) -> None:

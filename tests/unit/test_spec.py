@@ -24,6 +24,7 @@ from bench.spec import (
     Suite,
     TrainConfig,
     Trial,
+    bound_in,
     make_trial,
     parse,
     unknown,
@@ -474,6 +475,18 @@ def test_a_shorter_training_keeps_the_recipes_share_of_warm_up(train: Any, steps
     values = {"rank": 8, "lr": 0.2}
     made = make_trial(study(train=train), get("cifar100"), values, launch="x", label="x", seed=0, phase="search")
     assert (made.train.steps, made.train.warmup_steps) == (steps, warmup)
+
+
+@pytest.mark.parametrize("bound", [0, 2, 0.5, 1e-9, 1e-5, 99.999999999, 100 / 3, -1.5])
+def test_limits_can_be_read_off_an_objective_as_it_is_written(bound: float) -> None:
+    limits = {"forgetting": {"min": -50, "max": bound}, "mean": {"min": 20}}
+    said = str(Objective.model_validate({"maximise": "target_accuracy", "subject_to": limits}))
+    assert bound_in(said, "forgetting", "max") == pytest.approx(bound, rel=1e-14)
+    assert bound_in(said, "forgetting", "min") == -50
+    assert bound_in(said, "mean", "min") == 20
+    assert bound_in(said, "target_accuracy", "max") is None
+    assert bound_in("", "forgetting", "max") is None
+    assert bound_in("forgetting and mean", "forgetting", "max") is None
 
 
 @pytest.mark.parametrize(

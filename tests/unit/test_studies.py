@@ -592,6 +592,11 @@ def test_readings_that_are_no_ends_of_shorter_trainings_are_no_candidates(tmp_pa
         (["train.schedule=none"], "needs readings on the way: set train.val_every"),
         (["train.schedule=none", "train.val_every=5", "train.epochs=1"], "counts steps: set train.steps instead"),
         (["train.schedule=none", "train.val_every=5", "search.steps.choices=[20, 40]"], "do not search steps"),
+        (["train.schedule=none", "train.val_every=5", "search.budget.choices=[1, 2]"], "do not search budget"),
+        (
+            ["train.schedule=none", "train.val_every=5", "search.budget.choices=[1, 2]", "rows=[budget]"],
+            "do not search budget",
+        ),
         (["train.schedule=none", "protocol=paper"], "needs readings on the way: set protocol clean"),
     ):
         with pytest.raises(SpecError, match=said):

@@ -7,14 +7,17 @@ function textCells(row) {
     row.name,
     chosen(row),
     known(row.trainable_parameters) ? count(row.trainable_parameters) : "–",
-    String(row.mean_n || 0),
+    String(row.seeds),
     ...Object.keys(QUANTITIES).map((name) => withInterval(row, name)),
     front(row),
   ];
 }
 
+// Names and values as Markdown shows them unchanged; an underscore within a word is a letter.
+const md = (text) => text.replace(/[\\`*<>&|~$[\]]|(?<=\s)#|(?<![\p{L}\p{N}_])_|_(?![\p{L}\p{N}_])/gu, "\\$&");
+
 function asMarkdown(rows) {
-  const line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  const line = (cells) => `| ${cells.map((cell, index) => (index < 2 ? md(cell) : cell)).join(" | ")} |`;
   const dashes = HEADS.map((_, index) => (index < 2 ? "---" : index === HEADS.length - 1 ? ":-:" : "---:"));
   return [line(HEADS), `| ${dashes.join(" | ")} |`, ...rows.map((row) => line(textCells(row)))].join("\n") + "\n";
 }
@@ -26,7 +29,7 @@ function asCsv(rows) {
     "method",
     "hyperparameters",
     "trainable_parameters",
-    "mean_n",
+    "seeds",
     ...numbers,
     "pareto_probability",
     ...Object.keys(COSTS).slice(1),
@@ -40,7 +43,7 @@ function asCsv(rows) {
     [...launch.map(() => row.launch.title), ...columns.map((name) => row[name])].map(cell).join(",");
   return (
     [
-      [...launch, ...columns].map((name) => (name === "label" ? "row" : name === "mean_n" ? "seeds" : name)).join(","),
+      [...launch, ...columns].map((name) => (name === "label" ? "row" : name)).join(","),
       ...rows.map(line),
     ].join("\n") + "\n"
   );
