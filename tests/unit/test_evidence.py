@@ -130,6 +130,13 @@ def test_costs_are_means_over_seeds_and_the_highest_peak(records: list[Record]) 
     assert (first["checkpoint_bytes"], second["peak_memory"]) == (1000, 5_000_001)
 
 
+def test_a_seed_knows_whether_its_tensors_are_there(records: list[Record], tmp_path: Path) -> None:
+    folder = LaunchFolder(tmp_path)
+    folder.keep_tensors("full-confirm-seed1", b"tensors")
+    assert [one["kept"] for one in gather(build(records), records, folder).seeds] == [False, True]
+    assert [one["kept"] for one in gather(build(records), records).seeds] == [False, False]
+
+
 def test_provenance_counts_who_says_what(record: Make) -> None:
     two = [confirmed(record, 0, [0, 1, 1, 2]), confirmed(record, 1, [0, 1, 1, 2])]
     other = two[1].model_copy(update={"provenance": {"commit": "def", "dirty": True, "hardware": {"cores": 2}}})
