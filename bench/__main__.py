@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from bench import checkpoints
+    from bench.folder import LaunchFolder
+    from bench.records import Record
 
 RESULTS = Path("results")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -277,21 +279,30 @@ def _unpack(file: Path, out: Path | None, evaluate: bool) -> int:
     records = folder.read_records()
     _say(f"{file}: SHA-256 {unpacked.digest}")
     _say(f"unpacked to {folder.path}: {len(records)} records, and every file as its SHA-256 says")
-    different = archive.differences(folder, records)
-    for fault in different:
+    for remark in unpacked.said:
+        _say(f"note: {remark}")
+    for fault in unpacked.faults:
         _say(f"error: {fault}", stream=sys.stderr)
-    if not different:
+    if not unpacked.faults:
         _say("leaderboard: rebuilt from the records, the same byte for byte")
-    if not evaluate:
-        return int(bool(different))
+    code = int(bool(unpacked.faults))
+    return max(code, _evaluate_all(folder, records, file)) if evaluate else code
+
+
+def _evaluate_all(folder: LaunchFolder, records: Sequence[Record], file: Path) -> int:
+    """Measure all trained models of an archive again; one that it does not hold is an error."""
+    from bench.reporting.archive_checks import not_kept
+
     held = [folder.record(record.trial) for record in records if folder.checkpoint(record.trial).is_file()]
     if not held:
         raise ValueError(f"{file} holds no trained tensors to measure again: it was packed without --checkpoints")
-    codes = [int(bool(different))]
+    codes = []
     for path in held:
         _say(f"\n{path.stem}")
         codes.append(_evaluate(path, None))
-    return max(codes)
+    if missing := not_kept(folder, records):
+        _say(f"error: {file} holds no trained tensors of {', '.join(missing)}", stream=sys.stderr)
+    return max(*codes, int(bool(missing)))
 
 
 def _evaluate(record: Path, device: str | None) -> int:

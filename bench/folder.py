@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bench.records import Record, read, write_atomically
-from bench.spec import SpecError
+from bench.records import MOST, Record, read, write_atomically
+from bench.spec import SpecError, read_text
 
 WEIGHTS = ".safetensors"
 
@@ -123,6 +126,39 @@ class LaunchFolder:
         """The file that a trial goes on from if it is cut."""
         return self.unfinished / f"{trial}{SNAPSHOT}"
 
+    @property
+    def derived(self) -> tuple[Path, ...]:
+        """What the records give: tables, pictures and the page."""
+        tables = (self.table, self.table_csv, self.table_json, self.curves_csv)
+        return (*tables, self.picture, self.curves, self.page)
+
+    @property
+    def ended(self) -> bool | None:
+        """Whether the launch has ended; None if the folder does not say."""
+        try:
+            return bool(json.loads(self.manifest.read_text(encoding="utf-8"))["ended"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What the launch has written of itself; empty if it wrote nothing.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not self.manifest.exists():
+            return {}
+        try:
+            values = json.loads(read_text(self.manifest, most=MOST))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.manifest} is not what a launch writes: {error}") from None
+        asked = values.get("asked") if isinstance(values, dict) else None
+        parts = [asked.get(name, {}) for name in ("study", "benchmark")] if isinstance(asked, dict) else [None]
+        studies = parts[0].values() if isinstance(parts[0], dict) else [None]
+        if not all(isinstance(part, dict) for part in (*parts, *studies)) or not str(values.get("id", "")).isalnum():
+            raise ValueError(f"{self.manifest} is not what a launch writes: remove it, or name another folder")
+        return dict(values)
+
     def remove_snapshots(self) -> None:
         """Remove the snapshots of trials that have ended; one that failed, and is tried again, goes on from its own."""
         for path in self.unfinished.glob(f"*{SNAPSHOT}"):
@@ -178,6 +214,10 @@ class LaunchFolder:
         finally:
             lock.release()
 
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Keep every launch out while the folder is read; one that nobody can write to needs no lock."""
+        return self.locked() if os.access(self.path, os.W_OK) else nullcontext()
+
     def _remove_unfinished(self) -> None:
         """Remove what a launch that was killed had begun to write."""
         for place in (self.records, self.checkpoints):
@@ -190,9 +230,8 @@ class LaunchFolder:
         Returns:
             Where it is now; None if there was none.
         """
-        tables = (self.table, self.table_csv, self.table_json, self.picture, self.page, self.curves, self.curves_csv)
-        own = (self.records, self.checkpoints, self.unfinished, self.evaluation, self.manifest, self.optuna, *tables)
-        return self._move([path for path in own if path.exists()])
+        own = (self.records, self.checkpoints, self.unfinished, self.evaluation, self.manifest, self.optuna)
+        return self._move([path for path in (*own, *self.derived) if path.exists()])
 
     def keep_only(self, trials: Collection[str]) -> None:
         """Move the records and checkpoints of all other trials to ``previous/``."""

@@ -18,9 +18,10 @@ import re
 import shutil
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from email import message_from_string
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -28,8 +29,19 @@ from typing import IO, Any
 from bench import __version__
 from bench.folder import WEIGHTS, LaunchFolder
 from bench.records import MOST, Record, provenance
-from bench.reporting import leaderboard
-from bench.reporting.rows import build
+from bench.reporting._tar import UNREADABLE, Tar, is_plain, opened
+from bench.reporting.archive_checks import (
+    PIN,
+    check_constraints,
+    check_manifest,
+    check_tensors,
+    differing,
+    fault,
+    kept,
+    page_of,
+    redrawn,
+    rendered,
+)
 from bench.spec import SpecError, shown
 from bench.spec.text import check_name, read_text
 
@@ -37,25 +49,30 @@ FORMAT = 1
 SUFFIX = ".tar.gz"
 SUMS, PER_IMAGE, ENVIRONMENT, CONSTRAINTS = "SHA256SUMS", "per_image.csv", "environment.json", "constraints.txt"
 
-SHOWN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.(md|csv|json|txt|png|svg|html)")
-"""Files at the top of a launch folder that an archive holds: tables, pictures and pages."""
+OWN = (SUMS, PER_IMAGE, ENVIRONMENT, CONSTRAINTS)
+"""What an archive holds beside what lies at the top of a launch folder."""
 
-PIECE = 2**20
+DISTRIBUTION = "vit-forgetting-bench"
 
-UNREADABLE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
+UNFINISHED = "the launch has not ended: what it has still to run is not in the archive"
+REDRAWN = "{name} was not what the records give here, and has been made again from them"
+
+MOST_TEXT = 32 * MOST
+"""Bytes that all but the trained tensors may have together."""
 
 
 @dataclass(frozen=True)
 class Archive:
     """An archive that was written or read: its file, the SHA-256 of it, and the folder that it was made of or became.
 
-    ``said``: what is to be known of it, in sentences.
+    ``said``: what is to be known of it, in sentences; ``faults``: which of its files are not what its records give.
     """
 
     file: Path
     digest: str
     folder: Path
     said: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def pack(folder: LaunchFolder, out: Path | None = None, *, checkpoints: bool = False) -> Archive:
@@ -66,61 +83,96 @@ def pack(folder: LaunchFolder, out: Path | None = None, *, checkpoints: bool = F
         checkpoints: whether trained tensors go into it.
 
     Raises:
-        ValueError: there are no records, the tables are not what the records say, there are no tensors though they are
-            wanted, or the file exists.
+        ValueError: there are no records, a launch is writing to the folder, its tables, pictures or page are not what
+            the records say, trained tensors are wanted and not all of them are there, or the file cannot be written.
     """
     records = folder.read_records()
-    if stale := differences(folder, records):
-        raise ValueError(f"{stale[0]}: run python -m bench leaderboard {folder.path} first")
     name = f"{records[0].study}-{records[0].benchmark}"
     out = Path(f"{name}{SUFFIX}") if out is None else out
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file, such as {out / name}{SUFFIX}")
     if out.exists():
         raise ValueError(f"{out} exists: choose another --out, or remove it")
-    files = dict(_of_folder(folder, records, checkpoints))
-    made = {PER_IMAGE: per_image(records), CONSTRAINTS: _constraints()}
-    made[ENVIRONMENT] = json.dumps(_environment(folder, records), indent=2, sort_keys=True) + "\n"
-    with tempfile.TemporaryDirectory(dir=_existing(out.absolute().parent)) as place:
-        for title, text in made.items():
-            files[title] = Path(place, title)
-            files[title].write_text(text, encoding="utf-8")
-        written = Path(place, "archive")
-        _write(written, name, files)
+    with folder.undisturbed(), _beside(out) as place:
+        staged, said = _staged(folder, place / "staged", place / "made", checkpoints=checkpoints)
+        written = place / "archive"
+        _write(written, name, staged)
         digest = _digest(written)
         written.rename(out)
-    return Archive(out, digest, folder.path, tuple(_remarks(folder, records)))
+    return Archive(out, digest, folder.path, said)
 
 
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder} to write to")
-    return folder
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder to work in, beside what is to be written."""
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {out.absolute().parent} to write to")
+    try:
+        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".archive-") as place:
+            yield Path(place)
+    except OSError as error:
+        if error.filename is not None and ".archive-" not in str(error.filename):
+            raise
+        raise ValueError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def _of_folder(folder: LaunchFolder, records: Sequence[Record], checkpoints: bool) -> Iterator[tuple[str, Path]]:
-    """Files of a launch folder that go into its archive, by their names there."""
-    for path in sorted(folder.path.iterdir()):
-        if path.is_file() and SHOWN.fullmatch(path.name) and path.name not in (PER_IMAGE, CONSTRAINTS, ENVIRONMENT):
-            yield path.name, path
-    yield from ((f"records/{record.trial}.json", folder.record(record.trial)) for record in records)
-    if not checkpoints:
-        return
-    kept = [path for record in records if (path := folder.checkpoint(record.trial)).is_file()]
-    if not kept:
-        raise ValueError(f"there are no trained tensors in {folder.checkpoints}: pack without --checkpoints")
-    yield from ((f"checkpoints/{path.name}", path) for path in kept)
+def _staged(
+    folder: LaunchFolder, place: Path, made: Path, *, checkpoints: bool
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The files of an archive by their names in it, and what is to be known of them.
+
+    All but trained tensors are copies in ``place``: whatever is written meanwhile, one archive holds one state.
+    """
+    staged = LaunchFolder(place)
+    staged.records.mkdir(parents=True)
+    for path in (*folder.records.glob("*.json"), *_at_top(folder)):
+        shutil.copyfile(path, place / path.relative_to(folder.path))
+    records = staged.read_records()
+    tensors = kept(folder, records) if checkpoints else []
+    if stale := differing(staged, rendered(folder, records, made)):
+        raise ValueError(f"{fault(folder.path / stale[0])}: run python -m bench leaderboard {folder.path} first")
+    if not checkpoints:  # there the page leads to none
+        staged.page.write_text(page_of(staged, records), encoding="utf-8")
+    (place / PER_IMAGE).write_text(per_image(records), encoding="utf-8")
+    (place / CONSTRAINTS).write_text(_constraints(), encoding="utf-8")
+    (place / ENVIRONMENT).write_text(_as_json(_environment(staged, records)), encoding="utf-8")
+    files = {str(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
+    said = (*_remarks(staged, records), *_left_out(folder))
+    return files | {f"checkpoints/{path.name}": path for path in tensors}, said
+
+
+def _at_top(folder: LaunchFolder) -> list[Path]:
+    """The files at the top of a launch folder that go into its archive."""
+    return [path for path in (folder.manifest, *folder.derived) if path.is_file()]
+
+
+def _left_out(folder: LaunchFolder) -> Iterator[str]:
+    """What somebody has put beside a launch's own files."""
+    known = {*(path.name for path in (*_at_top(folder), folder.optuna)), *OWN}
+    strange = [path.name for path in sorted(folder.path.iterdir()) if path.is_file() and path.name not in known]
+    if others := [name for name in strange if not name.startswith(".")]:
+        yield f"an archive holds what a launch has written, and not {', '.join(others)}"
+
+
+def _as_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def _write(archive: Path, name: str, files: Mapping[str, Path]) -> None:
-    sums = "".join(f"{_digest(files[title])}  {title}\n" for title in sorted(files)).encode()
+    digests = {title: _digest(files[title]) for title in sorted(files)}
+    sums = "".join(f"{digest}  {title}\n" for title, digest in digests.items()).encode()
     with (
         archive.open("xb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         _add(tar, f"{name}/{SUMS}", io.BytesIO(sums), len(sums))
-        for title in sorted(files):
+        for title, digest in digests.items():
             with files[title].open("rb") as file:
                 _add(tar, f"{name}/{title}", file, files[title].stat().st_size)
+                file.seek(0)
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise ValueError(f"{files[title]} has changed while it was packed: pack again")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None:
@@ -156,14 +208,23 @@ def per_image(records: Sequence[Record]) -> str:
 
 def _constraints() -> str:
     """What is installed here, as pip takes it."""
-    found = {_spelt(one): one.version for one in metadata.distributions()}
-    lines = [f"{name}=={found[name]}\n" for name in sorted(found) if name != "vit-forgetting-bench"]
+    found = {name: pin for one in metadata.distributions() for name, pin in _pinned(one)}
+    lines = [f"{found[name]}\n" for name in sorted(found) if name != DISTRIBUTION]
     return "".join(["# What was installed where the archive was made, as pip's --constraint takes it.\n", *lines])
 
 
-def _spelt(distribution: metadata.Distribution) -> str:
+def _pinned(distribution: metadata.Distribution) -> Iterator[tuple[str, str]]:
+    """A distribution's name, and the line that pins it; nothing of one that pip has left half removed."""
+    said = message_from_string(distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "")
+    if "Name" in said and "Version" in said:
+        name = _spelt(said["Name"])
+        if PIN.fullmatch(pin := f"{name}=={said['Version']}"):
+            yield name, pin
+
+
+def _spelt(name: str) -> str:
     """A distribution's name as indexes spell it."""
-    return re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _environment(folder: LaunchFolder, records: Sequence[Record]) -> dict[str, Any]:
@@ -174,7 +235,7 @@ def _environment(folder: LaunchFolder, records: Sequence[Record]) -> dict[str, A
         "study": records[0].study,
         "benchmark": records[0].benchmark,
         "trials": len(records),
-        "ended": _ended(folder),
+        "ended": folder.ended,
         "records": {
             "versions": _versions(records),
             "commits": _said(record.provenance.get("commit") for record in records),
@@ -204,17 +265,9 @@ def _versions(records: Sequence[Record]) -> dict[str, list[str]]:
     return {package: sorted({str(own[package]) for own in named if package in own}) for package in packages}
 
 
-def _ended(folder: LaunchFolder) -> bool | None:
-    """Whether the launch has ended; None if its folder does not say."""
-    try:
-        return bool(json.loads(folder.manifest.read_text(encoding="utf-8"))["ended"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _remarks(folder: LaunchFolder, records: Sequence[Record]) -> Iterator[str]:
-    if _ended(folder) is False:
-        yield "the launch has not ended: what it has still to run is not in the archive"
+    if folder.ended is False:
+        yield UNFINISHED
     for package, versions in _versions(records).items():
         here = _installed(package)
         if here is not None and versions != [here]:
@@ -235,34 +288,11 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def differences(folder: LaunchFolder, records: Sequence[Record]) -> list[str]:
-    """Which tables of a launch folder are not, byte for byte, what its records give, in sentences."""
-    board = build(records, forgetting_limit=_limit(folder))
-    made = {
-        folder.table: leaderboard.markdown(board),
-        folder.table_csv: leaderboard.as_csv(board),
-        folder.table_json: leaderboard.as_json(board),
-    }
-    extra = folder.path / PER_IMAGE
-    if extra.is_file():
-        made[extra] = per_image(records)
-    return [
-        f"{path} is missing" if not path.is_file() else f"{path} is not what the records say"
-        for path, text in made.items()
-        if not path.is_file() or path.read_bytes() != text.encode()
-    ]
-
-
-def _limit(folder: LaunchFolder) -> float | None:
-    """The limit of forgetting that the tables were made with; None if they do not say."""
-    try:
-        return float(json.loads(folder.table_json.read_text(encoding="utf-8"))["forgetting_limit"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def unpack(file: Path, out: Path | None = None) -> Archive:
     """Unpack an archive into a new launch folder, checking every byte on the way.
+
+    Tables have to be what the records give, see :attr:`Archive.faults`. A page and pictures that are something else
+    are made again from the records, so that nothing foreign is ever opened in a browser.
 
     Args:
         out: the folder, which must be new or empty; named after the archive, in the current folder, if None.
@@ -277,47 +307,87 @@ def unpack(file: Path, out: Path | None = None) -> Archive:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder: choose another --out")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as place:
-        inside = Path(place, "inside")
-        inside.mkdir()
+    with _beside(out) as place:
+        inside = LaunchFolder(place / "inside")
+        inside.path.mkdir()
         try:
-            with tarfile.open(file, "r:gz") as tar:
-                _unpack(tar, inside, file)
+            with opened(file) as tar:
+                _unpack(tar, inside.path, file)
         except UNREADABLE as error:
             raise ValueError(f"{file} is not an archive, or is damaged ({error})") from None
-        _check_format(inside, file)
+        _check_format(inside.path, file)
+        try:
+            said, faults = _checked(inside, place / "made")
+        except ValueError as error:
+            raise ValueError(f"{file}: {_without(place, str(error))}") from None
         if out.exists():
             out.rmdir()
-        inside.rename(out)
-    return Archive(file, _digest(file), out)
+        inside.path.rename(out)
+    return Archive(file, _digest(file), out, tuple(said), tuple(_without(place, one, out) for one in faults))
 
 
-def _unpack(tar: tarfile.TarFile, folder: Path, file: Path) -> None:
-    members = iter(tar)
+def _without(place: Path, text: str, out: Path | None = None) -> str:
+    """A sentence on files in a place for the time being, as one on those of the archive, or of ``out``."""
+    return text.replace(f"{place / 'inside'}/", f"{out}/" if out else "")
+
+
+def _checked(folder: LaunchFolder, made: Path) -> tuple[list[str], list[str]]:
+    """Compare what was unpacked with its records; returns what is to be known of it, and what is wrong with it."""
+    for path in (folder.path / PER_IMAGE, folder.path / CONSTRAINTS, folder.table, folder.table_csv, folder.table_json):
+        if not path.is_file():
+            raise ValueError(f"it is not whole: {path.name} is missing")
+    if not folder.records.is_dir():
+        raise ValueError("it is not whole: it holds no records")
+    records = folder.read_records()
+    check_manifest(folder, records)
+    check_constraints(folder.path / CONSTRAINTS)
+    for record in records:
+        if folder.checkpoint(record.trial).is_file():
+            check_tensors(folder.checkpoint(record.trial), record)
+    now = rendered(folder, records, made)
+    names = differing(folder, now)
+    again = list(redrawn(folder, now, names))
+    environment = json.loads((folder.path / ENVIRONMENT).read_text(encoding="utf-8"))
+    own = {name: value for name, value in _environment(folder, records).items() if name != "packed"}
+    faults = [fault(folder.path / name) for name in names if name not in again]
+    faults += [fault(folder.path / PER_IMAGE)] if _text_of(folder.path / PER_IMAGE) != per_image(records) else []
+    faults += [fault(folder.path / ENVIRONMENT)] if {name: environment.get(name) for name in own} != own else []
+    said = [UNFINISHED] if folder.ended is False else []
+    return [*said, *(REDRAWN.format(name=name) for name in again)], faults
+
+
+def _text_of(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace")
+
+
+def _unpack(tar: Tar, folder: Path, file: Path) -> None:
+    members, text_left = tar.members(), MOST_TEXT
     first = next(members, None)
     top, _, title = (first.name if first else "").partition("/")
-    if first is None or title != SUMS or not first.isreg():
+    if first is None or title != SUMS or not is_plain(first):
         raise ValueError(f"{file} is not an archive of python -m bench pack: its first member is not {SUMS}")
     text = _text(tar, first, file)
     sums = _sums(text, file)
     (folder / SUMS).write_text(text, encoding="utf-8")
     for member in members:
         name = member.name.removeprefix(f"{top}/")
-        if not member.isreg() or member.name == name or name not in sums:
+        if not is_plain(member) or member.name == name or name not in sums:
             raise ValueError(f"{file} holds {shown(member.name)}, which no archive holds")
-        if _copied(tar, member, folder / name, file) != sums.pop(name):
+        most = shutil.disk_usage(folder).free
+        if not name.endswith(WEIGHTS):
+            most = min(most, MOST, text_left)
+            text_left -= member.size
+        if _copied(tar, member, folder / name, file, most) != sums.pop(name):
             raise ValueError(f"{file} is damaged: {name} is not what {SUMS} says")
     if sums:
         raise ValueError(f"{file} is damaged: {min(sums)} is missing")
 
 
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> str:
+def _text(tar: Tar, member: tarfile.TarInfo, file: Path) -> str:
     if member.size > MOST:
         raise ValueError(f"{file}: {member.name} is larger than {MOST:,} bytes")
-    content = tar.extractfile(member)
-    assert content is not None
     try:
-        return content.read().decode()
+        return b"".join(tar.pieces(member)).decode()
     except UnicodeDecodeError:
         raise ValueError(f"{file}: {member.name} is no text in UTF-8") from None
 
@@ -337,7 +407,8 @@ def _may_be_held(name: str) -> bool:
     """Whether an archive may hold a file of this name, which then lies in the folder it is unpacked to."""
     place, slash, title = name.rpartition("/")
     if not slash:
-        return bool(SHOWN.fullmatch(name))
+        folder = LaunchFolder(Path())
+        return name in {*OWN, *(path.name for path in (folder.manifest, *folder.derived))} - {SUMS}
     suffix = {"records": ".json", "checkpoints": WEIGHTS}.get(place)
     if suffix is None or not title.endswith(suffix) or title.startswith("."):
         return False
@@ -347,18 +418,14 @@ def _may_be_held(name: str) -> bool:
         return False
 
 
-def _copied(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, file: Path) -> str:
+def _copied(tar: Tar, member: tarfile.TarInfo, path: Path, file: Path, most: int) -> str:
     """Write a member to a new file; returns its SHA-256."""
     path.parent.mkdir(exist_ok=True)
-    most = shutil.disk_usage(path.parent).free
-    if path.suffix != WEIGHTS:
-        most = min(most, MOST)
     if member.size > most:
         raise ValueError(f"{file}: {member.name} has {member.size:,} bytes, and may have {most:,}")
-    content, digest = tar.extractfile(member), hashlib.sha256()
-    assert content is not None
+    digest = hashlib.sha256()
     with path.open("xb") as written:
-        while piece := content.read(PIECE):
+        for piece in tar.pieces(member):
             digest.update(piece)
             written.write(piece)
     return digest.hexdigest()

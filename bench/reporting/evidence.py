@@ -38,7 +38,8 @@ class Classes:
 class Evidence:
     """The lines behind a leaderboard; a mapping by column each.
 
-    ``seeds``: ``label``, ``trial``, ``seed``, ``status``, ``error``, the scores in percent, and the costs.
+    ``seeds``: ``label``, ``trial``, ``seed``, ``status``, ``error``, whether its trained tensors are there (``kept``),
+    the scores in percent, and the costs.
     ``searched``: ``key`` of the row (see :func:`bench.reporting.rows.row_key`), ``trial``, ``status``,
     ``hyperparameters``, and the scores on validation data. ``curves``: ``label``, ``trial``, ``step``, and the scores
     on validation data: means of the confirmed trials (``trial`` is None) where these were read on the way, else of the
@@ -60,14 +61,14 @@ def gather(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder |
 
     Args:
         records: those that the board was built from, search trials included; of others nothing is said.
-        folder: where they lie; it says what was searched.
+        folder: where they lie; it says what was searched, and which trained tensors are there.
     """
     known = {record.trial: record for record in records}
     confirmed = {row.label: [known[trial] for trial in row.trials if trial in known] for row in board.rows}
     rows = [row for row in board.rows if confirmed[row.label]]
     searched = sorted((record for record in records if record.phase == "search"), key=lambda record: record.trial)
     return Evidence(
-        seeds=[_seed(row, record) for row in rows for record in confirmed[row.label]],
+        seeds=[_seed(row, record, folder) for row in rows for record in confirmed[row.label]],
         searched=[_searched(record) for record in searched],
         curves=[point for row in rows for point in _curve(row, confirmed[row.label][0], searched)],
         classes=[found for row in rows if (found := _classes(row, confirmed[row.label])) is not None],
@@ -79,13 +80,14 @@ def gather(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder |
     )
 
 
-def _seed(row: Row, record: Record) -> dict[str, Any]:
+def _seed(row: Row, record: Record, folder: LaunchFolder | None) -> dict[str, Any]:
     return {
         "label": row.label,
         "trial": record.trial,
         "seed": record.seed,
         "status": record.status,
         "error": record.error,
+        "kept": folder is not None and folder.checkpoint(record.trial).is_file(),
         **record.scores_of(row.variant),
         **costs_of(record),
     }

@@ -6,9 +6,11 @@ answer got lost are found by :meth:`Runs.recall`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,15 +55,34 @@ Point = tuple[str, float, int, int]
 """Of a curve: name, value, time in milliseconds since 1970, step."""
 
 
+REFUSED = re.compile(r"[^\w.\- :]|^\.(?=\.)|_(?=x[0-9a-f]+_)")
+"""Of a name what MLflow takes in no key, and an underscore that would be read as the beginning of such a character."""
+
+LONGEST_KEY = 250
+"""Characters that MLflow takes in a key."""
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as MLflow takes them: ``{"train": {"lr": 0.1}}`` becomes ``{"train.lr": "0.1"}``."""
+    """Nested parameters as MLflow takes them: ``{"train": {"lr": 0.1}}`` becomes ``{"train.lr": "0.1"}``.
+
+    A study may be called what MLflow takes in no key: such characters are written by their code, ``lin (copy)`` as
+    ``lin _x28_copy_x29_``. What is too long then ends in a digest.
+    """
     flat: dict[str, str] = {}
     for name, value in values.items():
+        key = prefix + REFUSED.sub(lambda found: f"_x{ord(found[0]):x}_", name)
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{key}.")
         else:
-            flat[prefix + name] = str(value)
+            flat[_shortened(key)] = str(value)
     return flat
+
+
+def _shortened(key: str) -> str:
+    if len(key) <= LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return f"{key[: LONGEST_KEY - len(digest) - 1]}-{digest}"
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 from bench import cache
 from bench.folder import LaunchFolder, launch_folders
-from bench.records import MOST, Record
+from bench.records import Record
 from bench.reporting.mlflow_address import default_uri, without_password
 from bench.reporting.mlflow_runs import (
     LAUNCH,
@@ -30,7 +28,6 @@ from bench.reporting.mlflow_runs import (
 )
 from bench.reporting.mlflow_tracker import Keeper
 from bench.reporting.rows import build
-from bench.spec import read_text
 
 __all__ = ["Synced", "launch_folders", "store_of", "sync"]
 
@@ -65,7 +62,7 @@ def sync(folder: LaunchFolder, uri: str) -> Synced:
     Raises:
         ValueError: there are no records, one is none, a launch is writing to the folder, or the store takes nothing.
     """
-    with _kept(folder):
+    with folder.undisturbed():
         records = folder.read_records()
         keeper, done, brought = Keeper(), [], set[str]()
         timer = threading.Timer(PATIENCE_SECONDS, keeper.give_up)
@@ -78,11 +75,6 @@ def sync(folder: LaunchFolder, uri: str) -> Synced:
     if not arrived:
         raise ValueError(f"{folder.path} did not arrive at {without_password(uri)} ({keeper.reason}); try again later")
     return done[-1]
-
-
-def _kept(folder: LaunchFolder) -> AbstractContextManager[None]:
-    """Nobody else writes to a folder meanwhile; one that nobody can write to needs no lock."""
-    return folder.locked() if os.access(folder.path, os.W_OK) else nullcontext()
 
 
 def _bring(folder: LaunchFolder, records: Sequence[Record], uri: str, brought: set[str]) -> Synced:
@@ -114,7 +106,7 @@ def _make(runs: Runs, record: Record, checkpoint: Path | None) -> None:
 def _conclude(runs: Runs, folder: LaunchFolder, records: Sequence[Record]) -> bool:
     """End the parent as the launch has ended, and what nobody writes to any more; whether anything was to be done."""
     tables = all(path.is_file() for path in attached(folder))
-    status = "FINISHED" if tables else "FAILED" if _manifest(folder).get("ended") is True else "KILLED"
+    status = "FINISHED" if tables else "FAILED" if folder.read_manifest().get("ended") is True else "KILLED"
     said = {"FINISHED": "ok", "FAILED": "failed", "KILLED": "interrupted"}[status]
     open_before = [run for run in runs.children() if run.info.status == "RUNNING"]
     runs.interrupt(parent=status == "KILLED")
@@ -128,7 +120,7 @@ def _conclude(runs: Runs, folder: LaunchFolder, records: Sequence[Record]) -> bo
 
 def _launch(folder: LaunchFolder, records: Sequence[Record], uri: str) -> Launch:
     """What the launch told MLflow of itself, read off its folder."""
-    manifest, first = _manifest(folder), min(records, key=lambda one: (str(one.provenance.get("time")), one.trial))
+    manifest, first = folder.read_manifest(), min(records, key=lambda one: (str(one.provenance.get("time")), one.trial))
     asked = manifest.get("asked", {})
     parameters = {"benchmark": asked.get("benchmark", {}), **_without_names(asked.get("study", {}))}
     begun = datetime.fromtimestamp(ended(first) / 1000)
@@ -148,23 +140,3 @@ def _without_names(studies: Mapping[str, Any]) -> dict[str, Any]:
 def _id_of(first: Record) -> str:
     """The id of a launch that has left none: always the same for its records."""
     return cache.digest([first.study, first.benchmark, first.trial, json.dumps(first.provenance, sort_keys=True)])
-
-
-def _manifest(folder: LaunchFolder) -> dict[str, Any]:
-    """What a launch has written of itself; empty if it wrote nothing.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if not folder.manifest.exists():
-        return {}
-    try:
-        values = json.loads(read_text(folder.manifest, most=MOST))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{folder.manifest} is not what a launch writes: {error}") from None
-    asked = values.get("asked") if isinstance(values, dict) else None
-    parts = [asked.get(name, {}) for name in ("study", "benchmark")] if isinstance(asked, dict) else [None]
-    studies = parts[0].values() if isinstance(parts[0], dict) else [None]
-    if not all(isinstance(part, dict) for part in (*parts, *studies)) or not str(values.get("id", "")).isalnum():
-        raise ValueError(f"{folder.manifest} is not what a launch writes: remove it, or name another folder")
-    return dict(values)

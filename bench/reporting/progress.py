@@ -38,7 +38,12 @@ class StudyProgress:
         self._working: int | None = None
         self._start = time.monotonic()
         self._bars = Progress(
-            *_columns(console.width), console=console, disable=not console.is_terminal, transient=True
+            *_columns(console.width),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            redirect_stdout=False,  # what libraries print belongs into the log, where stdout and stderr already go
+            redirect_stderr=False,
         )
         self._overall = self._bars.add_task("trials", total=total, note="starting the workers")
         self._tasks: dict[str, TaskID] = {}

@@ -10,18 +10,32 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from bench import __main__
 from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting import archive, leaderboard
+from bench.reporting.archive_checks import check_tensors, not_kept
 from bench.reporting.rows import build
 
 ROWS = {"full": (0.96, 0.6), "lora": (0.93, 0.85), "linear": (0.85, None)}
+TENSORS = save({"head.weight": np.zeros((2, 3), np.float32)})
+ASKED = {"study": {method: {"method": method, "trials": 12, "lag": 8} for method in ROWS}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _drawn_at_once() -> Iterator[None]:
+    """A picture takes a second; here its bytes are the numbers that it would show."""
+    with pytest.MonkeyPatch.context() as quick:
+        quick.setattr(leaderboard, "draw", lambda board, path: path.write_text(leaderboard.as_json(board)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +45,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, launch_of: Callable[..., list
     records = launch_of(ROWS)
     for record in records:
         record.write(place.records)
-    leaderboard.write(build(records), place)
-    place.keep_tensors(records[0].trial, b"tensors")
-    place.manifest.write_text('{"id": "x", "ended": true, "asked": {}}')
-    (place.path / "index.html").write_text("<p>a page</p>")
+        place.keep_tensors(record.trial, TENSORS)
+    place.manifest.write_text(json.dumps({"id": "x", "ended": True, "asked": ASKED}))
+    leaderboard.write(build(records), place, records)
     (place.path / "logs").mkdir()
     (place.path / "logs" / "private.log").write_text("not for others")
     (place.path / "optuna.db").write_bytes(b"a database")
@@ -64,7 +77,7 @@ def test_an_archive_comes_back_and_says_the_same(folder: LaunchFolder, tmp_path:
     place = LaunchFolder(back.folder)
     records = place.read_records()
     assert records == folder.read_records()
-    assert archive.differences(place, records) == []
+    assert (back.said, back.faults) == ((), ())
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=back.folder, check=True)
 
 
@@ -97,10 +110,125 @@ def test_tensors_go_into_it_if_wanted(folder: LaunchFolder, tmp_path: Path) -> N
     packed = archive.pack(folder, tmp_path / "a.tar.gz", checkpoints=True)
     assert "paper-tiny/checkpoints/full-confirm-seed0.safetensors" in members(packed.file)
     back = LaunchFolder(archive.unpack(packed.file, tmp_path / "b").folder)
-    assert back.checkpoint("full-confirm-seed0").read_bytes() == b"tensors"
+    assert back.checkpoint("full-confirm-seed0").read_bytes() == TENSORS
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(ValueError, match=r"there are no trained tensors in .*: pack without --checkpoints"):
         archive.pack(folder, tmp_path / "c.tar.gz", checkpoints=True)
+
+
+def test_tensors_that_are_missing_or_cut_are_not_passed_over(
+    folder: LaunchFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = archive.pack(folder, tmp_path / "whole.tar.gz", checkpoints=True).file
+    lost = folder.checkpoint("lora-confirm-seed1")
+    lost.write_bytes(TENSORS[:-1])
+    with pytest.raises(ValueError, match=r"lora-confirm-seed1\.safetensors is damaged: "):
+        archive.pack(folder, tmp_path / "a.tar.gz", checkpoints=True)
+    lost.unlink()
+    with pytest.raises(
+        ValueError, match=r"^1 of 9 files of trained tensors are not in .* \(lora-confirm-seed1\): bring"
+    ):
+        archive.pack(folder, tmp_path / "a.tar.gz", checkpoints=True)
+    name = f"checkpoints/{lost.name}"
+    with pytest.raises(ValueError, match=rf"cut\.tar\.gz: {name} is damaged: "):
+        archive.unpack(forged(whole, tmp_path / "cut.tar.gz", {name: TENSORS[:-1]}), tmp_path / "b")
+    back = archive.unpack(forged(whole, tmp_path / "fewer.tar.gz", {name: None}), tmp_path / "b")
+    assert not_kept(LaunchFolder(back.folder), folder.read_records()) == ["lora-confirm-seed1"]
+
+
+def test_a_size_that_the_record_does_not_say_is_damage(record: Callable[..., Record], tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(TENSORS)
+    check_tensors(path, record(details={"checkpoint_bytes": len(TENSORS)}))
+    with pytest.raises(ValueError, match="and its record says 7"):
+        check_tensors(path, record(details={"checkpoint_bytes": 7}))
+
+
+def test_models_that_an_archive_lacks_are_named_when_all_are_measured(
+    folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = archive.pack(folder, tmp_path / "whole.tar.gz", checkpoints=True).file
+    file = forged(whole, tmp_path / "a.tar.gz", {"checkpoints/lora-confirm-seed1.safetensors": None})
+    monkeypatch.setattr(__main__, "_evaluate", lambda path, device: 0)
+    assert __main__.main(["unpack", str(whole), "--out", str(tmp_path / "b"), "--evaluate"]) == 0
+    assert __main__.main(["unpack", str(file), "--out", str(tmp_path / "c"), "--evaluate"]) == 1
+    assert capsys.readouterr().err == f"error: {file} holds no trained tensors of lora-confirm-seed1\n"
+
+
+@pytest.mark.parametrize("name", ["leaderboard.md", "leaderboard.csv", "leaderboard.json", "index.html", "pareto.png"])
+def test_whatever_is_made_of_the_records_has_to_be_what_they_give(
+    name: str, folder: LaunchFolder, tmp_path: Path
+) -> None:
+    content = bytearray((folder.path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder.path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} is not what the records say: run python -m bench leader"):
+        archive.pack(folder, tmp_path / "a.tar.gz")
+    assert list(tmp_path.iterdir()) == [tmp_path / "results"]
+
+
+def test_a_launch_that_is_running_is_not_packed(folder: LaunchFolder, tmp_path: Path) -> None:
+    with folder.locked(), pytest.raises(ValueError, match="another launch is writing to"):
+        archive.pack(folder, tmp_path / "a.tar.gz")
+
+
+def test_what_is_written_while_it_is_packed_gives_no_damaged_archive(
+    folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables are copied before they are hashed; tensors, which are not, have to stay."""
+    written = archive._write
+
+    def write(place: Path, name: str, files: dict[str, Path]) -> None:
+        folder.table.write_text("by another command")
+        written(place, name, files)
+
+    monkeypatch.setattr(archive, "_write", write)
+    assert archive.unpack(archive.pack(folder, tmp_path / "a.tar.gz").file, tmp_path / "b").faults == ()
+    monkeypatch.undo()
+    leaderboard.write(build(folder.read_records()), folder, folder.read_records())
+    added = archive._add
+
+    def add(tar: tarfile.TarFile, name: str, content: io.BufferedReader, size: int) -> None:
+        if name.endswith("full-confirm-seed0.safetensors"):
+            folder.checkpoint("full-confirm-seed0").write_bytes(TENSORS[:-1] + b"x")
+        added(tar, name, content, size)
+
+    monkeypatch.setattr(archive, "_add", add)
+    with pytest.raises(ValueError, match=r"full-confirm-seed0\.safetensors has changed while it was packed"):
+        archive.pack(folder, tmp_path / "c.tar.gz", checkpoints=True)
+    assert not (tmp_path / "c.tar.gz").exists()
+
+
+@pytest.mark.parametrize("out", [".", "", "results"])
+def test_a_folder_is_no_file_to_pack_into(
+    out: str, folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"--out \S+ is a folder: name a file, such as \S*paper-tiny\.tar\.gz$"):
+        archive.pack(folder, Path(out))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that nobody can write to")
+def test_a_place_that_takes_nothing_is_named(folder: LaunchFolder) -> None:
+    with pytest.raises(ValueError, match=r"^/proc/a\.tar\.gz cannot be written: "):
+        archive.pack(folder, Path("/proc/a.tar.gz"))
+
+
+def test_a_distribution_without_a_name_is_left_out(
+    folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pip leaves them when it is cut: ``~orch-2.0.dist-info``."""
+    (tmp_path / "site" / "~mpty-1.0.dist-info").mkdir(parents=True)
+    for name in ("~orch-2.0", "nameless-1.0", "good-1.0"):
+        place = tmp_path / "site" / f"{name}.dist-info"
+        place.mkdir(parents=True)
+        said = {"~orch-2.0": "Name: ~orch\nVersion: 2.0", "good-1.0": "Name: Good.One\nVersion: 1.0+cpu"}
+        (place / "METADATA").write_text(f"Metadata-Version: 2.1\n{said.get(name, 'Version: 1.0')}\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    back = archive.unpack(archive.pack(folder, tmp_path / "a.tar.gz").file, tmp_path / "b")
+    lines = (back.folder / "constraints.txt").read_text().splitlines()
+    assert "good-one==1.0+cpu" in lines
+    assert not [line for line in lines if "orch==2.0" in line or line.startswith(("none", "=="))]
 
 
 def test_a_table_that_its_records_do_not_give_is_not_packed(folder: LaunchFolder, tmp_path: Path) -> None:
@@ -114,19 +242,24 @@ def test_a_table_that_its_records_do_not_give_is_not_packed(folder: LaunchFolder
 
 
 def test_a_table_with_another_limit_of_forgetting_is_what_its_records_say(folder: LaunchFolder, tmp_path: Path) -> None:
-    leaderboard.write(build(folder.read_records(), forgetting_limit=3.0), folder)
-    back = archive.unpack(archive.pack(folder, tmp_path / "a.tar.gz").file, tmp_path / "b")
-    assert archive.differences(LaunchFolder(back.folder), folder.read_records()) == []
+    records = folder.read_records()
+    leaderboard.write(build(records, forgetting_limit=3.0), folder, records)
+    assert archive.unpack(archive.pack(folder, tmp_path / "a.tar.gz").file, tmp_path / "b").faults == ()
 
 
 def test_what_is_to_be_known_is_said(folder: LaunchFolder, tmp_path: Path) -> None:
-    folder.manifest.write_text('{"id": "x", "ended": false, "asked": {}}')
+    folder.manifest.write_text(json.dumps({"id": "x", "ended": False, "asked": ASKED}))
     (one, *_) = folder.read_records()
     one.model_copy(update={"provenance": {"versions": {"numpy": "1.0"}, "dirty": True}}).write(folder.records)
+    (folder.path / "notes.md").write_text("mine")
+    records = folder.read_records()
+    leaderboard.write(build(records), folder, records)
     said = " ".join(archive.pack(folder, tmp_path / "a.tar.gz").said)
     assert "the launch has not ended" in said
     assert "the records were made with numpy 1.0, and" in said
     assert "changes that are in no commit" in said
+    assert "an archive holds what a launch has written, and not notes.md" in said
+    assert archive.unpack(tmp_path / "a.tar.gz", tmp_path / "b").said == (archive.UNFINISHED,)
 
 
 SUM = hashlib.sha256(b"x").hexdigest()
@@ -160,6 +293,10 @@ def crafted(path: Path, names: dict[str, bytes], *, sums: str | None = None, **k
         "elsewhere/a.json",
         ".bashrc",
         "run.py",
+        "notes.html",
+        "picture.svg",
+        "README.md",
+        "SHA256SUMS",
         "records",
         "",
     ],
@@ -178,6 +315,121 @@ def test_what_is_no_file_is_refused(kind: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds 'top/records/a\.json', which no archive holds"):
         archive.unpack(file, tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def forged(file: Path, out: Path, changes: dict[str, bytes | None]) -> Path:
+    """An archive with other contents, and with sums that fit."""
+    with tarfile.open(file) as tar:
+        held = {member.name.partition("/")[2]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    held.pop("SHA256SUMS")
+    return crafted(out, {name: content for name, content in {**held, **changes}.items() if content is not None})
+
+
+@pytest.fixture(scope="module")
+def packed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive.pack(LaunchFolder(made), tmp_path_factory.mktemp("packed") / "a.tar.gz").file
+
+
+@pytest.mark.parametrize("name", ["index.html", "pareto.png"])
+def test_what_a_browser_would_open_is_made_of_the_records(name: str, packed: Path, made: Path, tmp_path: Path) -> None:
+    back = archive.unpack(forged(packed, tmp_path / "a.tar.gz", {name: b"<script>alert(1)</script>"}), tmp_path / "b")
+    assert back.said == (f"{name} was not what the records give here, and has been made again from them",)
+    assert b"alert(1)" not in (back.folder / name).read_bytes()
+    whole = archive.unpack(packed, tmp_path / "c")
+    assert (back.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    alone = archive.unpack(forged(packed, tmp_path / "d.tar.gz", {"curves.png": b"<svg>"}), tmp_path / "d")
+    assert not (alone.folder / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("leaderboard.md", b"# 99.9"),
+        ("curves.csv", b"step\n"),
+        ("per_image.csv", b"trial\n"),
+        ("environment.json", b'{"format": 1, "trials": 9}'),
+    ],
+)
+def test_a_table_that_the_records_do_not_give_is_named(
+    name: str, content: bytes, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = forged(packed, tmp_path / "a.tar.gz", {name: content})
+    assert __main__.main(["unpack", str(file), "--out", str(tmp_path / "b")]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'b' / name} is not what the records say\n"
+
+
+OTHER = json.dumps({"id": "x", "ended": True, "asked": {"study": {"l2_sp": {"method": "l2_sp"}}}}).encode()
+LONGER = json.dumps({"id": "x", "ended": True, "asked": {"study": {"full": {"method": "full", "trials": 99}}}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"launch.json": b"not json"}, r"launch\.json is not what a launch writes"),
+        ({"launch.json": b"[]"}, r"launch\.json is not what a launch writes"),
+        ({"launch.json": OTHER}, r"launch\.json is not of the launch that full-confirm-seed0 is a record of"),
+        ({"launch.json": LONGER}, r"launch\.json is not of the launch that full-confirm-seed0 is a record of"),
+        ({"per_image.csv": None}, r"it is not whole: per_image\.csv is missing"),
+        ({"leaderboard.md": None}, r"it is not whole: leaderboard\.md is missing"),
+        ({"constraints.txt": b"--index-url http://elsewhere\n"}, "holds the line '--index-url http://elsewhere'"),
+        ({"constraints.txt": b"torch @ http://elsewhere\n"}, "which names no version"),
+        ({"records/full-confirm-seed0.json": b"{}"}, r"full-confirm-seed0\.json"),
+        ({"records/copy.json": b"{}"}, r"copy\.json"),
+        ({f"records/{method}-confirm-seed{seed}.json": None for method in ROWS for seed in range(3)}, "no records"),
+    ],
+)
+def test_an_archive_that_is_not_that_of_a_launch_is_refused_and_leaves_nothing(
+    changes: dict[str, bytes | None], said: str, packed: Path, tmp_path: Path
+) -> None:
+    file = forged(packed, tmp_path / "a.tar.gz", changes)
+    with pytest.raises(ValueError, match=rf"^{file}: .*{said}") as refused:
+        archive.unpack(file, tmp_path / "b")
+    assert ".archive-" not in str(refused.value)
+    assert "run a study" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("behind", [b"garbage", b"\0" * 4096, gzip.compress(b""), gzip.compress(b"\0" * 512), None])
+def test_what_follows_an_archive_is_refused(behind: bytes | None, packed: Path, tmp_path: Path) -> None:
+    """None: the archive once more."""
+    file = tmp_path / "a.tar.gz"
+    file.write_bytes(packed.read_bytes() + (packed.read_bytes() if behind is None else behind))
+    with pytest.raises(ValueError, match=r"a\.tar\.gz is not an archive, or is damaged"):
+        archive.unpack(file, tmp_path / "b")
+
+
+def headed(kind: bytes, size: int, times: int = 1) -> bytes:
+    """A member of such a kind and size, with content that compresses well, and one without that follows it."""
+    first = tarfile.TarInfo("././@PaxHeader")
+    first.type, first.size = kind, size
+    block = first.tobuf(tarfile.GNU_FORMAT) + bytes(size + -size % 512)
+    return block * times + tarfile.TarInfo("top/SHA256SUMS").tobuf() + bytes(10240)
+
+
+@pytest.mark.parametrize("times", [1, 2000])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_headers_of_a_small_file_take_no_memory(kind: bytes, times: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.tar.gz"
+    file.write_bytes(gzip.compress(headed(kind, 64 * 2**20 // times, times), mtime=0))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"a\.tar\.gz is not an archive"):
+            archive.unpack(file, tmp_path / "b")
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("sizes", ["1\n", "x\n", "100000000\n"])
+def test_a_sparse_member_is_refused(sizes: str, tmp_path: Path) -> None:
+    member = tarfile.TarInfo("top/SHA256SUMS")
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99999999999"}
+    content = sizes.encode() + bytes(2**20)
+    member.size = len(content)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(ValueError, match=r"a\.tar\.gz is not an archive"):
+        archive.unpack(tmp_path / "a.tar.gz", tmp_path / "b")
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,13 @@ def test_a_record_says_where_it_comes_from_once_however_many_rows_it_makes(recor
     assert list(gather(board, made).provenance) == [{"field": "commit", "value": "abc", "records": 3}]
 
 
+def test_a_seed_knows_whether_its_tensors_are_there(records: list[Record], tmp_path: Path) -> None:
+    folder = LaunchFolder(tmp_path)
+    folder.keep_tensors("full-confirm-seed1", b"tensors")
+    assert [one["kept"] for one in gather(build(records), records, folder).seeds] == [False, True]
+    assert [one["kept"] for one in gather(build(records), records).seeds] == [False, False]
+
+
 def test_provenance_counts_who_says_what(record: Make) -> None:
     two = [confirmed(record, 0, [0, 1, 1, 2]), confirmed(record, 1, [0, 1, 1, 2])]
     other = two[1].model_copy(update={"provenance": {"commit": "def", "dirty": True, "hardware": {"cores": 2}}})

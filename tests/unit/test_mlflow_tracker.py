@@ -88,6 +88,26 @@ def artifact(run: Run, name: str) -> Path:
     return Path(str(run.info.artifact_uri).removeprefix("file://")) / name
 
 
+STRANGE = ["lin (copy)", "r=4+x", "x,y", "a@b", "a_x40_b", "50%", "a#b?c", "..x", "<i>", "🎉", "a/../b", "(" * 200]
+
+
+def test_a_study_may_be_called_what_mlflow_takes_in_no_key(store: Path) -> None:
+    parameters = {name: {"method": name, "search": {"lr": {"low": 0.1}}} for name in STRANGE}
+    tracker = open_tracker(
+        default_uri(store), experiment="r=4+x", run_name="a#b?c", parameters=parameters, tags={"study": "50%"}
+    )
+    tracker.close()
+    assert tracker.problem is None
+    parent, _ = runs(store, experiment="r=4+x")
+    assert parent.info.status == "KILLED"  # nobody has told of its end
+    said = [value for key, value in parent.data.params.items() if value != "0.1"]
+    assert sorted(said) == sorted(STRANGE)  # no two of them share a key
+    assert parent.data.params["lin _x28_copy_x29_.method"] == "lin (copy)"
+    client = MlflowClient(default_uri(store))
+    client.log_text(parent.info.run_id, "content", "file.txt")
+    assert artifact(parent, "file.txt").name in {one.path for one in client.list_artifacts(parent.info.run_id)}
+
+
 def test_a_launch_is_a_parent_with_a_child_for_every_trial(
     store: Path,
     record: Make,

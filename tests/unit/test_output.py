@@ -6,6 +6,7 @@ import io
 import json
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,19 @@ def test_everything_fits_into_the_screen_and_nothing_is_cut(
     assert "full" in text
     assert "[93.2,97.1]" in text  # the interval of its target accuracy
     assert any(line.endswith(f"{tmp_path}/logs/20260101-000000.log") for line in lines)  # a path is never broken
+
+
+@pytest.mark.parametrize("file", [Terminal(), io.StringIO()], ids=["terminal", "file"])
+def test_what_libraries_print_meanwhile_stays_off_the_screen(
+    file: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with output(LaunchOptions(), file).progress(3) as progress:
+        print("Configuration for experiment")
+        print("Configuration for experiment", file=sys.stderr)
+        progress.said("a sentence of the launch")
+    assert "a sentence of the launch" in file.getvalue()
+    assert "Configuration" not in file.getvalue()
+    assert capsys.readouterr() == ("Configuration for experiment\n", "Configuration for experiment\n")
 
 
 def test_a_file_gets_a_line_a_trial(show: Callable[..., str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting import page
 from bench.reporting.evidence import gather
@@ -64,7 +65,7 @@ def show(tmp_path: Path, quiet: Browser) -> Show:
         shown = []
         for records in launches:
             board = build(records)
-            shown.append(page.launch(board, gather(board, records)))
+            shown.append(page.launch(board, gather(board, records, LaunchFolder(tmp_path))))
         file = tmp_path / "index.html"
         file.write_text(page.render(shown), encoding="utf-8")
         quiet.open(f"{file.as_uri()}{state}")
@@ -265,7 +266,10 @@ def whole(record: Make, searched: Make) -> list[Record]:
     ]
 
 
-def test_a_row_shows_its_search_classes_curves_and_records(quiet: Browser, show: Show, whole: list[Record]) -> None:
+def test_a_row_shows_its_search_classes_curves_and_records(
+    quiet: Browser, show: Show, whole: list[Record], tmp_path: Path
+) -> None:
+    LaunchFolder(tmp_path).keep_tensors("full-confirm-seed1", b"tensors")
     show(whole)
     quiet.until("document.querySelectorAll('#row-body .chart .point').length === 3")
     body = quiet.run("document.getElementById('row-body').innerText")
@@ -278,6 +282,9 @@ def test_a_row_shows_its_search_classes_curves_and_records(quiet: Browser, show:
     assert quiet.run("document.querySelector('#curves .line').getAttribute('d').split('L').length") == 4
     links = quiet.run("[...document.querySelectorAll('#row-body a')].map(e => e.getAttribute('href'))")
     assert {"./records/full-confirm-seed0.json", "./checkpoints/full-confirm-seed1.safetensors"} <= set(links)
+    assert "./checkpoints/full-confirm-seed0.safetensors" not in links  # it is not there; the record says how large
+    linked = "[...document.querySelectorAll('#row-body tr')].filter(e => e.querySelector('a[href*=seed]'))"
+    assert quiet.run(f"{linked}.map(e => e.lastElementChild.innerText)") == ["1 kB", "1 kB"]
     assert "./records/full-search-02.json" in links
 
 

@@ -94,7 +94,7 @@ function seeds(row) {
     number(seed.train_seconds, seconds),
     number(seed.peak_memory, bytes),
     link(launch, "records", seed.trial, ".json", "record"),
-    seed.status === "ok"
+    seed.kept
       ? link(
           launch,
           "checkpoints",
@@ -102,7 +102,7 @@ function seeds(row) {
           ".safetensors",
           number(seed.checkpoint_bytes, bytes).replace("–", "file"),
         )
-      : "–",
+      : number(seed.checkpoint_bytes, bytes),
   ];
   const own = launch.seeds.filter((seed) => seed.label === row.label);
   const lost = own.filter((seed) => seed.error);
