@@ -57,7 +57,8 @@ def search(
     outcome = functools.partial(_outcome, board=pool.board, study=study)
     hear = nothing if pruning is None else functools.partial(heard, pruning)
     algorithm = InOrder(proposals(study, ended), submit, outcome, hear, lag=study.lag)
-    watchers = min(pool.plan.slots, study.trials)
+    at_once = min(pool.plan.slots, study.lag)  # no proposal waits for less, and each takes an actor of Tune
+    watchers = min(at_once, study.trials)
     tuner = tune.Tuner(
         # The worker groups hold the cores and GPUs; what Tune starts only waits for them.
         tune.with_resources(
@@ -68,7 +69,7 @@ def search(
             search_alg=algorithm,
             scheduler=FIFOScheduler(),  # a trial that is to end early ends where it reports, see cluster/pruning
             num_samples=study.trials,
-            max_concurrent_trials=pool.plan.slots,
+            max_concurrent_trials=at_once,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
