@@ -119,8 +119,9 @@ def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
     )
     if methods.has_variants(methods.load(study.method)):
         yield "           (what the method makes of the trained models besides is measured, too, in rows of its own)"
-    if study.trials < rows:
-        yield f"           (trials = {study.trials} is less than one a row: only so many rows are tried)"
+    least, most = min(study.trials_by_row), max(study.trials_by_row)
+    if least < most:
+        yield f"           (some rows get {most} of them and some {least}: trials_per_row={most} gives each {most})"
     for name, space in study.search.items():
         yield f"             {name}: {_space(space)}"
     yield from (f"             {line}" for line in _rows(study, benchmark))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -235,6 +236,7 @@ class Study(Frozen):
             raise ValueError(f"{twice[0]!r} is both searched and fixed")
         self._refuse_what_is_overruled()
         self._count_trials()
+        self._refuse_rows_without_a_trial()
         self._refuse_what_cannot_be_searched()
         self._refuse_what_cannot_be_believed()
         self._refuse_what_cannot_be_repeated()
@@ -250,6 +252,13 @@ class Study(Frozen):
             )
         if max(self.search_seed + self.repeats, (max(self.seeds) + 1) * self.repeats) > LARGEST_SEED:
             raise ValueError(f"repeats = {self.repeats} need seeds above {LARGEST_SEED}: choose smaller seeds")
+
+    def _refuse_rows_without_a_trial(self) -> None:
+        if self.trials < self.row_count:
+            raise ValueError(
+                f"trials = {self.trials} leaves some of the {self.row_count:,} rows without one, and such a row cannot "
+                f"be confirmed: set trials={self.row_count} or more, or fewer choices of {' and '.join(self.rows)}"
+            )
 
     def _count_trials(self) -> None:
         """``trials`` follows from ``trials_per_row``, if that is set."""
@@ -331,6 +340,14 @@ class Study(Frozen):
             points = [{**row, **dict(zip(others, rest, strict=True))} for rest in rests for row in rows]
         dealt = (rows[index % len(rows)] for index in range(self.trials - len(points)))
         return points + (list(dealt) if self.rows else [])
+
+    @property
+    def trials_by_row(self) -> tuple[int, ...]:
+        """How many search trials each row gets, in the order of ``row_values``: equally many, or for some one more."""
+        if not self.rows:
+            return (self.trials,)
+        counts = Counter(tuple(point[name] for name in self.rows) for point in self.dealt_points)
+        return tuple(counts[tuple(row.values())] for row in self.row_values)
 
     @property
     def search_context(self) -> SearchContext:

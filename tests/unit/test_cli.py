@@ -216,12 +216,19 @@ def test_dry_run_of_the_papers_table_needs_neither_weights_nor_images(tmp_path: 
     assert "113 trials of 10,000 steps x 128 images or 100,000 steps x 128 images; " in done.out
 
 
-def test_dry_run_says_that_rows_will_be_missing(tmp_path: Path, call: Call) -> None:
+def test_rows_without_a_trial_are_refused_and_unequal_ones_are_named(tmp_path: Path, call: Call) -> None:
     (tmp_path / "mine.yaml").write_text(LORA)
     done = call(launch.main, "--study", "mine.yaml", "--dry-run", "--trials", "1")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert (
+        "trials = 1 leaves some of the 2 rows without one, and such a row cannot be confirmed: set trials=2" in done.err
+    )
+    done = call(launch.main, "--study", "mine.yaml", "--dry-run", "--trials", "3")
     assert done.code == 0, done.err
-    assert "trials = 1 is less than one a row: only so many rows are tried" in done.out
-    assert "In all:    4 trials" in done.out
+    assert "(some rows get 2 of them and some 1: trials_per_row=2 gives each 2)" in done.out
+    done = call(launch.main, "--study", "mine.yaml", "--dry-run", "--set", "trials_per_row=2")
+    assert "some rows get" not in done.out
 
 
 def test_dry_run_shows_what_was_overridden(tmp_path: Path, call: Call) -> None:

@@ -22,7 +22,7 @@ def _digits() -> None:
 
 def test_a_suite_is_estimated_row_by_row(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    (tmp_path / "two.yaml").write_text("suite: [linear, block_expansion]\ntrials: 1\nseeds: [0]\n")
+    (tmp_path / "two.yaml").write_text("suite: [linear, block_expansion]\ntrials: 2\nseeds: [0]\n")
     overrides = ["search.p.choices=[1, 2]", "train.batch_size=2"]
     suite = studies.load(str(tmp_path / "two.yaml"), overrides=overrides)
     *rows, total = plans.estimate(suite, benchmarks.get("tiny"), torch.device("cpu"))

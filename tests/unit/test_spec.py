@@ -227,12 +227,35 @@ def test_a_study_that_cannot_be_run_is_refused(changes: dict[str, Any], said: st
     assert refused({**LORA, **changes}, Study).startswith(said)
 
 
-@pytest.mark.parametrize(("trials", "ranks"), [(1, [4]), (2, [4, 8]), (5, [4, 8, 4, 8, 4])])
+@pytest.mark.parametrize(("trials", "ranks"), [(2, [4, 8]), (5, [4, 8, 4, 8, 4])])
 def test_trials_are_dealt_to_the_rows_in_turn(trials: int, ranks: list[int]) -> None:
     mine = study(trials=trials)
     assert mine.row_values == [{"rank": 4}, {"rank": 8}]
     assert mine.dealt_points == [{"rank": rank} for rank in ranks]
-    assert mine.confirmations == min(trials, 2) * 3
+    assert mine.confirmations == 2 * 3
+
+
+@pytest.mark.parametrize("search", ["rank", "both"])
+def test_rows_have_equally_many_trials_up_to_one(search: str) -> None:
+    space: dict[str, Any] = {"rank": {"choices": [4, 8, 16]}, "lr": {"low": 0.01, "high": 0.3, "log": True}}
+    if search == "both":
+        space["lr"] = {"choices": [0.01, 0.1]}
+    for trials in range(3, 20):
+        counts = study(trials=trials, search=space).trials_by_row
+        assert sum(counts) == trials
+        assert max(counts) - min(counts) == (trials % 3 > 0)
+    assert study(trials=7, search=space, rows=[]).trials_by_row == (7,)
+    assert study(trials_per_row=4, search=space).trials_by_row == (4, 4, 4)
+
+
+@pytest.mark.parametrize("objective", ["mean", ["target_accuracy", "forgetting"]])
+def test_a_row_without_a_trial_is_refused(objective: Any) -> None:
+    message = refused({**LORA, "trials": 1, "objective": objective}, Study)
+    assert message == (
+        "trials = 1 leaves some of the 2 rows without one, and such a row cannot be confirmed: set trials=2 or more, "
+        "or fewer choices of rank"
+    )
+    assert study(trials=1, rows=[]).trials_by_row == (1,)
 
 
 MODES = {"mean": "max", "target_accuracy": "max", "source_accuracy": "max", "forgetting": "min"}
