@@ -120,6 +120,8 @@ class Row:
     """What was confirmed: of several searches a configuration each, in the order of their seeds."""
     curve: tuple[curves.CurvePoint, ...] = ()
     """What was read on the way of its trials; empty if nothing was, and for variants, which are made at the end."""
+    seeds: tuple[int, ...] = ()
+    """Of its trials, the failed ones too."""
 
     @property
     def label(self) -> str:
@@ -158,15 +160,18 @@ class Leaderboard:
     """The best row that keeps to the limit of forgetting; None if none does."""
     forgetting_limit: float = FORGETTING_LIMIT
     """Points that a row may forget where the highest target accuracy under a constraint is looked for."""
+    ended: bool = True
+    """Whether its launch has run all that it was asked for."""
 
 
-def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIMIT) -> Leaderboard:
+def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIMIT, ended: bool = True) -> Leaderboard:
     """Make a leaderboard of the confirmations among some records; search trials are left out.
 
     Records are repeats of each other, and averaged, only if everything but their seed is the same.
 
     Args:
         forgetting_limit: see :attr:`Leaderboard.forgetting_limit`.
+        ended: whether no further records are to come.
 
     Raises:
         ValueError: there are no confirmations, one is there twice, or they come from different studies, benchmarks or
@@ -189,6 +194,7 @@ def build(records: Sequence[Record], *, forgetting_limit: float = FORGETTING_LIM
         rows=tuple(_ranked([row for row, _ in found])),
         objective=objectives.pop() if len(objectives) == 1 else None,
         forgetting_limit=forgetting_limit,
+        ended=ended,
     )
     return _compared(board, [outcome for _, outcome in found])
 
@@ -339,6 +345,7 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             best=False,
             failed=len(group) - len(good),
             trials=tuple(record.trial for record in group),
+            seeds=tuple(record.seed for record in group),
             test_selected=first.protocol == "paper",
             variant=variant,
             target_images=outcome.answers["target"].n if outcome else None,
