@@ -156,7 +156,7 @@ def carry_out(launch: Launch, pool: Pool, out: Output) -> Ended:
         records = _trials(launch, out, tracker, pool, storage)
         launch.folder.keep_only({record.trial for record in records})
         board = _conclude(launch, records, out, tracker)
-        if not any(record.is_tried_again for record in records):
+        if _whole(records):
             resume.end(launch, begun)
             instead(Farewell(out.farewell(complete(launch))))
     finally:
@@ -170,6 +170,11 @@ def carry_out(launch: Launch, pool: Pool, out: Output) -> Ended:
         return Ended(status="failed", exit_code=1, text=_lost(records))
     out.answer(board, launch.folder.path)
     return Ended(status="done", exit_code=0, text="")
+
+
+def _whole(records: Sequence[Record]) -> bool:
+    """Whether the same command would have nothing to run again."""
+    return not any(record.is_tried_again for record in records)
 
 
 @contextmanager
@@ -269,7 +274,7 @@ def _conclude(launch: Launch, records: Sequence[Record], out: Output, tracker: T
         tracker.finish(launch.folder, None, "FAILED")
         return None
     out.phase(PhaseBegan(phase="conclude", study=launch.suite.name, trials=0))
-    board = build(records)
+    board = build(records, ended=_whole(records))
     leaderboard.write(board, launch.folder, records)
     out.ranked(board, launch.folder.path)
     searched = {study.method: study for study in launch.suite.studies}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from bench.folder import LaunchFolder
 from bench.records import MOST, Record
 from bench.reporting import leaderboard, page
-from bench.reporting.rows import build
+from bench.reporting.rows import Leaderboard, build
 from bench.spec import read_text, shown
 
 PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*")
@@ -29,13 +29,17 @@ def rendered(folder: LaunchFolder, records: Sequence[Record], place: Path) -> La
         shutil.copyfile(folder.manifest, made.manifest)
     if folder.checkpoints.is_dir():
         made.checkpoints.symlink_to(folder.checkpoints.absolute())
-    leaderboard.write(build(records, forgetting_limit=_limit(folder)), made, records)
+    leaderboard.write(_board(folder, records), made, records)
     return made
 
 
 def page_of(folder: LaunchFolder, records: Sequence[Record]) -> str:
     """The page of a launch as its records and its folder give it."""
-    return page.of_launch(build(records, forgetting_limit=_limit(folder)), records, folder)
+    return page.of_launch(_board(folder, records), records, folder)
+
+
+def _board(folder: LaunchFolder, records: Sequence[Record]) -> Leaderboard:
+    return build(records, forgetting_limit=_limit(folder), ended=folder.ended is not False)
 
 
 def _limit(folder: LaunchFolder) -> float | None:

@@ -26,6 +26,10 @@ INTERVAL_OF_ONE_SEARCH = (
     "leaves out other searches and other seeds."
 )
 NO_INTERVAL = "No number has an interval: neither seeds nor images say how uncertain it is."
+UNFINISHED = (
+    "The launch has not ended: rows, seeds and searches that it has still to run are missing here, and the order may "
+    "change."
+)
 BY_ACCURACY = (
     "These records do not say which images were right: what images leave open is the binomial variance of each "
     "accuracy, and differences count as if they came from different images, which makes them wider."
@@ -63,15 +67,39 @@ def repeated(board: Leaderboard) -> bool:
 
 def basis(board: Leaderboard) -> str:
     """How many seeds and images stand behind the rows, and what chose them."""
-    count = len(board.seeds)
     searches = max(row.searches for row in board.rows)
     of_each = f"{searches} search{'es' * (searches != 1)} a row, with " if repeated(board) else ""
-    parts = [f"{of_each}{count} seed{'s' * (count > 1)} a row: {', '.join(map(str, board.seeds))}"]
+    parts = [f"{of_each}{seed_count(board)} a row: {_seeds(board)}"]
     for field, what in (("target_images", "test images"), ("source_images", "source queries")):
         numbers = sorted({number for row in board.rows if (number := getattr(row, field)) is not None})
         parts += [f"{' or '.join(f'{number:,}' for number in numbers)} {what}"] if numbers else []
     chosen = f"chosen by {board.objective}" if board.objective else "what chose the rows was not recorded"
     return "; ".join([*parts, chosen]) + "."
+
+
+def seed_count(board: Leaderboard) -> str:
+    """How many seeds a row has, or has at most."""
+    count = len(board.seeds)
+    return f"{'up to ' * bool(_fewer_seeds(board))}{count} seed{'s' * (count != 1)}"
+
+
+def _seeds(board: Leaderboard) -> str:
+    """All seeds, and behind them the rows that lack some, with those that they have."""
+    of_rows = [f"{_named(labels)}: {_listed(seeds)}" for seeds, labels in _fewer_seeds(board).items()]
+    return _listed(board.seeds) + (f" ({'; '.join(of_rows)})" if of_rows else "")
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _fewer_seeds(board: Leaderboard) -> dict[tuple[int, ...], list[str]]:
+    """Labels of the rows that lack seeds which other rows have, by the seeds that they have."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for row in board.rows:
+        if row.of_seeds != board.seeds:
+            found.setdefault(row.of_seeds, []).append(row.label)
+    return found
 
 
 def probe(board: Leaderboard) -> str:
@@ -87,7 +115,7 @@ def findings(board: Leaderboard) -> list[str]:
 def caveats(board: Leaderboard) -> list[str]:
     """What makes this board's intervals other than they should be."""
     good = [row for row in board.rows if row.standing is not None]
-    said = []
+    said = [] if board.ended else [UNFINISHED]
     if any(not row.by_image for row in good):
         said.append(BY_ACCURACY)
     unknown = [row.label for row in good if row.mean and row.mean.low is None]

@@ -13,7 +13,16 @@ from bench.records import Record, write_atomically
 from bench.reporting import curves, page, published
 from bench.reporting.answers import answers
 from bench.reporting.comparisons import FRONT, MAYBE_ON_FRONT
-from bench.reporting.findings import LEGEND, TEST_LEGEND, basis, caveats, findings, interval_legend, probe
+from bench.reporting.findings import (
+    LEGEND,
+    TEST_LEGEND,
+    basis,
+    caveats,
+    findings,
+    interval_legend,
+    probe,
+    seed_count,
+)
 from bench.reporting.markup import escaped, with_escaped
 from bench.reporting.picture import draw, draw_curves
 from bench.reporting.rows import (
@@ -147,8 +156,14 @@ def as_csv(board: Leaderboard) -> str:
 
 
 def as_json(board: Leaderboard) -> str:
-    """The table with all that belongs to it."""
-    return json.dumps(asdict(board), indent=2, sort_keys=True) + "\n"
+    """The table with all that belongs to it; of a whole launch it is not said that it is one."""
+    values = asdict(board)
+    if values["ended"]:
+        del values["ended"]
+    for row in values["rows"]:
+        if row["of_seeds"] == board.seeds:
+            del row["of_seeds"]
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def for_mlflow(board: Leaderboard) -> pd.DataFrame:
@@ -218,7 +233,7 @@ def table(board: Leaderboard) -> Table:
 
     rows = lines(board)
     shown = Table(
-        title=plain(f"{board.study} on {board.benchmark}, {len(board.seeds)} seed{'s' * (len(board.seeds) != 1)}"),
+        title=plain(f"{board.study} on {board.benchmark}, {seed_count(board)}"),
         caption=f"percent [95 % interval] · MEAN = (target + source) / 2 · bold: not told from the best"
         f" · ★ Pareto front from 95 %, ☆ from 5 %\n{basis(board)}"
         + (f" · source k-NN: {probe(board)}" if board.ks != (HEADLINE_K,) else "")

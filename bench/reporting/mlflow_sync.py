@@ -114,7 +114,7 @@ def _conclude(runs: Runs, folder: LaunchFolder, records: Sequence[Record]) -> bo
     held = {TABLE, *(path.name for path in attached(folder))} if tables else set()
     if parent.data.tags.get(STATUS) == said and parent.info.status == status and held <= runs.artifacts(runs.parent):
         return bool(open_before)
-    runs.finish(folder, build(records) if tables else None, status)
+    runs.finish(folder, build(records, ended=folder.ended is not False) if tables else None, status)
     return True
 
 

@@ -67,7 +67,8 @@ def read(folder: LaunchFolder, *, forgetting_limit: float | None = None) -> Laun
     """
     records = folder.read_records()
     try:
-        return Launch(folder, records, build(records, forgetting_limit=forgetting_limit))
+        ended = folder.ended is not False
+        return Launch(folder, records, build(records, forgetting_limit=forgetting_limit, ended=ended))
     except ValueError as error:
         raise ValueError(f"{folder.path}: {error}") from None
 

@@ -127,6 +127,8 @@ class Row:
     """What was confirmed: of several searches a configuration each, in the order of their seeds."""
     curve: tuple[curves.CurvePoint, ...] = ()
     """What was read on the way of its trials; empty if nothing was, and for variants, which are made at the end."""
+    of_seeds: tuple[int, ...] = ()
+    """The seeds of its trials, the failed ones too."""
 
     @property
     def label(self) -> str:
@@ -165,9 +167,11 @@ class Leaderboard:
     """The best row that keeps to the limit of forgetting; None if none does."""
     forgetting_limit: float = FORGETTING_LIMIT
     """Points that a row may forget where the highest target accuracy under a constraint is looked for."""
+    ended: bool = True
+    """Whether its launch has run all that it was asked for."""
 
 
-def build(records: Sequence[Record], *, forgetting_limit: float | None = None) -> Leaderboard:
+def build(records: Sequence[Record], *, forgetting_limit: float | None = None, ended: bool = True) -> Leaderboard:
     """Make a leaderboard of the confirmations among some records; search trials are left out.
 
     Records are repeats of each other, and averaged, only if everything but their seed is the same.
@@ -175,6 +179,7 @@ def build(records: Sequence[Record], *, forgetting_limit: float | None = None) -
     Args:
         forgetting_limit: see :attr:`Leaderboard.forgetting_limit`; None: the one under which the rows were chosen, or
             ``FORGETTING_LIMIT`` where there was none, or several.
+        ended: whether no further records are to come.
 
     Raises:
         ValueError: there are no confirmations, one is there twice, or they come from different studies, benchmarks or
@@ -197,6 +202,7 @@ def build(records: Sequence[Record], *, forgetting_limit: float | None = None) -
         rows=tuple(_ranked([row for row, _ in found])),
         objective=min(objectives) or None if len(objectives) == 1 else None,
         forgetting_limit=_limit(objectives, before) if forgetting_limit is None else forgetting_limit,
+        ended=ended,
     )
     return _compared(board, [outcome for _, outcome in found])
 
@@ -356,6 +362,7 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             best=False,
             failed=len(group) - len(good),
             trials=tuple(record.trial for record in group),
+            of_seeds=tuple(sorted({record.seed for record in group})),
             test_selected=first.protocol == "paper",
             variant=variant,
             target_images=outcome.answers["target"].n if outcome else None,

@@ -24,6 +24,8 @@ SECONDS = 300
 """Within which every launch here gets where it should, on a busy machine."""
 
 SHORT = ["--slots", "1", "--set", "train.warmup_steps=3"]
+LONG = ["--set", "train.share_frozen=false"]
+"""With these a linear probe takes as long as its steps: it would end in a moment if the frozen blocks were shared."""
 TIMINGS = {"train_seconds", "eval_seconds", "images_per_second", "provenance"}
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.faults.harness import Fault, Launch, folder
+from tests.faults.harness import LONG, Fault, Launch, folder
 
 KILLS = 5
 
@@ -39,7 +39,7 @@ def start(results: Path, kills: int) -> Launch:
     steps = STEPS * kills
     group = ["--num-workers", "2", "--set", "train.batch_size=16"]
     often = ["--set", "train.checkpoint_minutes=0.02", "--set", f"train.val_every={steps // 3}"]
-    return Launch(results, *group, *often, trials=6, seeds=2, steps=steps)
+    return Launch(results, *group, *often, *LONG, trials=6, seeds=2, steps=steps)
 
 
 def kill(launch: Launch, kills: int, seed: int) -> Counter[str]:

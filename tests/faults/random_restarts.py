@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.harness import SECONDS, Fault, Launch, folder
+from tests.faults.harness import LONG, SECONDS, Fault, Launch, folder
 
 KILLS = 5
 STARTING = 1 / 3
@@ -28,7 +28,7 @@ TRIAL = 3.0
 def start(place: Path, kills: int) -> Launch:
     """A launch of more trials than will have ended at the last kill, most of them confirmations."""
     often = ("--set", "train.checkpoint_minutes=0.02")
-    return Launch(place, *often, trials=kills // 2 + 1, seeds=kills + 2, steps=60)
+    return Launch(place, *often, *LONG, trials=kills // 2 + 1, seeds=kills + 2, steps=60)
 
 
 def kill(launch: Launch, draw: random.Random, start_seconds: float) -> str:

@@ -253,7 +253,7 @@ def test_what_is_to_be_known_is_said(folder: LaunchFolder, tmp_path: Path) -> No
     one.model_copy(update={"provenance": {"versions": {"numpy": "1.0"}, "dirty": True}}).write(folder.records)
     (folder.path / "notes.md").write_text("mine")
     records = folder.read_records()
-    leaderboard.write(build(records), folder, records)
+    leaderboard.write(build(records, ended=False), folder, records)
     said = " ".join(archive.pack(folder, tmp_path / "a.tar.gz").said)
     assert "the launch has not ended" in said
     assert "the records were made with numpy 1.0, and" in said

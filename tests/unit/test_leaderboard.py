@@ -16,10 +16,11 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from bench.__main__ import main
 from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting import leaderboard, published
-from bench.reporting.findings import interval_legend
+from bench.reporting.findings import UNFINISHED, interval_legend
 from bench.reporting.picture import draw
 from bench.reporting.rows import FACTS, PARTS, QUANTITIES, Leaderboard, build, tidy
 from bench.spec import printable
@@ -160,6 +161,44 @@ def test_markdown_parses_back_to_the_numbers(mixed: Leaderboard) -> None:
     assert basis in text
     assert basis in " ".join(screen(mixed, 200).split())
     assert "Failed confirmations: lora rank=8: 1 of 3; block_expansion p=4: 3 of 3." in text
+
+
+@pytest.fixture
+def cut(tmp_path: Path, paper_records: MakeAll) -> LaunchFolder:
+    """What a launch leaves that was killed before all seeds of two of its rows had ended."""
+    folder = LaunchFolder(tmp_path / "cut")
+    for one in paper_records(methods=["full", "lora"], seeds=(0, 1)):
+        if one.trial not in ("lora-confirm-rank8-seed1", "lora-confirm-rank16-seed1"):
+            one.write(folder.records)
+    folder.manifest.write_text('{"id": "x", "ended": false, "asked": {}}')
+    return folder
+
+
+def test_a_launch_that_has_not_ended_is_called_so_wherever_it_is_shown(
+    cut: LaunchFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ended in (False, True):
+        cut.manifest.write_text(json.dumps({"id": "x", "ended": ended, "asked": {}}))
+        assert main(["leaderboard", str(cut.path)]) == 0
+        shown = [" ".join(capsys.readouterr().out.split()), cut.table.read_text(), cut.page.read_text()]
+        assert [UNFINISHED in text for text in shown] == [not ended] * 3
+        assert json.loads(cut.table_json.read_text()).get("ended", True) is ended
+    cut.manifest.unlink()  # an earlier version has left none
+    assert main(["leaderboard", str(cut.path)]) == 0
+    assert UNFINISHED not in cut.table.read_text()
+
+
+def test_rows_that_lack_seeds_are_named_with_those_that_they_have(cut: LaunchFolder, paper_records: MakeAll) -> None:
+    board = build(cut.read_records())
+    said = "up to 2 seeds a row: 0, 1 (lora rank=8 and lora rank=16: 0);"
+    assert said in leaderboard.markdown(board)
+    assert "paper on tiny, up to 2 seeds" in " ".join(screen(board, 200).split())
+    assert said in " ".join(screen(board, 200).split())
+    held = {row["trials"][0]: row.get("of_seeds") for row in json.loads(leaderboard.as_json(board))["rows"]}
+    assert held["lora-confirm-rank8-seed0"] == [0]
+    assert held["lora-confirm-rank4-seed0"] is None  # as the board's
+    one = build(paper_records(seeds=(3,)))
+    assert "\n1 seed a row: 3;" in leaderboard.markdown(one)
 
 
 def test_every_form_has_the_numbers_of_the_tidy_table(mixed: Leaderboard) -> None:
