@@ -65,8 +65,12 @@ def order(trials: Sequence[Seen]) -> list[int]:
 
 
 def survives(own: Seen, rivals: Sequence[Seen], factor: int = FACTOR) -> bool:
-    """Whether a trial is among the best one in ``factor`` of a rung, with all that has come there before it."""
-    return order([*rivals, own]).index(len(rivals)) * factor <= len(rivals) + 1
+    """Whether a trial is among the best one in ``factor`` of a rung, with all that has come there before it.
+
+    Of n these are n / factor, rounded up: the better of two, the best two of three or four with a factor of 2. So the
+    first goes on, as the best of those there are.
+    """
+    return order([*rivals, own]).index(len(rivals)) * factor < len(rivals) + 1
 
 
 @dataclass(frozen=True)

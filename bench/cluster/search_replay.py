@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,11 +96,17 @@ class Grid:
             SpecError: it is none; the message names the line.
         """
         try:
-            lines = list(csv.DictReader(read_text(path, most=LARGEST_FILE).splitlines()))
+            reader = csv.DictReader(read_text(path, most=LARGEST_FILE).splitlines())
+            lines, columns = list(reader), reader.fieldnames or ()
         except (ValueError, csv.Error) as error:
             raise SpecError(f"--replay {path} cannot be read: {error}") from None
-        if not lines or not set(COLUMNS) <= set(lines[0]):
-            raise SpecError(f"--replay {path} is no recorded grid: it needs the columns {', '.join(COLUMNS)}")
+        if missing := [name for name in COLUMNS if name not in columns]:
+            raise SpecError(
+                f"--replay {path} is no recorded grid: it needs the columns {', '.join(COLUMNS)}, and lacks "
+                f"{', '.join(missing)}"
+            )
+        if not lines:
+            raise SpecError(f"--replay {path} has the columns of a grid, and no line below them: record some readings")
         found: defaultdict[tuple[str, str], defaultdict[tuple[int, float], list[_Line]]]
         found = defaultdict(lambda: defaultdict(list))
         for number, line in enumerate(lines, start=2):
@@ -151,9 +157,24 @@ class Grid:
                     found.append((last.target, mixed.before - last.forgetting))
         return found
 
+    def check_read(self, trials: Sequence[Trial], step: int) -> None:
+        """Refuse to compare trials after a step that some recorded curve among theirs was not read after.
+
+        Args:
+            trials: the corners of a space, whose learning rates a search may lie between.
+        """
+        groups: defaultdict[tuple[str, str], list[Trial]] = defaultdict(list)
+        for trial in trials:
+            groups[trial.method, _key(_beside_rate(trial))].append(trial)
+        for key, group in groups.items():
+            by_seed = self.curves[key]
+            places = [math.log(trial.train.lr) for trial in group]
+            for curve in _answering(by_seed[min(by_seed)], min(places), max(places)):
+                _check_read(curve.read, step, key[0], math.exp(curve.place))
+
     def _between(self, trial: Trial, seed: int) -> Curve:
         """The curve at a trial's learning rate."""
-        values = {name: value for name, value in trial.hyperparameters.items() if name != ALONG}
+        values = _beside_rate(trial)
         by_seed = self.curves.get((trial.method, _key(values)))
         if by_seed is None:
             held = [text for method, text in self.curves if method == trial.method]
@@ -204,6 +225,17 @@ class _Line(NamedTuple):
 
 def _key(values: Mapping[str, Any]) -> str:
     return json.dumps(dict(values), sort_keys=True)
+
+
+def _beside_rate(trial: Trial) -> dict[str, Any]:
+    return {name: value for name, value in trial.hyperparameters.items() if name != ALONG}
+
+
+def _answering(curves: Sequence[Curve], low: float, high: float) -> Sequence[Curve]:
+    """Those of some curves, in the order of their places, that answer for places from one to another."""
+    first = max((index for index, curve in enumerate(curves) if curve.place < low), default=0)
+    last = next((index for index, curve in enumerate(curves) if curve.place >= high), len(curves) - 1)
+    return curves[first : last + 1]
 
 
 def _by_seed(trials: Mapping[tuple[int, float], Sequence[_Line]], path: Path) -> dict[int, list[Curve]]:
@@ -274,7 +306,7 @@ def replay(
         record = grid.record(trial, seed=seed, index=number, noise=noise)
         bar = None
         if pruning is not None:
-            _check_first_rung(record, pruning.rungs[0])
+            _check_read({one.step for one in record.readings}, pruning.rungs[0], record.method, trial.train.lr)
             bar = pruning.bar(number, trial.row)
         queue.append((number, _until(record, bar)))
 
@@ -296,13 +328,12 @@ def replay(
     return [found[number] for number in sorted(found)]
 
 
-def _check_first_rung(record: Record, step: int) -> None:
+def _check_read(steps: Container[int], step: int, method: str, rate: float) -> None:
     """Refuse to compare trials that were not read where they would be compared; later rungs may be missing."""
-    if not any(reading.step == step for reading in record.readings):
-        rate = readable(record.hyperparameters[ALONG], 3)
+    if step not in steps:
         raise SpecError(
-            f"the grid was not read after {step} steps, where scheduler asha compares {record.method} at lr = {rate}: "
-            f"set train.val_every to a step that it was read after, or scheduler=none"
+            f"the grid was not read after {step} steps, where scheduler asha compares {method} at lr = "
+            f"{readable(rate, 3)}: set train.val_every to a step that it was read after, or scheduler=none"
         )
 
 
@@ -315,14 +346,21 @@ def _until(record: Record, bar: Bar | None) -> Record:
     return record.model_copy(update={"status": "stopped", "steps": end, "readings": readings})
 
 
-def check(trials: Iterable[Trial], grid: Grid) -> None:
-    """Refuse trials that a grid does not hold.
+def check(trials: Sequence[Trial], grid: Grid, *, pruned: bool = False) -> None:
+    """Refuse a search whose trials a grid does not hold.
+
+    Args:
+        trials: the corners of its space.
+        pruned: whether trials are compared on the way.
 
     Raises:
-        SpecError: it lacks one of them.
+        SpecError: it lacks one of them, or readings at the first rung.
     """
     for trial in trials:
         grid.record(trial)
+    if pruned:
+        for step in sorted({trial.train.val_every for trial in trials}):
+            grid.check_read(trials, step)
 
 
 def ends(replayed: Sequence[Replayed]) -> Iterator[tuple[float, float]]:

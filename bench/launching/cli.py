@@ -153,13 +153,19 @@ def main(argv: Sequence[str] | None = None, *, run: str = IN_A_CLONE) -> int:
 def _rehearse(launch: Launch) -> int:
     """Check what a launch checks before it starts anything, and show its plan."""
     from bench.launching import preflight, screen
+    from bench.reporting.events import Ended
 
+    ended = Ended(status="done", exit_code=0, text="nothing was started (--dry-run)")
+    if launch.options.replay is not None:
+        from bench.launching import replaying
+
+        plan = replaying.describe(launch, launch.options.replay)
+        _emit(ended) if launch.options.json_lines else screen.show(plan)
+        return 0
     preflight.rehearse(launch)
     if launch.options.json_lines:
-        from bench.reporting.events import Ended
-
         _emit(launch.announced(launch.plan))
-        _emit(Ended(status="done", exit_code=0, text="nothing was started (--dry-run)"))
+        _emit(ended)
     else:
         from bench.launching import plans
 

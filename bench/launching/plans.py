@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 
 from bench import data, methods, models, training
+from bench.cluster.pruning import rungs
 from bench.launching import studies
 from bench.launching.launch import Launch
 from bench.reporting.mlflow_store import without_password
@@ -122,9 +123,33 @@ def _study(study: Study, benchmark: Benchmark) -> Iterator[str]:
     least, most = min(study.trials_by_row), max(study.trials_by_row)
     if least < most:
         yield f"           (some rows get {most} of them and some {least}: trials_per_row={most} gives each {most})"
+    yield from (f"           {line}" for line in _how(study, studies.corners(study, benchmark)))
     for name, space in study.search.items():
         yield f"             {name}: {_space(space)}"
     yield from (f"             {line}" for line in _rows(study, benchmark))
+
+
+def _how(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
+    """What decides which trials there are, which of them are trained to their end, and which models count.
+
+    Args:
+        trials: the corners of the study's space.
+    """
+    yield f"sampler {study.sampler}, lag {study.lag}: proposal n knows the results of trials 0 to n - {study.lag}"
+    for belief in study.beliefs:
+        yield f"believed at first: {belief}{f', {belief.source}' if belief.source else ''}"
+    if study.scheduler == "asha":
+        train = trials[0].train  # its steps and readings are those of all
+        steps = ", ".join(f"{step:,}" for step in rungs(train.val_every, train.steps))
+        yield f"scheduler asha: the worse half of a row ends after {steps} of {train.steps:,} steps"
+    if study.candidates == "every":
+        yield "candidates every: each reading after the warm-up may be on the front, as a training that ends there"
+    if kept := [trial for trial in trials if trial.train.keep == "best"]:
+        split = "test" if study.protocol == "paper" else "validation"
+        by = kept[0].keep_by or "target_accuracy"
+        yield f"keep best: what counts of a trial is its model with the best {by} among its {split} readings"
+    if study.protocol == "paper":
+        yield "protocol paper: configurations are chosen on test data, and marked so"
 
 
 def _sizes(suite: Suite, benchmark: Benchmark) -> str:

@@ -16,7 +16,7 @@ from bench.reporting.front import area
 from bench.spec import Study, readable
 
 if TYPE_CHECKING:
-    from bench.cluster.search_replay import Replayed
+    from bench.cluster.search_replay import Grid, Replayed
 
 SLOTS = 2
 """A cluster whose slots are not known is simulated with so many."""
@@ -28,11 +28,9 @@ def text(launch: Launch, path: str) -> str:
     Raises:
         SpecError: there is no such grid, or it does not hold what the searches ask for.
     """
-    from bench.cluster.search_replay import Grid, check, ends, replay
+    from bench.cluster.search_replay import ends, replay
 
-    grid, slots = Grid.read(Path(path)), launch.plan.slots if launch.plan else launch.options.slots or SLOTS
-    for study in launch.suite.studies:
-        check(studies.corners(study, launch.benchmark), grid)
+    grid, slots = _grid(launch, path), _slots(launch)
     lines = [
         f"Replayed from {path}, on {slots} slot{'s' * (slots > 1)}: nothing was trained. Accuracies on validation data:"
     ]
@@ -42,6 +40,35 @@ def text(launch: Launch, path: str) -> str:
         lines.append(f"{study.labelled(study.name)}: {_summary(found)}; hypervolume {reached:.2f} of {best:.2f}")
         lines += [f"  {line}" for line in _chosen(study, [one.record for one in found])]
     return "\n".join(lines)
+
+
+def describe(launch: Launch, path: str) -> str:
+    """What would be replayed: the text of ``--dry-run``.
+
+    Raises:
+        SpecError: as for :func:`text`.
+    """
+    _grid(launch, path)
+    slots = _slots(launch)
+    lines = [f"Replay:    {path} answers all search trials, on {slots} slot{'s' * (slots > 1)}; nothing is trained"]
+    for study in launch.suite.studies:
+        again = f", {study.repeats} times" if study.repeats > 1 else ""
+        lines.append(f"Study:     {study.name}: {study.trials} search trials for the best {study.objective}{again}")
+    return "\n".join([*launch.said, *lines, "Nothing was started (--dry-run)."])
+
+
+def _grid(launch: Launch, path: str) -> Grid:
+    """A recorded grid that holds what the searches of a launch ask for."""
+    from bench.cluster.search_replay import Grid, check
+
+    grid = Grid.read(Path(path))
+    for study in launch.suite.studies:
+        check(studies.corners(study, launch.benchmark), grid, pruned=study.scheduler == "asha")
+    return grid
+
+
+def _slots(launch: Launch) -> int:
+    return launch.plan.slots if launch.plan else launch.options.slots or SLOTS
 
 
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:

@@ -278,6 +278,11 @@ class Study(Frozen):
                 f"candidates = every makes a front of a trial's readings, and the objective {objective} has none: name "
                 f"several scores, or use candidates = last"
             )
+        if self.confirm != type(self).model_fields["confirm"].default and not objective.others:
+            raise ValueError(
+                f"confirm = {self.confirm} has no effect, as the objective {objective} confirms one configuration of "
+                f"every row: name several scores, or leave out confirm"
+            )
         others = (space.choices for name, space in self.search.items() if name not in self.rows)
         needed = math.prod(len(choices) for choices in others if choices is not None)
         if self.sampler == "grid" and needed * self.row_count > self.trials:

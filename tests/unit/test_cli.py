@@ -239,6 +239,7 @@ def test_dry_run_shows_what_was_overridden(tmp_path: Path, call: Call) -> None:
     assert "mine: 3 search trials for the best mean, then 1 row x 2 seeds = 2 confirmations" in done.out
     assert re.search(r"lora rank=2 +6,794 trainable", done.out)
     assert "5 trials of 7 steps x 64 images" in done.out
+    assert "           sampler tpe, lag 8: proposal n knows the results of trials 0 to n - 8\n" in done.out
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,49 @@ def test_a_suite_is_estimated_row_by_row(tmp_path: Path) -> None:
     assert re.fullmatch(r"Estimate:  0\.0\d hours of one cpu in training steps; readings come on top", total)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], ["sampler tpe, lag 8: proposal n knows the results of trials 0 to n - 8"]),
+        (["lag=2", "sampler=qmc"], ["sampler qmc, lag 2: proposal n knows the results of trials 0 to n - 2"]),
+        (
+            ["beliefs=[{values: {lr: 0.02}, weight: 0.25, source: a paper}, {values: {rank: 4}, weight: 0.5}]"],
+            ["believed at first: lr = 0.02 (weight 0.25), a paper", "believed at first: rank = 4 (weight 0.5)"],
+        ),
+        (
+            ["scheduler=asha", "train.val_every=10", "train.budget=2"],
+            ["scheduler asha: the worse half of a row ends after 10, 20, 40, 80, 160 of 300 steps"],
+        ),
+        (
+            [
+                "objective=[target_accuracy, source_accuracy]",
+                "candidates=every",
+                "train.schedule=none",
+                "train.val_every=10",
+            ],
+            ["candidates every: each reading after the warm-up may be on the front"],
+        ),
+        (
+            ["train.keep=best", "train.val_every=10"],
+            ["keep best: what counts of a trial is its model with the best mean among its validation readings"],
+        ),
+        (
+            ["protocol=paper"],
+            [
+                "keep best: what counts of a trial is its model with the best target_accuracy among its test readings",
+                "protocol paper: configurations are chosen on test data, and marked so",
+            ],
+        ),
+    ],
+)
+def test_a_plan_says_how_trials_are_proposed_ended_and_chosen(overrides: list[str], said: list[str]) -> None:
+    study = studies.load("lora", overrides=overrides).studies[0]
+    told = list(plans._how(study, studies.corners(study, benchmarks.get("tiny"))))
+    assert len(told) == len(said) + (not any("sampler" in sentence for sentence in said))
+    for sentence in said:
+        assert any(line.startswith(sentence) for line in told)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_estimate_names_peak_memory() -> None:

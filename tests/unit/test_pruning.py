@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -71,13 +72,22 @@ def test_what_keeps_all_limits_comes_before_what_does_not() -> None:
     assert order(trials) == [3, 1, 2, 0]
 
 
-def test_one_in_so_many_survives() -> None:
-    rivals = [Seen((float(value),)) for value in range(11)]
-    alive = [value for value in range(-1, 12) if survives(Seen((value + 0.5,)), rivals, 4)]
-    assert alive == [7, 8, 9, 10, 11]  # of twelve the first three are a quarter, and the fourth is its edge
-    assert survives(Seen((0.0,)), [])
-    assert survives(Seen((0.0,)), [Seen((1.0,))], 2)
-    assert not survives(Seen((0.0,)), [Seen((1.0,))] * 2, 2)
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_one_in_so_many_survives(factor: int) -> None:
+    """Of n trials n / factor, rounded up: the better one of two, two of four, and never more than that."""
+    for count in range(1, 25):
+        trials = [Seen((float(value),)) for value in range(count)]
+        alive = [one for one in trials if survives(one, [rival for rival in trials if rival is not one], factor)]
+        assert alive == trials[count - math.ceil(count / factor) :]
+
+
+def test_the_worse_of_two_does_not_go_on() -> None:
+    worse, better = Seen((0.0,)), Seen((1.0,))
+    assert survives(worse, [])
+    assert survives(better, [worse])
+    assert not survives(worse, [better])
+    assert survives(worse, [better, Seen((-1.0,))])
+    assert not survives(worse, [better, better, Seen((-1.0,))])
 
 
 def test_a_limit_or_a_score_that_is_not_known_says_nothing() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import launch
-from bench.cluster.search_replay import COLUMNS, Grid, Noise, ends, replay
+from bench.cluster.search_replay import COLUMNS, Grid, Noise, check, ends, replay
 from bench.launching import studies
 from bench.launching.benchmarks import get
 from bench.launching.replaying import hypervolume
@@ -151,10 +151,13 @@ def test_what_is_no_grid_is_refused_with_its_line(
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
-    for text in ("", "lr,target\n1,2\n"):
+    for text in ("", "lr,target\n1,2\n", ",".join(COLUMNS[:-1]) + "\n"):
         other.write_text(text)
         with pytest.raises(SpecError, match="is no recorded grid: it needs the columns method, values"):
             Grid.read(other)
+    other.write_text(",".join(COLUMNS) + "\n")
+    with pytest.raises(SpecError, match="has the columns of a grid, and no line below them: record some readings"):
+        Grid.read(other)
     with pytest.raises(SpecError, match="cannot be read: it is missing"):
         Grid.read(tmp_path / "missing.csv")
 
@@ -193,6 +196,63 @@ def test_the_command_line_replays_and_trains_nothing(
         launch.main([*asked, "--set", "search.lr.high=0.5"])
     assert ended.value.code == 2
     assert "learning rates from 1e-05 to 0.1, not 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], None),
+        (["scheduler=asha", "train.val_every=40", "lag=2"], None),
+        (
+            ["scheduler=asha", "train.val_every=15", "lag=2"],
+            "the grid was not read after 15 steps, where scheduler asha",
+        ),
+        (["search.lr.high=0.5"], "learning rates from 1e-05 to 0.1, not 0.5"),
+        (["train.steps=20"], "recorded with 150 steps"),
+        (["fixed.momentum=0.8"], 'the grid has no full with {"momentum": 0.8}'),
+    ],
+)
+def test_a_dry_run_refuses_what_the_replay_refuses(
+    written: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    said: str | None,
+) -> None:
+    asked = ["--study", "full", "--replay", str(written(lines())), "--results", str(tmp_path / "results")]
+    asked += [word for one in overrides for word in ("--set", one)]
+    found = []
+    for more in ([], ["--dry-run"], ["--dry-run", "--json"]):
+        try:
+            code = launch.main([*asked, "--slots", "1", "--trials", "6", *more])
+        except SystemExit as ended:
+            code = ended.code
+        told = capsys.readouterr()
+        found.append((code, told.err, told.out))
+    (first, *others), (_, rehearsed, events) = found, [out for *_, out in found]
+    assert {(code, err) for code, err, _ in others} == {first[:2]}
+    if said is not None:
+        assert first[0] == 2
+        assert said in first[1]
+        return
+    assert first[:2] == (0, "")
+    assert "full: 6 search trials for the best mean" in rehearsed
+    assert rehearsed.endswith("Nothing was started (--dry-run).\n")
+    assert not any(word in rehearsed for word in ("MLflow", "confirmations", "Results"))
+    assert [json.loads(line)["event"] for line in events.splitlines()] == ["ended"]
+
+
+def test_the_first_rung_is_looked_for_wherever_a_search_may_lie(written: Callable[..., Path]) -> None:
+    """Also between the ends of its range, of which a search may find the gap or not."""
+    rates = sorted({float(line["lr"]) for line in lines()})
+    gap = rates[len(rates) // 2]
+    grid = Grid.read(written(line for line in lines() if not (float(line["lr"]) == gap and line["step"] == 10)))
+    corners = [trial(rates[0]), trial(rates[-1])]
+    check(corners, grid)
+    grid.check_read(corners, 40)
+    with pytest.raises(SpecError, match="was not read after 10 steps"):
+        grid.check_read(corners, 10)
+    grid.check_read([trial(rates[0]), trial(rates[1])], 10)
 
 
 def test_strategies_are_compared_over_the_recorded_grid(capsys: pytest.CaptureFixture[str]) -> None:

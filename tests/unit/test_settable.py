@@ -115,7 +115,8 @@ def test_a_field_of_a_study(name: str) -> None:
     }
     about = Study.model_fields[name]
     value: Any = values.get(name, another(about.annotation, about.default))
-    needed = {"candidates": [Change(("objective",), ["mean", "forgetting"], "--set")]}.get(name, [])
+    several = Change(("objective",), ["mean", "forgetting"], "--set")
+    needed = [several] if name in ("candidates", "confirm") else []
     before = studies.load("lora").studies[0]
     after = studies.load("lora", overrides=[*needed, Change((name,), value, "--set")]).studies[0]
     assert getattr(after, name) != getattr(before, name)

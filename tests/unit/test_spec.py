@@ -370,7 +370,12 @@ def test_a_front_has_so_many_confirmations_at_most() -> None:
     assert study(objective=several, trials=12).confirmations == 3 * 3
     assert study(objective=several, trials=12, confirm=5, seeds=[1]).confirmations == 5
     assert study(objective=several, trials=2).confirmations == 2 * 3
-    assert study(confirm=5).confirmations == 2 * 3  # the rows
+    assert study(confirm=3).confirmations == 2 * 3  # the rows
+    message = refused({**LORA, "confirm": 2}, Study)
+    assert message == (
+        "confirm = 2 has no effect, as the objective mean confirms one configuration of every row: name several "
+        "scores, or leave out confirm"
+    )
 
 
 def test_trials_can_be_asked_for_by_row() -> None:
