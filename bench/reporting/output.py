@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console
 
+from bench.cluster.guardian import NOW
 from bench.folder import LaunchFolder
 from bench.readings import Point
 from bench.records import Record
@@ -74,7 +75,7 @@ class Output(Protocol):
         """The end."""
 
     def farewell(self, text: str) -> str:
-        """What is printed by others if this process is killed."""
+        """What is printed by others if this process is killed; NOW of the guardian stands in it for the time."""
 
 
 def output(options: LaunchOptions, file: TextIO) -> Output:
@@ -224,7 +225,7 @@ class JsonLines:
 
     def farewell(self, text: str) -> str:
         """See :meth:`Output.farewell`."""
-        return Ended(status="killed", exit_code=None, text=text).model_dump_json()
+        return Ended(time=NOW, status="killed", exit_code=None, text=text).model_dump_json()
 
 
 class _JsonProgress:
