@@ -111,6 +111,20 @@ def test_everything_fits_into_the_screen_and_nothing_is_cut(
     assert any(line.endswith(f"{tmp_path}/logs/20260101-000000.log") for line in lines)  # a path is never broken
 
 
+@pytest.mark.parametrize("width", [34, 60, 80])
+def test_two_trials_that_run_are_told_apart_however_narrow_the_screen_is(
+    width: int, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    terminal, long = Terminal(), "block_expansion-repeat1-confirm-p4-seed"
+    with output(LaunchOptions(), terminal).progress(2) as progress:
+        for number in (10, 11):
+            progress.started(trial.model_copy(update={"id": f"{long}{number}"}))
+    lines = re.split(r"[\n\r]", ESCAPE.sub("", terminal.getvalue()))
+    assert all(any(f"seed{number} " in line for line in lines) for number in (10, 11))
+    assert max(map(cell_len, lines)) <= width
+
+
 @pytest.mark.parametrize("file", [Terminal(), io.StringIO()], ids=["terminal", "file"])
 def test_what_libraries_print_meanwhile_stays_off_the_screen(
     file: io.StringIO, capsys: pytest.CaptureFixture[str]
