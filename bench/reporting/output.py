@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
@@ -214,7 +213,7 @@ class JsonLines:
 
     def ranked(self, board: Leaderboard, folder: Path) -> None:
         """See :meth:`Output.ranked`."""
-        self.write(Ranked(folder=str(folder), board=asdict(board), answers=answers(board)))
+        self.write(Ranked(folder=str(folder), board=leaderboard.values_of(board), answers=answers(board)))
 
     def answer(self, board: Leaderboard, folder: Path) -> None:
         """The leaderboard's event has it."""

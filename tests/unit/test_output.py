@@ -21,7 +21,7 @@ from bench.launching import cli, preflight, study
 from bench.launching.request import Request
 from bench.readings import Point
 from bench.records import Record
-from bench.reporting import events
+from bench.reporting import events, leaderboard
 from bench.reporting.answers import answers
 from bench.reporting.listener import ListenerError
 from bench.reporting.output import Output, output
@@ -180,7 +180,9 @@ def test_the_last_lines_are_the_answer(show: Callable[..., str], paper_records: 
     assert said == " ".join(f"* {answer.text}" for answer in answers(build(paper_records())))
 
 
-def test_events_are_one_object_a_line_as_their_schema_says(show: Callable[..., str], trial: Trial) -> None:
+def test_events_are_one_object_a_line_as_their_schema_says(
+    show: Callable[..., str], trial: Trial, paper_records: Callable[..., list[Record]]
+) -> None:
     found = [json.loads(line) for line in show(io.StringIO(), json_lines=True).splitlines()]
     parsed = [KINDS[one["event"]].model_validate_json(json.dumps(one)) for one in found]
     kinds = [one.event for one in parsed]
@@ -189,6 +191,7 @@ def test_events_are_one_object_a_line_as_their_schema_says(show: Callable[..., s
     assert found[3]["scores"]["target_accuracy"] == 95.2
     assert (found[32]["status"], found[32]["done"], found[32]["total"]) == ("failed", 30, 30)
     assert found[33]["board"]["rows"][0]["target_accuracy"]["mean"] == pytest.approx(95.5)
+    assert found[33]["board"] == json.loads(leaderboard.as_json(build(paper_records())))
     assert [answer["wish"] for answer in found[33]["answers"]] == WISHES
     assert (found[34]["level"], found[35]["exit_code"]) == ("warning", 0)
 
