@@ -29,7 +29,7 @@ from bench.reporting.rows import Leaderboard, Spread
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-PAGE = 50
+PAGE = 100
 """Runs are read in portions of so many: MLflow gives each with all of its parameters, tags and last metrics."""
 
 BATCH = 1000
