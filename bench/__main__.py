@@ -77,7 +77,7 @@ def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
         "--page",
         type=Path,
         metavar="FILE",
-        help="where to write the page over several launches (default: leaderboards.html in the folder that holds them)",
+        help="where to write the page over several launches (default: leaderboards.html in the current folder)",
     )
     board.add_argument(
         "--forgetting-limit",

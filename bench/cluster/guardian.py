@@ -19,16 +19,20 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
+
+NOW = "{the time of the end}"
 
 
 @dataclass(frozen=True)
 class Farewell:
     """What is done when a launch has ended without a word: a sentence is printed, and a command run.
 
-    ``input`` is what the command reads: unlike its arguments it is seen by nobody else.
+    :data:`NOW` stands in the sentence for the time, which is not known before. ``input`` is what the command reads:
+    unlike its arguments it is seen by nobody else.
     """
 
     sentence: str = ""
@@ -38,7 +42,8 @@ class Farewell:
     def say(self) -> None:
         """Print the sentence and run the command, which has a minute."""
         with contextlib.suppress(OSError):  # the terminal may have gone
-            print(self.sentence, flush=True)
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            print(self.sentence.replace(NOW, now), flush=True)
         if self.command:
             subprocess.run(self.command, input=self.input.encode(), timeout=60, check=False)
 

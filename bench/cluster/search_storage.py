@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import tempfile
 import threading
 import urllib.parse
 import warnings
@@ -54,13 +55,35 @@ def check(url: str) -> None:
     Raises:
         SpecError: one sentence that says why.
     """
+    file = file_of(url)
     try:
-        opened(url).get_all_studies()
+        if file is None or file.exists():
+            opened(url).get_all_studies()
+            return
+        with tempfile.TemporaryFile(dir=file.parent):  # opened, it would be made
+            return
     except Exception as error:  # each database's driver has errors of its own
         raise SpecError(
             f"--optuna-storage cannot be used: {_reason(error)}; it takes the URL of a database, such as "
             f"sqlite:///optuna.db, or the path of a journal file"
         ) from None
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a storage that is one, absolute; None of a database's server."""
+    if "://" not in url:
+        return Path(url).absolute()
+    if not url.startswith("sqlite:"):
+        return None
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # which is said when it is opened
+        return None
+    name = parsed.database or ""
+    return None if name in ("", ":memory:") or "uri" in parsed.query else Path(name).absolute()
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -15,8 +16,8 @@ from bench.launching.launch import Launch, at_once
 from bench.launching.request import Request
 from bench.launching.where import resolved
 from bench.reporting import mlflow_store
-from bench.spec import Backbone, Benchmark, Phase, SourceData, SpecError, Suite
-from bench.spec.characters import UNDECODED
+from bench.spec import Backbone, Benchmark, Phase, SourceData, SpecError, Suite, shown
+from bench.spec.characters import UNDECODED, is_shown
 
 
 def prepare(request: Request) -> Launch:
@@ -42,11 +43,9 @@ def prepare(request: Request) -> Launch:
     plan = resources.plan_of_machine(options, at_once(suite)) if options.address is None else None
     results = _writable(Path(options.results))
     uri = options.tracking_uri or mlflow_store.default_uri(results)
-    _trackable(uri)
+    _trackable(uri, results)
     if options.optuna_storage is not None:
-        from bench.cluster import search_storage
-
-        search_storage.check(options.optuna_storage)
+        _check_optuna(options.optuna_storage, results)
     return Launch(suite, benchmark, options, results, uri, plan, tuple(said))
 
 
@@ -72,6 +71,9 @@ def _check_text(request: Request) -> None:
                 f"{name} is not UTF-8, or this terminal's locale is not, and records cannot hold it: rename it or make "
                 f"a link to it with a plain name (the files inside may be called anything)"
             )
+    for name in (options.results, options.optuna_storage):
+        if name is not None and not (all(map(is_shown, name)) and all(part.strip() for part in Path(name).parts)):
+            raise SpecError(f"{shown(name)} is blank in part, or holds control characters: choose another name")
 
 
 def _of_benchmark(change: Change) -> bool:
@@ -135,7 +137,7 @@ def check_room(launch: Launch) -> None:
         from bench.launching import plans
 
         needed += 2 * plans.checkpoint_bytes(launch.suite, launch.benchmark)  # MLflow keeps a copy
-    free = shutil.disk_usage(launch.results).free
+    free = shutil.disk_usage(_nearest(launch.results)).free
     if free < needed:
         raise SpecError(
             f"{free / 2**20:,.0f} MiB are free in {launch.results}, and this launch needs {needed / 2**20:,.0f} MiB "
@@ -246,17 +248,43 @@ def _check_banks(source: SourceData, bank: data.Split) -> None:
 
 
 def _writable(folder: Path) -> Path:
+    """A results folder, absolute, that can be written to, or made; it is made when the launch starts."""
     folder = folder.absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=_nearest(folder)):
             return folder
     except OSError as error:
         raise SpecError(f"--results {folder} cannot be written to: {error.strerror}") from None
 
 
-def _trackable(uri: str) -> None:
+def _nearest(folder: Path) -> Path:
+    """A folder, or the one above it that is there already.
+
+    Raises:
+        OSError: it cannot be made: its name is too long, or something above it is no folder.
+    """
+    for place in (folder, *folder.parents):
+        with suppress(FileNotFoundError):
+            place.lstat()
+            return place
+    raise AssertionError(f"{folder} is in no file system")
+
+
+def _trackable(uri: str, results: Path) -> None:
     try:
-        mlflow_store.check(uri)
+        if not _comes_with(mlflow_store.database_file(uri), results):
+            mlflow_store.check(uri)
     except ValueError as error:
         raise SpecError(f"--tracking-uri: {error}") from None
+
+
+def _check_optuna(storage: str, results: Path) -> None:
+    from bench.cluster import search_storage
+
+    if not _comes_with(search_storage.file_of(storage), results):
+        search_storage.check(storage)
+
+
+def _comes_with(file: Path | None, results: Path) -> bool:
+    """Whether a file lies in the results folder, which is not there yet, or in one that is made on the way to it."""
+    return file is not None and not file.parent.exists() and file.parent in (results, *results.parents)

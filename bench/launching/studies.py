@@ -132,7 +132,9 @@ def _is_changes(own: Any) -> bool:
 def _read(name: str, folder: Path) -> dict[str, Any]:
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else folder / f"{name}.yaml"
-    if name not in names(folder) and not (own and os.path.lexists(path)):
+    if own and not os.path.lexists(path):
+        raise SpecError(f"there is no study file {path}: check its path, or name a study of --list")
+    if name not in names(folder) and not own:
         raise unknown("study", name, names(folder))
     try:
         values = parsed(read_text(path, most=LARGEST_FILE))

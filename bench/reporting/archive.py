@@ -288,6 +288,17 @@ def _installed(package: str) -> str | None:
         return None
 
 
+def differences(folder: LaunchFolder, records: Sequence[Record]) -> list[str]:
+    """Which tables, pictures and pages of a launch folder are not, byte for byte, what its records give, in sentences.
+
+    Args:
+        records: all of the folder's.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        names = differing(folder, rendered(folder, records, Path(place, "made")))
+    return [fault(folder.path / name) for name in names]
+
+
 def unpack(file: Path, out: Path | None = None) -> Archive:
     """Unpack an archive into a new launch folder, checking every byte on the way.
 

@@ -156,14 +156,19 @@ def as_csv(board: Leaderboard) -> str:
 
 
 def as_json(board: Leaderboard) -> str:
-    """The table with all that belongs to it; of a whole launch it is not said that it is one."""
+    """The table with all that belongs to it."""
+    return json.dumps(values_of(board), indent=2, sort_keys=True) + "\n"
+
+
+def values_of(board: Leaderboard) -> dict[str, Any]:
+    """A board as JSON has it; what is as usual (its launch has ended, a row has all seeds) is not said."""
     values = asdict(board)
     if values["ended"]:
         del values["ended"]
     for row in values["rows"]:
         if row["of_seeds"] == board.seeds:
             del row["of_seeds"]
-    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+    return values
 
 
 def for_mlflow(board: Leaderboard) -> pd.DataFrame:

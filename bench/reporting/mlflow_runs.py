@@ -1,7 +1,7 @@
 """The MLflow runs of one launch: a parent, and a child for every trial.
 
 Every method may be called again after it has failed, and then writes what is missing. Runs that were made though the
-answer got lost are found by :meth:`Runs.recall`.
+answer got lost are looked up after :meth:`Runs.doubt`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,9 @@ from bench.reporting.rows import Leaderboard, Spread
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+PAGE = 100
+"""Runs are read in portions of so many: MLflow gives each with all of its parameters, tags and last metrics."""
 
 BATCH = 1000
 BATCH_PARAMETERS = 100
@@ -57,6 +60,9 @@ Point = tuple[str, float, int, int]
 
 REFUSED = re.compile(r"[^\w.\- :]|^\.(?=\.)|_(?=x[0-9a-f]+_)")
 """Of a name what MLflow takes in no key, and an underscore that would be read as the beginning of such a character."""
+
+QUOTED = set("'\"`")
+"""Characters that end a text in MLflow's filters."""
 
 LONGEST_KEY = 250
 """Characters that MLflow takes in a key."""
@@ -149,6 +155,19 @@ class _Children:
     written: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What is kept of a run that was looked up."""
+
+    id: str
+    ended: bool
+    begun: int
+
+    @classmethod
+    def of(cls, run: Run) -> _Found:
+        return cls(run.info.run_id, _has_ended(run), run.info.start_time)
+
+
 class Runs:
     """The runs of one launch. A launch that has a parent run in the store already is gone on with.
 
@@ -165,10 +184,12 @@ class Runs:
         self._described: set[str] = set()  # ids of child runs that lack none
         self._places: dict[str, str] = {}  # where the files of child runs go, by id
         self._made: set[str] = set()  # trials whose runs were made here, and not by an earlier try of the launch
+        self._asked: set[str] = set()  # trials whose runs the store was asked for, and has not answered
+        self._doubtful: set[str] = set()  # trials of which the store may hold something else than is known here
         place = launch.folder and f"{platform.node()}:{os.path.realpath(launch.folder.path)}"
         tags = {**launch.tags, **({FOLDER: place} if place else {})}
         self.parent = self._parent(launch, tags)
-        self.recall(keep=keep)
+        self._recall(keep=keep)
         if place:
             self._end_dead(place)
 
@@ -185,13 +206,12 @@ class Runs:
         self._write(run_id, _but(launch.parameters, run.data.params))
         return run_id
 
-    def _search(self, wanted: str) -> list[Run]:
-        runs, token = [], None
+    def _search(self, wanted: str) -> Iterator[Run]:
+        token = None
         while token != "":
-            page = self._client.search_runs([self._experiment], wanted, page_token=token, max_results=1000)
-            runs += list(page)
+            page = self._client.search_runs([self._experiment], wanted, page_token=token, max_results=PAGE)
+            yield from page
             token = page.token or ""
-        return runs
 
     def go_on(self) -> None:
         """Say that the launch runs."""
@@ -202,42 +222,65 @@ class Runs:
         """A run as it stands in the store."""
         return self._client.get_run(run_id)
 
-    def children(self) -> list[Run]:
-        """The child runs as they stand in the store."""
+    def children(self) -> Iterator[Run]:
+        """The child runs as they stand in the store, a portion at a time."""
         return self._search(f"tags.`{PARENT}` = '{self.parent}'")
 
-    def recall(self, *, keep: bool = True) -> None:
+    def _children_of(self, trial: str) -> Iterator[Run]:
+        """The child runs of one trial: one, or several if an answer got lost."""
+        named = f"attributes.run_name = '{trial}'"
+        if QUOTED & set(trial):  # the filter has no way to write these: any character may stand in their place
+            named = f"attributes.run_name LIKE '{''.join('_' if one in QUOTED else one for one in trial)}'"
+        found = self._search(f"tags.`{PARENT}` = '{self.parent}' and {named}")
+        return (run for run in found if run.info.run_name == trial)
+
+    def _recall(self, *, keep: bool) -> None:
         """Look up which child runs there are; of two of one trial one is deleted.
 
         Args:
             keep: whether those of trials that have not ended stay, too.
         """
-        known, self._children = self._children, _Children()
-        ours = set(known.open.values())
+        found: dict[str, list[_Found]] = {}
+        for run in self.children():
+            found.setdefault(str(run.info.run_name), []).append(_Found.of(run))
+        for trial, runs in found.items():
+            self._settle(trial, runs, keep=keep)
 
-        def order(run: Run) -> tuple[bool, bool, int]:
-            return (run.info.run_id not in ours, not _has_ended(run), run.info.start_time)
+    def doubt(self) -> None:
+        """Something has failed, and may have been done all the same: look up what was asked for, before it is used."""
+        self._doubtful |= {*self._asked, *self._children.open}
 
-        for run in sorted(self.children(), key=order):
-            trial, run_id = str(run.info.run_name), run.info.run_id
-            twice = trial in self._children.written or trial in self._children.open
-            if twice or not (keep or _has_ended(run)):
-                self._client.delete_run(run_id)
-            elif _has_ended(run):
-                self._children.written[trial] = run_id
-            else:
-                self._children.open[trial] = run_id
+    def _make_sure(self, trial: str) -> None:
+        if trial in self._doubtful:
+            self._settle(trial, [_Found.of(run) for run in self._children_of(trial)], keep=True)
+            self._doubtful.discard(trial)
+            self._asked.discard(trial)
+
+    def _settle(self, trial: str, runs: Sequence[_Found], *, keep: bool) -> None:
+        """Take one of a trial's runs for its own, and delete the others."""
+        ours = self._children.open.pop(trial, None)
+        self._children.written.pop(trial, None)
+        chosen = min(runs, key=lambda run: (run.id != ours, not run.ended, run.begun, run.id), default=None)
+        if chosen is not None and not (keep or chosen.ended):
+            chosen = None
+        for run in runs:
+            if run is not chosen:
+                self._client.delete_run(run.id)
+        if chosen is not None:
+            (self._children.written if chosen.ended else self._children.open)[trial] = chosen.id
 
     def _end_dead(self, place: str) -> None:
         """End what an earlier launch in the same folder has left running: it is dead, since the folder is ours."""
-        for run in self._search("attributes.status = 'RUNNING'"):
+        for run in list(self._search("attributes.status = 'RUNNING'")):  # what is ended moves the portions
             if run.data.tags.get(FOLDER) == place and run.info.run_id != self.parent:
-                for child in self._search(f"tags.`{PARENT}` = '{run.info.run_id}' and attributes.status = 'RUNNING'"):
+                of_it = f"tags.`{PARENT}` = '{run.info.run_id}' and attributes.status = 'RUNNING'"
+                for child in list(self._search(of_it)):
                     self._end(child.info.run_id, INTERRUPTED, "KILLED")
                 self._end(run.info.run_id, INTERRUPTED, "KILLED")
 
     def is_written(self, trial: str) -> bool:
         """Whether a trial's run is complete."""
+        self._make_sure(trial)
         return trial in self._children.written
 
     def lost(self, trials: Iterable[str]) -> list[str]:
@@ -247,6 +290,7 @@ class Runs:
 
     def start(self, trial: str, about: About) -> None:
         """Make a trial's run, in place of an earlier try's that has ended; any other one goes on."""
+        self._make_sure(trial)
         if trial in self._children.written and trial not in self._made:
             self._client.delete_run(self._children.written[trial])
             del self._children.written[trial]
@@ -254,18 +298,22 @@ class Runs:
 
     def drop(self, trial: str) -> None:
         """Delete a trial's run that is being written, if there is one."""
+        self._make_sure(trial)
         if trial in self._children.open:
             self._client.delete_run(self._children.open[trial])
             del self._children.open[trial]
 
     def _make(self, trial: str, about: About) -> str:
         """The id of a trial's run, which is made if need be; its parameters are written with the first points."""
+        self._make_sure(trial)
         run_id = self._children.open.get(trial) or self._children.written.get(trial)
         if run_id is None:
             self._made.add(trial)
+            self._asked.add(trial)
             tags = {**about.tags, STATUS: "running", PARENT: self.parent}
             run = self._client.create_run(self._experiment, start_time=about.begun, tags=tags, run_name=trial)
             run_id = self._children.open[trial] = str(run.info.run_id)
+            self._asked.discard(trial)
             self._undescribed[run_id], self._places[run_id] = about.parameters, run.info.artifact_uri
         elif run_id not in self._described | set(self._undescribed):
             self._undescribed[run_id] = _but(about.parameters, self.read(run_id).data.params)
@@ -387,9 +435,11 @@ class Runs:
 
     def interrupt(self, *, parent: bool = True) -> None:
         """End whatever is still open: the launch was interrupted."""
-        for trial, run_id in list(self._children.open.items()):
-            self._end(run_id, INTERRUPTED, "KILLED")
-            del self._children.open[trial]
+        for trial in [*self._children.open, *self._asked]:
+            self._make_sure(trial)
+            if trial in self._children.open:
+                self._end(self._children.open[trial], INTERRUPTED, "KILLED")
+                del self._children.open[trial]
         if parent:
             self._end(self.parent, INTERRUPTED, "KILLED")
 

@@ -179,7 +179,7 @@ class Tracker:
             if self._writer is None:
                 self._writer = _Writer(self._launch)
             elif again:
-                self._writer.runs.recall()
+                self._writer.runs.doubt()
             job(self._writer)
 
         return self._keeper.keep(attempt, self._launch.uri)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console
 
+from bench.cluster.guardian import NOW
 from bench.folder import LaunchFolder
 from bench.readings import Point
 from bench.records import Record
@@ -74,7 +74,7 @@ class Output(Protocol):
         """The end."""
 
     def farewell(self, text: str) -> str:
-        """What is printed by others if this process is killed."""
+        """What is printed by others if this process is killed; NOW of the guardian stands in it for the time."""
 
 
 def output(options: LaunchOptions, file: TextIO) -> Output:
@@ -213,7 +213,7 @@ class JsonLines:
 
     def ranked(self, board: Leaderboard, folder: Path) -> None:
         """See :meth:`Output.ranked`."""
-        self.write(Ranked(folder=str(folder), board=asdict(board), answers=answers(board)))
+        self.write(Ranked(folder=str(folder), board=leaderboard.values_of(board), answers=answers(board)))
 
     def answer(self, board: Leaderboard, folder: Path) -> None:
         """The leaderboard's event has it."""
@@ -224,7 +224,7 @@ class JsonLines:
 
     def farewell(self, text: str) -> str:
         """See :meth:`Output.farewell`."""
-        return Ended(status="killed", exit_code=None, text=text).model_dump_json()
+        return Ended(time=NOW, status="killed", exit_code=None, text=text).model_dump_json()
 
 
 class _JsonProgress:

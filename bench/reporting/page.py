@@ -83,22 +83,35 @@ def of_launch(board: Leaderboard, records: Sequence[Record], folder: LaunchFolde
 
 
 def place_of(folders: Sequence[LaunchFolder], asked: Path | None) -> Path | None:
-    """Where a page over some launches is written: by default in the folder that holds them all.
+    """Where a page over some launches is written: by default in the current folder.
 
     Returns:
         None: there is one launch, which has a page of its own, and no other was asked for.
 
     Raises:
-        ValueError: it would take the place of a folder, or of a launch's own page.
+        ValueError: there is no such folder, or it would take the place of something else than such a page.
     """
-    if asked is None:
-        holding = Path(os.path.commonpath([folder.path.absolute().parent for folder in folders]))
-        return holding / SEVERAL if len(folders) > 1 else None
-    if asked.is_dir():
-        raise ValueError(f"--page {asked} is a folder: name a file, such as {asked / SEVERAL}")
-    if asked.resolve() in {folder.page.resolve() for folder in folders}:
-        raise ValueError(f"--page {asked} is a launch's own page: name another file")
-    return asked
+    if asked is None and len(folders) == 1:
+        return None
+    file = asked or Path(SEVERAL)
+    if file.is_dir():
+        raise ValueError(f"--page {file} is a folder: name a file, such as {file / SEVERAL}")
+    if file.resolve() in {folder.page.resolve() for folder in folders}:
+        raise ValueError(f"--page {file} is a launch's own page: name another file")
+    if not file.absolute().parent.is_dir():
+        raise ValueError(f"--page {file}: there is no folder {file.absolute().parent} to write to")
+    if os.path.lexists(file) and not _is_page(file):
+        raise ValueError(f"{file} is there, and is no page over launches: name another file with --page, or remove it")
+    return file
+
+
+def _is_page(file: Path) -> bool:
+    """Whether a file begins as the pages here do, up to what differs between them."""
+    begin = _asset("page.html").partition("$")[0].encode()
+    if not file.is_file():
+        return False
+    with file.open("rb") as there:
+        return there.read(len(begin)) == begin
 
 
 def write_over(launches: Sequence[Launch], path: Path) -> None:

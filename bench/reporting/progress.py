@@ -8,6 +8,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -61,7 +62,7 @@ class StudyProgress:
         """A worker group has taken the trial (again, if its workers died)."""
         self._drop(trial.id)
         self._bars.update(self._overall, note="")
-        label = printable(f"  {trial.id} {settings(trial.hyperparameters)}")
+        label = _label(trial, _room(self._console.width))
         steps = trial.train.steps if trial.train.epochs is None else None  # of epochs its reports say how many
         self._tasks[trial.id] = self._bars.add_task(label, total=steps, note="")
 
@@ -127,11 +128,35 @@ COUNTS = len("1000/1000 -:--:-- ")
 def _columns(width: int) -> list[ProgressColumn]:
     """What a live line shows on a screen of a width: names and notes are cut, so that it stays one line."""
     counts: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn(compact=True)]
+    what = _cut("{task.description}", _room(width))
     if width < NARROW:
-        return [_cut("{task.description}", width - COUNTS), *counts]
-    bar, note = min(24, width // 8), width // 6
-    what = _cut("{task.description}", width - COUNTS - bar - note - 2)
-    return [what, BarColumn(bar_width=bar), *counts, _cut("{task.fields[note]}", note)]
+        return [what, *counts]
+    return [what, BarColumn(bar_width=_bar(width)), *counts, _cut("{task.fields[note]}", _note(width))]
+
+
+def _bar(width: int) -> int:
+    return min(24, width // 8)
+
+
+def _note(width: int) -> int:
+    return width // 6
+
+
+def _room(width: int) -> int:
+    """Columns of a live line that its name may take."""
+    return width - COUNTS if width < NARROW else width - COUNTS - _bar(width) - _note(width) - 2
+
+
+def _label(trial: Trial, room: int) -> str:
+    """A trial and its settings. Trials are told apart by the ends of their names: where there is no room for all of
+    one, its beginning is left out."""
+    name = printable(trial.id)
+    if cell_len(name) > room - 2:
+        kept = name
+        while kept and cell_len(kept) > room - 3:
+            kept = kept[1:]
+        return f"  …{kept}"
+    return printable(f"  {name} {settings(trial.hyperparameters)}")
 
 
 def _cut(what: str, width: int) -> TextColumn:

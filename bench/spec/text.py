@@ -33,7 +33,7 @@ def check_name(name: str) -> str:
         SpecError: it cannot.
     """
     fault = None
-    if not name or name in (".", ".."):
+    if not name.strip() or name in (".", ".."):
         fault = "is no name"
     elif "/" in name or "\\" in name:
         fault = "is a path, not a name"

@@ -78,7 +78,10 @@ def test_an_archive_comes_back_and_says_the_same(folder: LaunchFolder, tmp_path:
     records = place.read_records()
     assert records == folder.read_records()
     assert (back.said, back.faults) == ((), ())
+    assert archive.differences(place, records) == []
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=back.folder, check=True)
+    place.page.write_text("forged")
+    assert archive.differences(place, records) == [f"{place.page} is not what the records say"]
 
 
 def test_equal_launches_give_equal_bytes(folder: LaunchFolder, tmp_path: Path) -> None:

@@ -183,6 +183,43 @@ def test_a_dry_run_refuses_what_the_launch_would(asked: str, said: str, call: Ca
     assert said in refused(call, "--study", *asked.split(), "--num-workers", "1")
 
 
+def test_a_dry_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    """Neither the results folder nor stores in it or beside it, whatever makes them when the launch starts."""
+    monkeypatch.chdir(tmp_path)
+    for more in (
+        [],
+        ["--results", "far/away", "--tracking-uri", "sqlite:///far/away/mlflow.db"],
+        ["--results", "far/away", "--optuna-storage", "far/away/searches.log"],
+        ["--results", "far/away", "--optuna-storage", "sqlite:///far/optuna.db", "--json"],
+        ["--optuna-storage", "searches.log"],
+        ["--optuna-storage", "sqlite:///optuna.db"],
+    ):
+        assert call(launch.main, "--study", "linear", "--dry-run", *more).code == 0
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        (" ", "' ' is blank in part, or holds control characters: choose another name"),
+        ("a/ /b", "'a/ /b' is blank in part, or holds control characters"),
+        ("a\nb", "is blank in part, or holds control characters"),
+        ("a\x1b[31m", "is blank in part, or holds control characters"),
+        ("file/below", "cannot be written to: Not a directory"),
+        ("file", "cannot be written to: Not a directory"),
+        ("x" * 300, "cannot be written to: File name too long"),
+        ("/proc/nowhere/at/all", "--results /proc/nowhere/at/all cannot be written to: "),
+    ],
+)
+def test_a_results_folder_that_cannot_be_made_is_refused(
+    results: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert said in refused(call, "--study", "linear", "--results", results)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_dry_run_counts_images_in_memory_and_names_what_is_not_here(call: Call) -> None:
     own = call(launch.main, "--study", "linear", "--dry-run")
     assert "Target:    997 train, 300 val, 500 test images, 10 classes\n             0: " in own.out

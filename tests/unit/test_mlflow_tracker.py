@@ -26,7 +26,7 @@ from bench.__main__ import main as bench
 from bench.folder import LaunchFolder
 from bench.readings import SCORES
 from bench.records import Record
-from bench.reporting import leaderboard, mlflow_tracker
+from bench.reporting import leaderboard, mlflow_runs, mlflow_tracker
 from bench.reporting.mlflow_models import fetch
 from bench.reporting.mlflow_runs import flatten
 from bench.reporting.mlflow_store import default_uri
@@ -360,6 +360,45 @@ def test_whatever_a_store_refuses_for_a_while_arrives_once(
     assert artifact(children["a"], "checkpoints/a.safetensors").read_bytes() == b"tensors"
     table = json.loads(artifact(parent, "leaderboard.json").read_text())
     assert len(table["data"]) == len(shown[1].rows)
+
+
+def test_what_a_busy_store_is_asked_does_not_grow_with_the_launch(
+    store: Path, record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A try again looks up the trial at hand; the look at the end goes through all runs in small portions."""
+    monkeypatch.setattr(mlflow_tracker, "PAUSES", (0.0,))
+    monkeypatch.setattr(mlflow_runs, "PAGE", 5)
+    tracker = opened(store)
+    for number in range(12):
+        tracker.trial_finished(record(trial=f"t{number}"))
+    drain(tracker)
+    portions: list[list[str]] = []
+    search, create = MlflowClient.search_runs, MlflowClient.create_run
+    lost = iter(range(3))
+
+    def seen(*given: Any, **named: Any) -> Any:
+        found = search(*given, **named)
+        portions.append([str(run.info.run_name) for run in found])
+        return found
+
+    def answer_lost(*given: Any, **named: Any) -> Any:
+        made = create(*given, **named)
+        if next(lost, None) is not None:
+            raise BUSY
+        return made
+
+    monkeypatch.setattr(MlflowClient, "search_runs", seen)
+    monkeypatch.setattr(MlflowClient, "create_run", answer_lost)
+    for name in ("it's", "last"):
+        tracker.trial_started(name, TRIAL, TAGS)
+        drain(tracker)
+    assert {name for portion in portions for name in portion} == {"it's", "last"}
+    portions.clear()
+    tracker.close()
+    assert tracker.problem is None
+    assert max(map(len, portions)) == 5
+    monkeypatch.undo()
+    assert len(runs(store)[1]) == 14  # nothing was made twice
 
 
 def test_a_store_that_stays_away_holds_up_nothing_and_gets_the_rest_later(

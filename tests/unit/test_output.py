@@ -22,7 +22,7 @@ from bench.launching import cli, preflight, study
 from bench.launching.request import Request
 from bench.readings import Point
 from bench.records import Record
-from bench.reporting import events
+from bench.reporting import events, leaderboard
 from bench.reporting.answers import answers
 from bench.reporting.listener import ListenerError
 from bench.reporting.output import Output, output
@@ -112,6 +112,20 @@ def test_everything_fits_into_the_screen_and_nothing_is_cut(
     assert any(line.endswith(f"{tmp_path}/logs/20260101-000000.log") for line in lines)  # a path is never broken
 
 
+@pytest.mark.parametrize("width", [34, 60, 80])
+def test_two_trials_that_run_are_told_apart_however_narrow_the_screen_is(
+    width: int, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    terminal, long = Terminal(), "block_expansion-repeat1-confirm-p4-seed"
+    with output(LaunchOptions(), terminal).progress(2) as progress:
+        for number in (10, 11):
+            progress.started(trial.model_copy(update={"id": f"{long}{number}"}))
+    lines = re.split(r"[\n\r]", ESCAPE.sub("", terminal.getvalue()))
+    assert all(any(f"seed{number} " in line for line in lines) for number in (10, 11))
+    assert max(map(cell_len, lines)) <= width
+
+
 @pytest.mark.parametrize("file", [Terminal(), io.StringIO()], ids=["terminal", "file"])
 def test_what_libraries_print_meanwhile_stays_off_the_screen(
     file: io.StringIO, capsys: pytest.CaptureFixture[str]
@@ -167,7 +181,9 @@ def test_the_last_lines_are_the_answer(show: Callable[..., str], paper_records: 
     assert said == " ".join(f"* {answer.text}" for answer in answers(build(paper_records())))
 
 
-def test_events_are_one_object_a_line_as_their_schema_says(show: Callable[..., str], trial: Trial) -> None:
+def test_events_are_one_object_a_line_as_their_schema_says(
+    show: Callable[..., str], trial: Trial, paper_records: Callable[..., list[Record]]
+) -> None:
     found = [json.loads(line) for line in show(io.StringIO(), json_lines=True).splitlines()]
     parsed = [KINDS[one["event"]].model_validate_json(json.dumps(one)) for one in found]
     kinds = [one.event for one in parsed]
@@ -176,6 +192,7 @@ def test_events_are_one_object_a_line_as_their_schema_says(show: Callable[..., s
     assert found[3]["scores"]["target_accuracy"] == 95.2
     assert (found[32]["status"], found[32]["done"], found[32]["total"]) == ("failed", 30, 30)
     assert found[33]["board"]["rows"][0]["target_accuracy"]["mean"] == pytest.approx(95.5)
+    assert found[33]["board"] == json.loads(leaderboard.as_json(build(paper_records())))
     assert [answer["wish"] for answer in found[33]["answers"]] == WISHES
     assert (found[34]["level"], found[35]["exit_code"]) == ("warning", 0)
 

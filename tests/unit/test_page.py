@@ -161,11 +161,14 @@ def launches(place: Path, paper_records: MakeAll, *names: str) -> list[Path]:
 
 
 def test_one_page_over_several_launches(
-    tmp_path: Path, paper_records: MakeAll, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, paper_records: MakeAll, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """It lies in the current folder, and takes the place of an earlier one there."""
     folders = launches(tmp_path, paper_records, "first", "second")
-    assert __main__.main(["leaderboard", *map(str, folders), str(folders[0])]) == 0
-    assert f"one page over 2 launches: {tmp_path / 'leaderboards.html'}" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert __main__.main(["leaderboard", *map(str, folders), str(folders[0])]) == 0
+        assert "one page over 2 launches: leaderboards.html\n" in capsys.readouterr().out
     found = held((tmp_path / "leaderboards.html").read_text())
     assert [(own["title"], own["link"]) for own in found] == [
         ("first on tiny", "first/tiny/"),
@@ -182,6 +185,7 @@ def test_a_results_folder_stands_for_its_launches_and_the_page_goes_where_it_is_
 ) -> None:
     launches(tmp_path / "results", paper_records, "first", "second")
     file = tmp_path / "elsewhere" / "all.html"
+    file.parent.mkdir()
     assert __main__.main(["leaderboard", str(tmp_path / "results"), "--page", str(file)]) == 0
     assert [own["link"] for own in held(file.read_text())] == ["../results/first/tiny/", "../results/second/tiny/"]
     assert not (tmp_path / "results" / "leaderboards.html").exists()
@@ -198,6 +202,9 @@ def test_one_launch_has_its_own_page_alone(tmp_path: Path, paper_records: MakeAl
     [
         (["first/tiny", "--page", "first"], "--page first is a folder: name a file, such as first/leaderboards.html"),
         (["first/tiny", "--page", "first/tiny/index.html"], "is a launch's own page: name another file"),
+        (["first/tiny", "--page", "no/all.html"], "--page no/all.html: there is no folder "),
+        (["first/tiny", "--page", "notes.md"], "notes.md is there, and is no page over launches: name another file"),
+        (["first/tiny", "third/tiny"], "leaderboards.html is there, and is no page over launches: name another file"),
         (["first/tiny", "nowhere"], "there are no records in nowhere/records"),
         (["first/tiny", "second/tiny"], "second/tiny: no record is a confirmation"),
     ],
@@ -211,9 +218,12 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_written(
     arguments: list[str],
     said: str,
 ) -> None:
-    launches(tmp_path, paper_records, "first")
+    launches(tmp_path, paper_records, "first", "third")
+    (tmp_path / "notes.md").write_text("mine")
+    (tmp_path / "leaderboards.html").write_text("somebody else's")
     searched().write(LaunchFolder(tmp_path / "second" / "tiny").records)
     monkeypatch.chdir(tmp_path)
     assert __main__.main(["leaderboard", *arguments]) == 2
     assert said in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.html"))
+    assert [path.read_text() for path in tmp_path.rglob("*.html")] == ["somebody else's"]
+    assert not (tmp_path / "no").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import pytest
 
 from bench.cluster import guardian, runtime
 from bench.cluster.guardian import Farewell
-from bench.spec import SpecError
+from bench.reporting.events import Ended
+from bench.reporting.output import output
+from bench.spec import LaunchOptions, SpecError
 
 WRITER = "import sys, time; file = open(sys.argv[1], sys.argv[2]); print(flush=True); time.sleep(60)"
 
@@ -71,6 +75,14 @@ def test_a_guardian_says_what_it_was_told_last(place: Path) -> None:
     early, late = Farewell("the same command goes on", ("false",)), Farewell("the results are complete")
     assert watch(place, early, late, orderly=False) == "the results are complete\n"
     assert watch(place, early, late, orderly=True) == ""
+
+
+def test_a_guardian_stamps_what_it_says_with_the_time_of_the_end(place: Path) -> None:
+    sentence = output(LaunchOptions(json_lines=True), io.StringIO()).farewell("it was killed: {braces} stay")
+    before = datetime.now(UTC)
+    ended = Ended.model_validate_json(watch(place, Farewell(sentence), orderly=False))
+    assert (ended.status, ended.text) == ("killed", "it was killed: {braces} stay")
+    assert before - timedelta(milliseconds=1) <= datetime.fromisoformat(ended.time) <= datetime.now(UTC)
 
 
 def test_a_guardian_spares_itself_and_the_launch(place: Path) -> None:

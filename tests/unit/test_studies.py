@@ -129,9 +129,14 @@ def test_changes_replace_whole_fields_of_every_member() -> None:
         assert {(study.trials, study.seeds) for study in suite.studies} == {(4, (7,))}
 
 
-@pytest.mark.parametrize("name", ["lorra", "missing.yaml"])
-def test_an_unknown_study_lists_what_there_is(name: str) -> None:
-    with pytest.raises(SpecError, match=f"unknown study '{name}'.*known: block_expansion, full"):
+def test_an_unknown_study_lists_what_there_is() -> None:
+    with pytest.raises(SpecError, match=r"unknown study 'lorra'.*known: block_expansion, full"):
+        studies.load("lorra")
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "nowhere/missing.yml"])
+def test_a_file_that_is_not_there_is_called_a_file(name: str) -> None:
+    with pytest.raises(SpecError, match=f"there is no study file {name}: check its path"):
         studies.load(name)
 
 

@@ -39,6 +39,7 @@ def test_what_may_be_a_name(name: str) -> None:
         "",
         ".",
         "..",
+        " ",
         "../x",
         "/etc/x",
         "a/b",
