@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench import __version__
-from bench.folder import WEIGHTS, LaunchFolder
+from bench.folder import WEIGHTS, LaunchFolder, launch_folders
 from bench.records import MOST, Record, provenance
 from bench.reporting import leaderboard
 from bench.reporting.comparisons import FORGETTING_LIMIT
@@ -291,6 +291,18 @@ def unpack(file: Path, out: Path | None = None) -> Archive:
             out.rmdir()
         inside.rename(out)
     return Archive(file, _digest(file), out)
+
+
+def records_of(place: Path) -> list[Record]:
+    """The records of a launch: of its folder, of all launches in a results folder, or of what :func:`pack` wrote.
+
+    Raises:
+        ValueError: it is none of these, or a record cannot be read.
+    """
+    if not place.is_file():
+        return [record for folder in launch_folders(place) for record in folder.read_records()]
+    with tempfile.TemporaryDirectory() as unpacked:
+        return LaunchFolder(unpack(place, Path(unpacked, "launch")).folder).read_records()
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path, file: Path) -> None:

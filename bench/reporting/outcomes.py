@@ -171,7 +171,7 @@ def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     """
     common = sorted(set(first.seeds) & set(second.seeds))
     if len(common) > 1 or first.seeds == second.seeds:
-        first, second = (_of_seeds(outcome, common) for outcome in (first, second))
+        first, second = (of_seeds(outcome, common) for outcome in (first, second))
     if not same_images(first, second, quantity):
         return _apart(first, second, quantity)
     one, other = first.tables(quantity), second.tables(quantity)
@@ -183,7 +183,8 @@ def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     return Estimate(images.value, images.images, (*seeds[0], *seeds[1]) if all(seeds) else ())
 
 
-def _of_seeds(outcome: Outcome, seeds: Sequence[int]) -> Outcome:
+def of_seeds(outcome: Outcome, seeds: Sequence[int]) -> Outcome:
+    """The same of some of its seeds."""
     places = [outcome.seeds.index(seed) for seed in seeds]
     return Outcome(tuple(seeds), {name: own.of_seeds(places) for name, own in outcome.answers.items()})
 
