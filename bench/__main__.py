@@ -87,19 +87,7 @@ def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
         metavar="POINTS",
         help="points that a row may forget where the best of those is named (default: 10)",
     )
-    apart = commands.add_parser("compare", help="tell two rows, or the rows of two launches, apart")
-    apart.add_argument("first", help="FOLDER:ROW, or a launch folder, or its records")
-    apart.add_argument("second", help="the same; or ROW alone, of the first folder")
-    apart.add_argument("--quantity", action="append", help="what is compared, can be given again (default: all)")
-    audited = commands.add_parser("audit", help="take the numbers of the paper's protocol apart, choice by choice")
-    audited.add_argument(
-        "launches",
-        type=Path,
-        nargs="+",
-        metavar="LAUNCH",
-        help="launch folders of --study paper_audit and of --study paper, or files that pack wrote, in any order",
-    )
-    audited.add_argument("--out", type=Path, metavar="FILE", help="page to write (default: it is printed)")
+    _add_comparisons(commands)
     again = commands.add_parser("evaluate", help="measure a confirmed trial again from its checkpoint")
     _add_record(again)
     again.add_argument(
@@ -123,6 +111,22 @@ def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, default=Path(__file__).parent / "assets", help="folder to write to")
     train.add_argument("--steps", type=int, default=None, help="optimizer steps (default: the recipe's)")
     return parser
+
+
+def _add_comparisons(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    apart = commands.add_parser("compare", help="tell two rows, or the rows of two launches, apart")
+    apart.add_argument("first", help="FOLDER:ROW, or a launch folder, or its records")
+    apart.add_argument("second", help="the same; or ROW alone, of the first folder")
+    apart.add_argument("--quantity", action="append", help="what is compared, can be given again (default: all)")
+    audited = commands.add_parser("audit", help="take the numbers of the paper's protocol apart, choice by choice")
+    audited.add_argument(
+        "launches",
+        type=Path,
+        nargs="+",
+        metavar="LAUNCH",
+        help="launch folders of --study paper_audit and of --study paper, or files that pack wrote, in any order",
+    )
+    audited.add_argument("--out", type=Path, metavar="FILE", help="page to write (default: it is printed)")
 
 
 def _add_archives(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

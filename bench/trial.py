@@ -131,7 +131,7 @@ class _Course:
         if not self.best:
             return []
         if self.meter.notes_validation:
-            self.meter.target(vit, step, "val")
+            self.meter.target(vit, step, "val")  # first: of two readings of a step what comes last is the trial's score
         return [self.meter.target(vit, step, self.meter.choosing_split)]
 
     def shared_training(self) -> training.Use | None:

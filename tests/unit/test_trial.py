@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench import data, methods, models, trial
+from bench.checkpoints import evaluate
 from bench.data import Images, Source, Split, Target, shapes
 from bench.folder import LaunchFolder
 from bench.launching import benchmarks, plans, studies
@@ -25,7 +26,7 @@ from bench.measuring import Meter, features, meter, retention, source_score
 from bench.models import CPU, Setting
 from bench.models import setting as settings
 from bench.readings import HEAD, KNN, SCORES, Point, Reading, curve, knn_numbers
-from bench.records import Record
+from bench.records import Record, read
 from bench.spec import Backbone, Objective, Phase, SpecError, Suite, TrainConfig, Trial, make_trial
 from bench.vit import Vit
 from tests.ranks import Ranks
@@ -710,3 +711,13 @@ def test_the_papers_preprocessing_is_a_field_of_its_own() -> None:
     dino = {"benchmark": plain.benchmark.model_copy(update={"backbone": benchmarks.get("cifar100").backbone})}
     settings_of = [Setting.of(one.model_copy(update=dino), CPU).preprocess for one in (plain, paper, *said)]
     assert settings_of[0] == settings_of[2] != settings_of[1] == settings_of[3]
+
+
+def test_a_model_that_was_kept_on_the_way_is_measured_again_as_it_was(tmp_path: Path) -> None:
+    """The record also holds readings of later steps, and these are of other models."""
+    spec = changed(make("linear", steps=8, phase="confirm", lr=0.5), val_every=1, keep="best", schedule="none")
+    spec = spec.model_copy(update={"protocol": "paper"})
+    path = confirmed(spec, tmp_path)
+    record = read(path)
+    assert record.details["kept_step"] < 8
+    assert evaluate(path).deviation == 0
