@@ -178,7 +178,7 @@ def audit(records: Sequence[Record]) -> Audit:
     if len(names := sorted({record.benchmark for record in confirmed})) > 1:
         raise ValueError(f"an audit is of one benchmark, and these records are of {', '.join(names)}")
     grids, faults = _grids(confirmed)
-    searched = _searched(confirmed)
+    searched, asked = _searched(confirmed), {_key(record) for record in confirmed if record.protocol == "paper"}
     papers = {key: grid for (key, own), grid in grids.items() if not own}
     if not papers:
         why = faults[0] if faults else "no record is a confirmation under protocol paper"
@@ -190,7 +190,7 @@ def audit(records: Sequence[Record]) -> Audit:
         mean=_mean(rows),
         lacking=tuple(name for name in STAGES if all(name not in row.stages for row in rows)),
         left_out=tuple(faults),
-        unread=tuple(_label(key) for key in searched if key not in papers),
+        unread=tuple(_label(key) for key in searched if key not in asked),
     )
 
 

@@ -88,16 +88,17 @@ def _part(row: Audited, name: str) -> Estimate | None:
 def _optimism(found: Audit, name: str) -> str:
     rows, whole = found.rows, _whole(found)
     values = [100 * row.optimism.value for row in rows]
-    if whole is None or len(rows) == 1:
+    if whole is None:
         return (
             f"On `{name}` choosing checkpoint and learning rate on test data adds {_range(values)} points of target "
             f"accuracy to a row of the paper's table."
         )
+    of_whom = whole.label if len(rows) == 1 else f"{whole.label}; {_range(values)}"
     each = [_part(whole, part) for part in CHOSEN_ON_TEST]
     checkpoint, rate = (f"{100 * one.value:.1f}" if one else "–" for one in each)
     return (
         f"On `{name}` choosing checkpoint and learning rate on test data adds {_shown(whole.optimism)} points of "
-        f"target accuracy to a row of the paper's table ({whole.label}; {_range(values)}): {checkpoint} by the "
+        f"target accuracy to a row of the paper's table ({of_whom}): {checkpoint} by the "
         f"checkpoint, {rate} by the rate."
     )
 
@@ -137,8 +138,8 @@ def _rest(found: Audit) -> str:
     return f"{said}; together its way shows {together} against ours."
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---:") -> list[str]:
+    lines = [header, ["---", *[rule] * (len(header) - 1)], *rows]
     return [*("| " + " | ".join(line) + " |" for line in lines), ""]
 
 
@@ -242,7 +243,7 @@ def _limits(found: Audit, name: str) -> Iterator[str]:
     yield "- How the source accuracy comes apart: it was read at the checkpoints that the paper keeps, nowhere else."
     yield (
         "- What the paper's code would give: it had no validation data, and may have trained on the images that are "
-        "held out for it here. The grid's rates are chosen and measured with one seed, the search's with two."
+        "held out for it here. A grid's rate is chosen and measured with one seed, a search's with two."
     )
     yield from _gaps(found)
     yield ""
@@ -288,9 +289,10 @@ def _launches(found: Audit) -> Iterator[str]:
             [f"`{command}`", what, "given" if given else "**missing**"]
             for command, what, given in zip(NEEDED, WHAT_FOR, there, strict=True)
         ],
+        rule="---",
     )
     where, why = ON_THE_PAPERS
-    yield "On the paper's benchmark, here or on a cluster ([cluster](cluster.md)):"
+    yield "On the paper's benchmark, on one machine or from a cluster's head (docs/cluster.md):"
     yield ""
     yield "```sh"
     for command in NEEDED:
@@ -300,8 +302,9 @@ def _launches(found: Audit) -> Iterator[str]:
     yield "```"
     yield ""
     yield (
-        "The grid and its repetition with the other preprocessing train 120 models each, the search 113. Fewer rows "
-        "cost less: `--set search.rank.choices=[8] --set search.p.choices=[3]`; a launch that was cut goes on."
+        "The grid and its repetition with the other preprocessing train 120 models each, the search 113 (docs/cost.md "
+        "has the hours of these). Fewer rows cost less: `--set search.rank.choices=[8] --set search.p.choices=[3]`; a "
+        "launch that was cut goes on."
     )
 
 

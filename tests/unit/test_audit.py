@@ -206,6 +206,9 @@ def test_what_was_not_launched_is_named_with_its_command(grid: Callable[..., lis
     found = audit(grid())
     assert found.lacking == ("preprocess", "search")
     text = audit_page.page(found, "made so")
+    assert text.splitlines()[2].startswith(
+        "On `this benchmark` choosing checkpoint and learning rate on test data adds 6.5 ["
+    )
     assert re.search(rf"^\| `{re.escape(NEEDED[0])}` \|.*given \|$", text, re.MULTILINE)
     for command in NEEDED[1:]:
         assert re.search(rf"^\| `{re.escape(command)}` \|.*\*\*missing\*\* \|$", text, re.MULTILINE)
@@ -252,11 +255,14 @@ def test_a_rate_that_failed_is_not_chosen(grid: Callable[..., list[Record]], fai
     assert audit(records).rows[0].rates["paper"] == [0.01, 0.1]
 
 
-def test_an_incomplete_row_is_left_out_and_named(grid: Callable[..., list[Record]]) -> None:
+def test_an_incomplete_row_is_left_out_and_named(grid: Callable[..., list[Record]], chosen: Make) -> None:
     whole = grid()
     lost = grid(method="lora", row={"rank": 8})[:-1]
-    found = audit([*whole, *lost])
+    fields = {"row": {"rank": 8}, "hyperparameters": {"rank": 8, "lr": 0.02}}
+    of_search = [chosen(0, 160, method="lora", **fields), chosen(0, 160, method="top_k", row={"k": 3})]
+    found = audit([*whole, *lost, *of_search])
     assert [row.label for row in found.rows] == ["full"]
+    assert found.unread == ("top_k k=3",)
     assert found.left_out == ("lora rank=8 has no record of lr = 0.1 with seed 1",)
     assert f"rows that are not complete: {found.left_out[0]}." in audit_page.page(found, "made so")
 

@@ -721,3 +721,14 @@ def test_a_model_that_was_kept_on_the_way_is_measured_again_as_it_was(tmp_path: 
     record = read(path)
     assert record.details["kept_step"] < 8
     assert evaluate(path).deviation == 0
+
+
+def test_the_papers_protocol_reads_more_and_trains_the_same() -> None:
+    """With the same preprocessing its last model is that of the clean protocol: an audit is about choices alone."""
+    plain = make("top_k", steps=6, phase="confirm")
+    of_paper = changed(plain, val_every=2, keep="best").model_copy(update={"protocol": "paper"})
+    ends = []
+    for spec in (plain, of_paper):
+        read = {reading.key: reading for reading in trial.run(spec).readings}
+        ends.append(read[6, "test", "target", HEAD, None])
+    assert ends[0] == ends[1]
