@@ -111,7 +111,8 @@ class Audited:
     """Of the models that the paper would report, with what their features keep of the source."""
     ours: Outcome | None
     rates: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """The rates that were chosen, by stage, in the order of the seeds; those of ``search`` as far as they differ."""
+    """The rates that were chosen, by stage, in the order of the seeds; those of ``search`` as far as they differ, and as
+    ``grid`` all that there were."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -136,6 +137,12 @@ class Audited:
             Part(later, difference(self.stages[one], self.stages[later], TARGET))
             for one, later in itertools.pairwise(there)
         ]
+
+    @property
+    def at_an_end(self) -> bool:
+        """Whether test data chose the grid's lowest or its highest rate with every seed: better ones may lie beyond."""
+        ends = min(self.rates["grid"]), max(self.rates["grid"])
+        return set(self.rates["paper"]) in ({ends[0]}, {ends[1]})
 
     @property
     def optimism(self) -> Estimate:
@@ -347,6 +354,7 @@ def _audited(key: Key, grid: Grid, own: Grid | None, searched: Sequence[Record] 
         stages["search"] = Outcome(ours.seeds, {"target": ours.answers["target"]})
     _check_images(label, stages)
     rates: dict[str, Sequence[float]] = {name: [one.rate for one in chosen] for name, chosen in picks.items()}
+    rates["grid"] = sorted({one.rate for of_seed in grid.values() for one in of_seed})
     if searched:
         rates["search"] = list(dict.fromkeys(_rate(record) for record in searched))
     return Audited(label, stages, reported, ours, rates)

@@ -162,6 +162,8 @@ def test_every_choice_of_the_paper_has_its_share(launches: list[Record]) -> None
     assert row.rates["paper"] == [0.1, 0.1]
     assert row.rates["rate"] == row.rates["last"] == [0.01, 0.01]
     assert row.rates["search"] == [0.02]
+    assert row.rates["grid"] == [0.01, 0.1]
+    assert row.at_an_end
     assert found.lacking == found.left_out == found.unread == ()
 
 
@@ -318,3 +320,22 @@ def test_the_command_writes_what_it_prints(
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in errors] == ["error"] * 2
     assert "python launch.py --study paper_audit" in errors[0]
+
+
+def test_the_page_is_what_its_command_makes_of_the_committed_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^Made by `(.+)`; do not edit it\.$", page, re.MULTILINE)
+    asked = shlex.split(command)
+    assert asked[:4] == ["python", "-m", "bench", "audit"]
+    assert asked[-2:] == ["--out", "docs/audit.md"]
+    assert __main__.main([*asked[3:-1], str(tmp_path / "audit.md")]) == 0
+    made = (tmp_path / "audit.md").read_text(encoding="utf-8").replace(str(tmp_path / "audit.md"), "docs/audit.md", 1)
+    assert made == page
+
+
+def test_the_page_begins_with_the_answer_in_three_sentences() -> None:
+    answer = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").splitlines()[2]
+    assert len(re.findall(r"[a-z\])]\. ?", answer)) == 3
