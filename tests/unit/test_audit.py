@@ -14,7 +14,7 @@ import pytest
 
 from bench import __main__
 from bench.folder import LaunchFolder
-from bench.launching import studies
+from bench.launching import benchmarks, studies
 from bench.readings import HEAD, KNN, Answers, Reading
 from bench.records import Record
 from bench.reporting import audit_page
@@ -223,6 +223,8 @@ def test_the_commands_it_names_are_those_of_studies_that_ship() -> None:
         overrides = [word for flag, word in itertools.pairwise(words) if flag == "--set"]
         found = studies.load(words[words.index("--study") + 1], overrides=overrides).studies
         papers = "paper_audit" in words
+        for study in found:
+            studies.check(study, benchmarks.get("cifar100"), depth=12)
         assert {study.protocol for study in found} == {"paper" if papers else "clean"}
         assert all(("lr" in study.rows, len(study.seeds)) == (papers, 3) for study in found)
 
