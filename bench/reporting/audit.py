@@ -111,8 +111,8 @@ class Audited:
     """Of the models that the paper would report, with what their features keep of the source."""
     ours: Outcome | None
     rates: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """The rates that were chosen, by stage, in the order of the seeds; those of ``search`` as far as they differ, and as
-    ``grid`` all that there were."""
+    """The rates that were chosen, by stage, in the order of the seeds; those of ``search`` as far as they differ; and
+    as ``grid`` all that there were."""
 
     @property
     def seeds(self) -> tuple[int, ...]:

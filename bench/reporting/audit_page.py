@@ -201,8 +201,8 @@ def _spread(found: Audit) -> Iterator[str]:
     yield from _table(header, body)
     if ends := [row.label for row in found.rows if row.at_an_end]:
         yield (
-            f"With every seed test data chose an end of the grid for {', '.join(ends)}: better rates may lie beyond, and "
-            f"a choice that is so plain says little of what choosing a rate on test data adds."
+            f"With every seed test data chose an end of the grid for {', '.join(ends)}: better rates may lie beyond, "
+            f"and a choice that is so plain says little of what choosing a rate on test data adds."
         )
         yield ""
 
