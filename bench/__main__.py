@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -34,6 +35,8 @@ examples:
     {run} leaderboard results
   two rows; or two launch folders, row by row
     {run} compare "results/paper/tiny:lora rank=8" linear
+  what of the paper's numbers comes from its protocol (docs/audit.md)
+    {run} audit results/paper_audit/tiny results/paper/tiny
   measure a confirmed trial again; RECORD is a file of
   results/<study>/<benchmark>/records/, or the id of the trial's MLflow run
     {run} evaluate RECORD
@@ -85,10 +88,7 @@ def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
         metavar="POINTS",
         help="points that a row may forget where the best of those is named (default: the study's own limit, or 10)",
     )
-    apart = commands.add_parser("compare", help="tell two rows, or the rows of two launches, apart")
-    apart.add_argument("first", help="FOLDER:ROW, or a launch folder, or its records")
-    apart.add_argument("second", help="the same; or ROW alone, of the first folder")
-    apart.add_argument("--quantity", action="append", help="what is compared, can be given again (default: all)")
+    _add_comparisons(commands)
     again = commands.add_parser("evaluate", help="measure a confirmed trial again from its checkpoint")
     _add_record(again)
     again.add_argument(
@@ -112,6 +112,22 @@ def arguments(run: str = AS_MODULE) -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, default=Path(__file__).parent / "assets", help="folder to write to")
     train.add_argument("--steps", type=int, default=None, help="optimizer steps (default: the recipe's)")
     return parser
+
+
+def _add_comparisons(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    apart = commands.add_parser("compare", help="tell two rows, or the rows of two launches, apart")
+    apart.add_argument("first", help="FOLDER:ROW, or a launch folder, or its records")
+    apart.add_argument("second", help="the same; or ROW alone, of the first folder")
+    apart.add_argument("--quantity", action="append", help="what is compared, can be given again (default: all)")
+    audited = commands.add_parser("audit", help="take the numbers of the paper's protocol apart, choice by choice")
+    audited.add_argument(
+        "launches",
+        type=Path,
+        nargs="+",
+        metavar="LAUNCH",
+        help="launch folders of --study paper_audit and of --study paper, or files that pack wrote, in any order",
+    )
+    audited.add_argument("--out", type=Path, metavar="FILE", help="page to write (default: it is printed)")
 
 
 def _add_archives(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -158,6 +174,8 @@ def main(argv: Sequence[str] | None = None, *, run: str = AS_MODULE) -> int:
             return _leaderboard(args.folders, args.forgetting_limit, args.page)
         if args.command == "compare":
             return _compare(args.first, args.second, args.quantity)
+        if args.command == "audit":
+            return _audit(args.launches, args.out)
         if args.command == "evaluate":
             return _evaluate(_record(args), args.device)
         if args.command == "export":
@@ -239,6 +257,24 @@ def _compare(first: str, second: str, quantities: Sequence[str] | None) -> int:
 
     found = compare.compare(first, second, quantities) if quantities else compare.compare(first, second)
     compare.show(found, Console())
+    return 0
+
+
+def _audit(launches: Sequence[Path], out: Path | None) -> int:
+    from bench.reporting import audit, audit_page
+    from bench.reporting.archive import records_of
+
+    places = list({place.resolve(): place for place in launches}.values())
+    found = audit.audit([record for place in places for record in records_of(place)])
+    words = ["audit", *map(str, places), *(["--out", str(out)] if out else [])]
+    text = audit_page.page(found, shlex.join([*AS_MODULE.split(), *words]))
+    if out is None:
+        _say(text)
+        return 0
+    from bench.records import write_atomically
+
+    write_atomically(out, text)
+    _say(f"written to {out}")
     return 0
 
 

@@ -83,8 +83,9 @@ class Evaluation:
 
 
 def _numbers(record: Record) -> dict[str, float]:
-    """Scores and readings of a record by name, in percent."""
-    named = {f"{reading.name} {name}": value for reading in record.readings for name, value in reading.numbers.items()}
+    """Scores and readings of a record by name, in percent: of the untouched backbone and of the model that was kept."""
+    kept = [reading for reading in record.readings if reading.step in (0, record.measured_step)]
+    named = {f"{reading.name} {name}": value for reading in kept for name, value in reading.numbers.items()}
     return {**record.scores_of(), **named}
 
 

@@ -123,11 +123,16 @@ class _Course:
     def validate(self, vit: Vit, step: int) -> list[Reading]:
         """Readings on the way, of validation data: test data is read at the end.
 
-        Under the paper's protocol, which has no validation data, only what chooses the model that is kept.
+        Under the paper's protocol, which chooses on test data, only what chooses the model that is kept. A confirmation
+        also notes there what validation data would have chosen by (``python -m bench audit``).
         """
         if self.trial.reads_on_the_way:
             return self.meter.measure_on_the_way(vit, step)
-        return [self.meter.target(vit, step, self.meter.choosing_split)] if self.best else []
+        if not self.best:
+            return []
+        if self.meter.notes_validation:
+            self.meter.target(vit, step, "val")  # first: of two readings of a step what comes last is the trial's score
+        return [self.meter.target(vit, step, self.meter.choosing_split)]
 
     def shared_training(self) -> training.Use | None:
         """What other trials' trainings can share with this one's; None: nothing."""

@@ -211,6 +211,7 @@ PUBLIC: Mapping[str, Sequence[str]] = {
     "bench.reporting.outcomes": ("Outcome", "difference"),
     "bench.reporting.rows": ("build", "tidy", "wide"),
     "bench.reporting.answers": ("answers",),
+    "bench.reporting.audit": ("audit",),
     "bench.reporting.archive": ("pack", "unpack", "differences"),
     "bench.launching.request": ("Request",),
     "bench.launching.preflight": ("prepare",),

@@ -69,17 +69,22 @@ def load(name: str, *, overrides: Sequence[str | Change] = (), folder: Path = ST
         raise SpecError("a study is called after its file: its name cannot be set")
     title = Path(name).stem
     if "suite" not in values:
+        said = values
         values = _making_room(values, [change.path[0] for change in changes])
         for change in changes:
             _assign(values, change)
-        return Suite(name=title, studies=(_study(title, _settled(values, changes)),))
+        return Suite(name=title, studies=(_study(title, _settled(values, changes, said)),))
     return _suite(title, values, changes, folder)
 
 
-def _settled(values: dict[str, Any], changes: Sequence[Change]) -> dict[str, Any]:
-    """A study under the paper's protocol has one seed, unless others are asked for."""
+def _settled(values: dict[str, Any], changes: Sequence[Change], said: Mapping[str, Any]) -> dict[str, Any]:
+    """A study under the paper's protocol has one seed, unless others are asked for.
+
+    Args:
+        said: what the file says that was asked for, which may name protocol and seeds together.
+    """
     seeds = values.get("seeds", Study.model_fields["seeds"].default)
-    asked = any(change.path == ("seeds",) for change in changes)
+    asked = any(change.path == ("seeds",) for change in changes) or {"protocol", "seeds"} <= set(said)
     single = values.get("protocol") == "paper" and isinstance(seeds, list | tuple) and not asked
     return {**values, **({"seeds": seeds[:1]} if single else {})}
 
@@ -101,7 +106,7 @@ def _suite(title: str, values: Mapping[str, Any], changes: Sequence[Change], fol
             raise SpecError(f"{change.said}: no study of the suite {title!r} has this field")
         for document in fitting:
             _assign(document, change)
-    studies = tuple(_study(name, _settled(document, changes)) for name, document in documents.items())
+    studies = tuple(_study(name, _settled(document, changes, common)) for name, document in documents.items())
     return parse(Suite, {"name": title, "studies": studies}, where=f"suite {title!r}")
 
 

@@ -34,6 +34,9 @@ class Meter:
 
     A search trial is measured on validation data, a confirmation on test data; under the paper's protocol the target is
     measured on test data either way.
+
+    Attributes:
+        notes_validation: whether a reading that chooses on test data has one on validation data beside it.
     """
 
     def __init__(self, trial: Trial, setting: Setting) -> None:
@@ -41,6 +44,7 @@ class Meter:
         self.source_split: SplitName = "val" if trial.phase == "search" else "test"
         self.target_split: SplitName = "test" if trial.protocol == "paper" else self.source_split
         self.choosing_split: SplitName = "test" if trial.protocol == "paper" else "val"
+        self.notes_validation = self.choosing_split == "test" and trial.phase == "confirm"
         self._trial, self._setting = trial, setting
         self._readings: dict[tuple[int, str, str, str, str | None], Reading] = {}
         self._identities: dict[int, str] = {}
@@ -59,7 +63,7 @@ class Meter:
         """
         place, precision = self._setting, self._trial.benchmark.measure_precision
         way: list[SplitName] = ["val"] if self._trial.reads_on_the_way else []
-        names = [self.target_split, *([self.choosing_split] if self._trial.train.keep == "best" else []), *way]
+        names = [self.target_split, *(self._choosing if self._trial.train.keep == "best" else []), *way]
         target = [
             measuring_use(f"target_{name}", getattr(place.target, name), place.preprocess, "logits", precision)
             for name in dict.fromkeys(names)
@@ -77,6 +81,12 @@ class Meter:
             measuring_use(name, images, place.source_preprocess, "features", precision)
             for name, images in source.items()
         ]
+
+    @property
+    def _choosing(self) -> list[SplitName]:
+        """What is read of the target where the best model is kept."""
+        noted: list[SplitName] = ["val"] if self.notes_validation else []
+        return [self.choosing_split, *noted]
 
     def share(self, shared: Shared) -> None:
         """From now on compute only what comes after the frozen blocks of the trial's own model."""

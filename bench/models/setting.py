@@ -41,7 +41,7 @@ class Setting:
         """
         own = preprocess(trial.benchmark.backbone)
         learned = own
-        if trial.protocol == "paper":
+        if trial.papers_preprocess:
             learned = replace(own, mean=PAPER_NORM, std=PAPER_NORM, crop_mode="squash", crop_pct=1.0)
         target = target_of(trial.benchmark, learned.files)
         source = source_of(trial.benchmark, trial.phase, own.files)

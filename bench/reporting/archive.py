@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench import __version__
-from bench.folder import WEIGHTS, LaunchFolder
+from bench.folder import WEIGHTS, LaunchFolder, launch_folders
 from bench.records import MOST, Record, provenance
 from bench.reporting._tar import UNREADABLE, Tar, is_plain, opened
 from bench.reporting.archive_checks import (
@@ -369,6 +369,18 @@ def _checked(folder: LaunchFolder, made: Path) -> tuple[list[str], list[str]]:
 
 def _text_of(path: Path) -> str:
     return path.read_bytes().decode(errors="replace")
+
+
+def records_of(place: Path) -> list[Record]:
+    """The records of a launch: of its folder, of all launches in a results folder, or of what :func:`pack` wrote.
+
+    Raises:
+        ValueError: it is none of these, or a record cannot be read.
+    """
+    if not place.is_file():
+        return [record for folder in launch_folders(place) for record in folder.read_records()]
+    with tempfile.TemporaryDirectory() as unpacked:
+        return LaunchFolder(unpack(place, Path(unpacked, "launch")).folder).read_records()
 
 
 def _unpack(tar: Tar, folder: Path, file: Path) -> None:

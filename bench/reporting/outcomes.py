@@ -201,7 +201,7 @@ def alike(first: Outcome, second: Outcome) -> tuple[Outcome, Outcome]:
     common = sorted(set(first.seeds) & set(second.seeds))
     if len(common) < 2 and first.seeds != second.seeds:
         return first, second
-    return _of_seeds(first, common), _of_seeds(second, common)
+    return of_seeds(first, common), of_seeds(second, common)
 
 
 def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
@@ -222,7 +222,8 @@ def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     return Estimate(images.value, images.images, (*seeds[0], *seeds[1]) if all(seeds) else ())
 
 
-def _of_seeds(outcome: Outcome, seeds: Sequence[int]) -> Outcome:
+def of_seeds(outcome: Outcome, seeds: Sequence[int]) -> Outcome:
+    """The same of some of its seeds."""
     places = [outcome.seeds.index(seed) for seed in seeds]
     return Outcome(tuple(seeds), {name: own.of_seeds(places) for name, own in outcome.answers.items()})
 

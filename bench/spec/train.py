@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from bench.spec.parsing import Frozen
 
@@ -47,6 +47,13 @@ class TrainConfig(Frozen):
         float, Field(ge=0, le=1000, description="CutMix, likewise; with both on, a coin decides for each batch")
     ] = 0.0
     mix_prob: Annotated[float, Field(gt=0, le=1, description="share of the batches that are mixed")] = 1.0
+    preprocess: Annotated[
+        Literal["backbone", "paper"] | None,
+        Field(
+            description="of the target's images: backbone (as it was pre-trained), or paper (mean and deviation 0.5, "
+            "picture files squashed, not cropped); if empty paper under protocol paper, else backbone"
+        ),
+    ] = None
     crop_min: Annotated[
         float, Field(gt=0, le=1, description="least share of an image that a random crop keeps; 1: no crop")
     ] = 1.0
@@ -130,6 +137,12 @@ class TrainConfig(Frozen):
             value = getattr(self, name)
             if without_effect and value != type(self).model_fields[name].default:
                 raise ValueError(f"{name} = {value} has no effect with {setting}")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What follows from the protocol is not written down: records of before it could be said read the same."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if (name, value) != ("preprocess", None)}
 
     @property
     def crops(self) -> bool:

@@ -45,6 +45,11 @@ class Trial(Frozen):
         """Whether target and source are read before the end: under the paper's protocol that would be test data."""
         return self.train.val_every > 0 and self.protocol == "clean"
 
+    @property
+    def papers_preprocess(self) -> bool:
+        """Whether the target's images are prepared as arXiv 2404.17245 did, not as the backbone was pre-trained."""
+        return (self.train.preprocess or ("paper" if self.protocol == "paper" else "backbone")) == "paper"
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What keeps the usual model is not written down: records of before there was another one read the same."""

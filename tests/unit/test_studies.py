@@ -385,6 +385,7 @@ def test_the_papers_protocol_has_one_seed_unless_more_are_asked_for() -> None:
         assert (study.protocol, study.seeds) == ("paper", (0,))
     (study,) = studies.load("lora", overrides=["protocol=paper", "seeds=[3, 4]"]).studies
     assert study.seeds == (3, 4)
+    assert {study.seeds for study in studies.load("paper_audit").studies} == {(0, 1, 2)}  # its file asks for them
     found = {study.method: study for study in studies.load("paper_protocol").studies}
     assert {name: len(study.dealt_points) for name, study in found.items()} == {
         "full": 3,

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench import data, methods, models, trial
+from bench.checkpoints import evaluate
 from bench.data import Images, Source, Split, Target, shapes
 from bench.folder import LaunchFolder
 from bench.launching import benchmarks, plans, studies
@@ -25,7 +26,7 @@ from bench.measuring import Meter, features, meter, retention, source_score
 from bench.models import CPU, Setting
 from bench.models import setting as settings
 from bench.readings import HEAD, KNN, SCORES, Point, Reading, curve, knn_numbers
-from bench.records import Record
+from bench.records import Record, read
 from bench.spec import Backbone, Objective, Phase, SpecError, Suite, TrainConfig, Trial, make_trial
 from bench.vit import Vit
 from tests.ranks import Ranks
@@ -682,3 +683,52 @@ def test_the_papers_protocol_keeps_the_best_checkpoint_on_test_data() -> None:
     assert {reading.split for point in points for reading in point.readings} == {"test"}
     assert score(record) == max([*read.values(), score(record)])
     assert score(record) == {**read, 6: score(record)}[record.details["kept_step"]]
+
+
+def test_beside_the_papers_reading_a_confirmation_notes_what_validation_data_would_choose_by() -> None:
+    """So that both choices can be compared of the same models; what is chosen and reported stays the paper's."""
+    (study,) = studies.load("linear", overrides=["train.steps=6", "protocol=paper"]).studies
+    points: list[Point] = []
+    for phase, noted in (("search", set()), ("confirm", {1, 2, 3, 4, 5, 6})):
+        spec = make_trial(study, benchmarks.get("tiny"), {"lr": 0.5}, launch="t", label="x", seed=0, phase=phase)
+        record = trial.run(spec, points.append)
+        of_target = [reading for reading in record.readings if reading.domain == "target"]
+        assert {reading.step for reading in of_target if reading.split == "val"} == noted
+        assert {reading.step for reading in of_target if reading.split == "test"} == {1, 2, 3, 4, 5, 6}
+        best = max(reading.numbers["top1"] for reading in of_target if reading.split == "test")
+        assert score(record) == best
+    assert {reading.split for point in points for reading in point.readings} == {"test"}
+
+
+def test_the_papers_preprocessing_is_a_field_of_its_own() -> None:
+    """It follows from the protocol unless it is said, and is written down only where it is."""
+    plain, paper = make("linear"), make("linear").model_copy(update={"protocol": "paper"})
+    said = [make("linear", preprocess=how) for how in ("backbone", "paper")]
+    reversed_ = said[0].model_copy(update={"protocol": "paper"})
+    assert [one.papers_preprocess for one in (plain, paper, *said, reversed_)] == [False, True, False, True, False]
+    assert "preprocess" not in paper.model_dump()["train"]
+    assert said[1].model_dump()["train"]["preprocess"] == "paper"
+    dino = {"benchmark": plain.benchmark.model_copy(update={"backbone": benchmarks.get("cifar100").backbone})}
+    settings_of = [Setting.of(one.model_copy(update=dino), CPU).preprocess for one in (plain, paper, *said)]
+    assert settings_of[0] == settings_of[2] != settings_of[1] == settings_of[3]
+
+
+def test_a_model_that_was_kept_on_the_way_is_measured_again_as_it_was(tmp_path: Path) -> None:
+    """The record also holds readings of later steps, and these are of other models."""
+    spec = changed(make("linear", steps=8, phase="confirm", lr=0.5), val_every=1, keep="best", schedule="none")
+    spec = spec.model_copy(update={"protocol": "paper"})
+    path = confirmed(spec, tmp_path)
+    record = read(path)
+    assert record.details["kept_step"] < 8
+    assert evaluate(path).deviation == 0
+
+
+def test_the_papers_protocol_reads_more_and_trains_the_same() -> None:
+    """With the same preprocessing its last model is that of the clean protocol: an audit is about choices alone."""
+    plain = make("top_k", steps=6, phase="confirm")
+    of_paper = changed(plain, val_every=2, keep="best").model_copy(update={"protocol": "paper"})
+    ends = []
+    for spec in (plain, of_paper):
+        read = {reading.key: reading for reading in trial.run(spec).readings}
+        ends.append(read[6, "test", "target", HEAD, None])
+    assert ends[0] == ends[1]
