@@ -35,7 +35,11 @@ Keep = Callable[[Mapping[str, Tensor]], None]
 """It receives a finished trial's tensors by name, see :func:`bench.models.kept_tensors`; called on rank 0 only."""
 
 
-def ignore(point: Point) -> None:
+Saved = Callable[[int], None]
+"""It hears of steps from which a trial could go on."""
+
+
+def ignore(point: Point | int) -> None:
     """The report of a trial that nobody watches."""
 
 
@@ -46,6 +50,7 @@ def run(
     device: torch.device = CPU,
     keep: Keep | None = None,
     unfinished: Path | None = None,
+    saved: Saved = ignore,
 ) -> Record:
     """Train and measure one trial.
 
@@ -60,6 +65,7 @@ def run(
         unfinished: folder for the trial's snapshot while it trains. If there is one from a run that was cut, the trial
             goes on from there, after reporting again what was reported before. It is the caller's to remove, once the
             record is safe. Rank 0's counts; None: no snapshots.
+        saved: on rank 0 hears the step of every snapshot, from which the trial could go on.
 
     Returns:
         The record, with equal readings on every rank.
@@ -68,7 +74,7 @@ def run(
     course = _Course(trial, Setting.of(trial, device), report)
     training.forget_all_but(course.shared_training(), device)
     memory = PeakMemory.begin(device)
-    snapshots = _snapshots(trial, unfinished, device)
+    snapshots = _snapshots(trial, unfinished, device, saved)
     try:
         return _with_memory(_ended(course, keep, snapshots), memory)
     finally:
@@ -91,13 +97,13 @@ def _with_memory(record: Record, memory: PeakMemory) -> Record:
     return record.model_copy(update={"provenance": {**record.provenance, "peak_memory": memory.so_far()}})
 
 
-def _snapshots(trial: Trial, unfinished: Path | None, device: torch.device) -> Snapshots | None:
+def _snapshots(trial: Trial, unfinished: Path | None, device: torch.device, saved: Saved) -> Snapshots | None:
     """The trial's snapshots, on every rank or on none."""
     if not trial.train.checkpoint_minutes or not parallel.of_first(unfinished is not None):
         return None
     path = None if unfinished is None else unfinished / f"{trial.id}{SNAPSHOT}"
     key = json.dumps([trial.model_dump(mode="json"), device.type])
-    return Snapshots(path, key=key, minutes=trial.train.checkpoint_minutes, device=device)
+    return Snapshots(path, key=key, minutes=trial.train.checkpoint_minutes, device=device, saved=saved)
 
 
 def seed_everything(seed: int) -> None:

@@ -269,7 +269,7 @@ class Board:
             return True  # it has ended for us, or was given to another slot meanwhile
         state = self._tickets[ticket]
         for point in points:
-            state.step = point.step
+            state.step = max(state.step, point.step)
             if state.watched and point.readings:
                 state.readings.append(point)
                 self._topics.notify(("trial", state.trial.id))
@@ -278,6 +278,12 @@ class Board:
         return state.stop or (
             state.bar is not None and any(state.bar.stops(point.step, point.readings) for point in points)
         )
+
+    async def saved(self, slot: int, ticket: int, step: int) -> None:
+        """Post that a running trial could go on from a step, should its workers die."""
+        if self._running.get(slot) == ticket:
+            state = self._tickets[ticket]
+            state.step = max(state.step, step)
 
     async def finish(self, slot: int, ticket: int, record: Record, seconds: float | None = None, *weights: Any) -> None:
         """Post the record of a slot's trial; it counts once.

@@ -91,6 +91,9 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
         if parallel.of_first(posts.add(point) if rank == 0 else None):
             raise trials.TrialStopped
 
+    def saved(step: int) -> None:
+        ray.get(board.saved.remote(slot, ticket, step))
+
     def keep(tensors: Mapping[str, Any]) -> None:
         weights.append(np.frombuffer(save(dict(tensors)), dtype=np.uint8))
 
@@ -103,7 +106,7 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
     with watchdog.noting(words, stand, None if minutes is None else 60 * minutes):
         kept = keep if trial.phase == "confirm" else None
         try:
-            record = trials.run(trial, report, device=get_device(), keep=kept, unfinished=folder)
+            record = trials.run(trial, report, device=get_device(), keep=kept, unfinished=folder, saved=saved)
         finally:
             posts.flush()
     return _with_size(record, weights)

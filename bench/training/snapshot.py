@@ -8,7 +8,7 @@ import pickle
 import random
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +45,15 @@ class Snapshot:
 class Snapshots:
     """Keeps the last snapshot of one trial. Every rank calls every method, at the same steps; rank 0 has the file."""
 
-    def __init__(self, path: Path | None, *, key: str, minutes: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        key: str,
+        minutes: float,
+        device: torch.device,
+        saved: Callable[[int], None] = lambda step: None,
+    ) -> None:
         """Keep nothing yet.
 
         Args:
@@ -53,7 +61,9 @@ class Snapshots:
             key: everything that the trial's course depends on: the file of another one is not used.
             minutes: between two snapshots, in which steps are counted whole.
             device: of the trial.
+            saved: on rank 0 hears the step of every snapshot that is on the disk.
         """
+        self._tell = saved
         self._path, self._key, self._seconds = path, key, 60 * minutes
         self._kept: dict[str, Stateful] = {}
         self._own: dict[str, Stateful] = {"random": _Random(device)}
@@ -118,6 +128,8 @@ class Snapshots:
                 write_atomically(self._path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
             except OSError as error:
                 _warn(f"{self._path} cannot be written ({error.strerror or error}): a trial that is cut starts anew")
+            else:
+                self._tell(step)
         self._saved = time.monotonic()
 
     def _steps_left(self, step: int) -> int:

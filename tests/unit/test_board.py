@@ -141,6 +141,25 @@ def test_a_death_counts_only_where_a_trial_came_no_further_than_before() -> None
     play(story)
 
 
+def test_a_trial_comes_further_by_its_snapshots_too() -> None:
+    """Points of its curves may be far apart."""
+
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        for step in range(1, 3 * MAX_ATTEMPTS):
+            assert (await board.take(0))[:2] == (ticket, trial("a"))
+            await board.saved(0, ticket, step)
+            assert await board.slot_failed(0, "killed") == 1
+        await board.saved(0, ticket, 1000)  # a late call of a life that has ended
+        for _ in range(MAX_ATTEMPTS - 1):
+            assert (await board.take(0))[:2] == (ticket, trial("a"))
+            await board.saved(0, ticket, step)
+            assert await board.slot_failed(0, "killed") == 1
+        assert [record.status for record in finished(await board.events())] == ["failed"]
+
+    play(story)
+
+
 def test_a_group_that_does_not_start_again_is_no_death_of_the_trial() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), minutes=60)

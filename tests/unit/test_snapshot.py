@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,6 +118,15 @@ def test_a_snapshot_stays_until_the_result_is_safe(tmp_path: Path) -> None:
     again = trial.run(given, lambda point: seen.append(len(list(tmp_path.iterdir()))), unfinished=tmp_path)
     assert (stable(again), seen[-1:]) == (done[0], [1])
     assert [path.name for path in tmp_path.iterdir()] == [f"{given.id}.pt"]
+
+
+def test_who_wants_to_know_hears_of_every_snapshot_that_is_there(tmp_path: Path) -> None:
+    given, heard = make("linear", steps=5), list[int]()
+    trial.run(given, unfinished=tmp_path, saved=heard.append)
+    assert heard == sorted(set(heard))
+    assert heard[-1] == 5
+    written = torch.load(io.BytesIO((tmp_path / f"{given.id}.pt").read_bytes()[65:]), weights_only=True)
+    assert written["step"] == heard[-1]
 
 
 def test_a_trial_that_is_stopped_leaves_its_snapshot_to_the_driver(tmp_path: Path) -> None:
