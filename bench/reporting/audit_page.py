@@ -78,7 +78,8 @@ def _shown(estimate: Estimate) -> str:
 
 
 def _range(values: Sequence[float]) -> str:
-    return f"{min(values):.1f} to {max(values):.1f}"
+    least, most = (f"{round(end, 1) + 0.0:.1f}" for end in (min(values), max(values)))
+    return least if least == most else f"{least} to {most}"
 
 
 def _part(row: Audited, name: str) -> Estimate | None:
@@ -129,8 +130,11 @@ def _rest(found: Audit) -> str:
     grid = _part(whole, "search") if whole else None
     changed = _shown(grid) if grid else _range(grids)
     said = f"Its grid of rates in place of a search changes a row by {changed} points"
-    own = [100 * part.value for row in rows if (part := _part(row, "preprocess")) is not None]
-    said += f", its preprocessing by {_range(own)}" if own else ", its preprocessing was not varied"
+    own = {row.label: 100 * part.value for row in rows if (part := _part(row, "preprocess")) is not None}
+    of_whom = f" ({', '.join(own)})" if len(own) < len(rows) else ""
+    said += (
+        f", its preprocessing by {_range(list(own.values()))}{of_whom}" if own else ", its preprocessing was not varied"
+    )
     target, source = (whole.total(name) if whole else None for name in (TARGET, "source_accuracy"))
     if target is None or source is None:
         return f"{said}."
@@ -284,7 +288,9 @@ def _gaps(found: Audit) -> Iterator[str]:
 
 
 def _launches(found: Audit) -> Iterator[str]:
-    there = [True, "search" not in found.lacking, "preprocess" not in found.lacking]
+    rows = len(found.rows)
+    counts = [sum(name in row.stages for row in found.rows) for name in ("paper", "search", "preprocess")]
+    given = {0: "**missing**", rows: "given"}
     yield "## The launches"
     yield ""
     yield "All on one benchmark, with equal seeds; the first is needed, the others fill their columns."
@@ -292,8 +298,8 @@ def _launches(found: Audit) -> Iterator[str]:
     yield from _table(
         ["command", "for", "here"],
         [
-            [f"`{command}`", what, "given" if given else "**missing**"]
-            for command, what, given in zip(NEEDED, WHAT_FOR, there, strict=True)
+            [f"`{command}`", what, given.get(count, f"given for {count} of {rows} rows")]
+            for command, what, count in zip(NEEDED, WHAT_FOR, counts, strict=True)
         ],
         rule="---",
     )

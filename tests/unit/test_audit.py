@@ -251,6 +251,8 @@ def test_the_mean_is_over_rows_image_by_image(launches: list[Record], papers: Ma
     assert "preprocess" not in found.mean.stages  # of which lora has none
     text = audit_page.page(found, "made so")
     assert "What the preprocessing does to lora rank=8: of these it was not varied" in text
+    assert "its preprocessing by -0.8 (full)" in text.splitlines()[2]
+    assert "| given for 1 of 2 rows |" in text
     assert unsteady_pairs(found.rows) == (0, 1)
 
 
