@@ -158,7 +158,8 @@ def for_mlflow(board: Leaderboard) -> pd.DataFrame:
     counts = ["mean_n", *COUNTS]
     facts = [*counts, "pareto", *CHANCES, "groups", "test_selected", "objective"]
     columns = ["label", "hyperparameters", "trainable_parameters", *shown, *facts]
-    return rows[columns].rename(columns={"label": "row", "mean_n": "seeds", **numbers})
+    named = rows[columns].rename(columns={"label": "row", "mean_n": "seeds", **numbers})
+    return named.assign(benchmark=board.benchmark)  # which tells the tables of several launches apart
 
 
 def show(board: Leaderboard, console: Console) -> None:

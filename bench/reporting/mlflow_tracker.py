@@ -51,6 +51,7 @@ def open_tracker(
     parameters: Mapping[str, Any],
     tags: Mapping[str, str],
     folder: LaunchFolder | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> Tracker:
     """Open the parent run of a launch, or take it up again if there is one with the same tag ``launch``.
 
@@ -62,10 +63,11 @@ def open_tracker(
         uri: of the store, checked by :func:`bench.reporting.mlflow_store.check`.
         experiment: the study's name.
         parameters: of the launch, nested.
+        asked: all that it was asked for, see :class:`bench.reporting.mlflow_runs.Launch`.
         folder: where the launch writes, and nobody else: runs that an earlier launch has left open there are ended.
     """
     tags = {LAUNCH: uuid.uuid4().hex, **tags}
-    return Tracker(Launch(uri, experiment, run_name, flatten(parameters), tags, folder))
+    return Tracker(Launch(uri, experiment, run_name, flatten(parameters), tags, folder, asked or {}))
 
 
 class Tracker:
@@ -73,6 +75,8 @@ class Tracker:
 
     def __init__(self, launch: Launch) -> None:
         self.problem: str | None = None
+        self.compared = launch.compared
+        """Fields of the recipe that a trial's parameters should hold, see :attr:`Launch.compared`."""
         self._launch = launch
         self._due: dict[str, bool] = {}
         self._jobs: queue.Queue[Callable[[_Writer], None] | None] = queue.Queue()
@@ -313,10 +317,11 @@ class _Writer:
 
     def end(self, record: Record, checkpoint: Path | None, now: int, *, known: bool) -> None:
         trial = record.trial
+        self.runs.note(record)
         if known and self.runs.is_written(trial):
             return
         child = self._children.setdefault(trial, _Child())
-        child.about = about = child.about or About.of(record)  # it may have failed before it started
+        child.about = about = child.about or self.runs.about(record)  # it may have failed before it started
         self._begin(trial, child, about)
         self.runs.end(record, about, checkpoint, now, pending=child.pending)
         self._complete.add(trial)
