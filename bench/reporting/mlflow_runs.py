@@ -485,8 +485,8 @@ class Runs:
                 self._models.remove(model.model_id)
 
     def _best(self, board: Leaderboard) -> list[str]:
-        """The models of the best row, one a seed."""
-        trials = next((row.trials for row in board.rows if row.best), ())
+        """The models of the best row, one a seed; none if it is about what a method has made of them."""
+        trials = next((row.trials for row in board.rows if row.best and row.variant is None), ())
         runs = [self._children.written[trial] for trial in trials if trial in self._children.written]
         return [str(model.model_id) for run_id in runs for model in self._models.of(run_id)]
 

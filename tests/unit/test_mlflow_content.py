@@ -20,6 +20,7 @@ from bench.readings import SCORES
 from bench.records import Record
 from bench.reporting import leaderboard, mlflow_content, mlflow_sync
 from bench.reporting.mlflow_content import DataSet, data_sets, experiment_tags, launch_note, user_tags
+from bench.reporting.mlflow_models import aliases, is_best_in_folder, is_best_run
 from bench.reporting.mlflow_runs import final
 from bench.reporting.rows import Leaderboard, build
 from tests.unit.conftest import First
@@ -207,6 +208,40 @@ def test_the_parent_shows_the_models_of_its_best_row(client: MlflowClient, paren
     assert {model.tags["row"] for model in models} == {"lora rank=8"}
     assert len(models) == len(SEEDS)
     assert parent.data.tags["best"] == "lora rank=8"
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "expected"),
+    [
+        ("lora", {"rank": 8}, "lora-rank8"),
+        ("wise_ft", {"alpha": 0.5, "mode": "a b"}, "wise_ft-alpha0-5-modea-b"),
+        ("v2", {}, "row-v2"),
+        ("Latest", {}, "row-Latest"),
+    ],
+)
+def test_a_registered_model_is_called_after_its_row(
+    record: Make, client: MlflowClient, method: str, row: dict[str, Any], expected: str
+) -> None:
+    """MLflow takes the names, and moves them to the newest version."""
+    hyperparameters = {**record().hyperparameters, **row}
+    made = record(method=method, row=row, hyperparameters=hyperparameters)
+    assert aliases(made, best=False) == [expected]
+    assert aliases(made, best=True) == [expected, "champion"]
+    client.create_registered_model(method)
+    for version in ("1", "2"):
+        client.create_model_version(method, "file:///nowhere", None)
+        for alias in aliases(made, best=True):
+            client.set_registered_model_alias(method, alias, version)
+    assert client.get_model_version_by_alias(method, expected).version in (2, "2")
+
+
+def test_who_belongs_to_the_best_row_is_the_champion(results: Path, children: dict[str, Run]) -> None:
+    uri = f"sqlite:///{results / 'mlflow.db'}"
+    folder = LaunchFolder.of(results, "paper", "tiny")
+    best = {name for name, run in children.items() if is_best_run(uri, run.info.run_id)}
+    assert best == {"lora-confirm-rank8-seed0", "lora-confirm-rank8-seed1"}
+    assert best == {name for name in children if is_best_in_folder(folder, name)}
+    assert not is_best_in_folder(LaunchFolder(results / "runs" / "fetched"), "lora-confirm-rank8-seed0")
 
 
 def test_tables_of_several_launches_are_loaded_at_once(client: MlflowClient, parent: Run, results: Path) -> None:
