@@ -178,7 +178,7 @@ class Runs:
         self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
         self._launch, self._models = launch, Models(self._client, self._experiment)
         self._seen: dict[tuple[str, str], DataSet] = {}  # by name and digest
-        self._changed = False
+        self._changed, self.began = False, 0  # when the parent run began, in milliseconds since 1970
         self._children = _Children()
         self._undescribed: dict[str, Mapping[str, str]] = {}  # parameters that child runs lack, by id
         self._described: set[str] = set()  # ids of child runs that lack none
@@ -201,6 +201,7 @@ class Runs:
             said = {**tags, **user_tags(), STATUS: "running"}
             run = self._client.create_run(self._experiment, run_name=launch.run_name, tags=said)
         run_id: str = run.info.run_id
+        self.began = int(run.info.start_time)
         for further in found:  # made twice, since an answer got lost
             if further.info.run_id != run_id:
                 self._client.delete_run(further.info.run_id)
@@ -329,6 +330,10 @@ class Runs:
         self._write(run_id, self._undescribed.get(run_id, {}), points, tags or {})
         self._undescribed.pop(run_id, None)
         self._described.add(run_id)
+
+    def log_of_launch(self, points: Sequence[Point]) -> None:
+        """Add points to curves of the parent run."""
+        self._write(self.parent, {}, points)
 
     def is_described(self, trial: str) -> bool:
         """Whether the run of a trial that is being written has its parameters."""

@@ -25,6 +25,7 @@ from bench.records import Record
 from bench.reporting.mlflow_address import reason, without_password
 from bench.reporting.mlflow_runs import LAUNCH, About, Launch, Point, Runs, flatten
 from bench.reporting.mlflow_store import passing
+from bench.reporting.mlflow_system import SystemMetrics
 from bench.reporting.rows import Leaderboard
 
 log = logging.getLogger(__name__)
@@ -269,6 +270,7 @@ class _Writer:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # or MLflow would sleep for minutes between tries
         self.runs = Runs(launch)
         self.runs.go_on()
+        self._machine, self._of_machine = SystemMetrics(self.runs.began), list[Point]()
         self._children: dict[str, _Child] = {}
         self._complete: set[str] = set()
         self._flush_at = 0.0
@@ -295,6 +297,10 @@ class _Writer:
         start = time.monotonic()
         for trial, child in self._children.items():
             self._flush(trial, child)
+        self._of_machine += self._machine.sample()
+        if self._of_machine:
+            self.runs.log_of_launch(self._of_machine)
+            self._of_machine = []
         end = time.monotonic()
         self._flush_at = end + max(BATCH_SECONDS, (end - start) * (1 - FLUSH_SHARE) / FLUSH_SHARE)
 

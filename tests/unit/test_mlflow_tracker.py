@@ -565,6 +565,36 @@ def test_curves_of_many_trials_leave_most_of_the_time_to_what_begins_and_ends(
     tracker.close()
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_system_metrics_are_on_the_launchs_run_if_mlflows_switch_asks_for_them(
+    store: Path, record: Make, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """In the writer's thread, as everything else, and of one machine: the driver's."""
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", str(asked).lower())
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    threads = {thread.name for thread in threading.enumerate()}
+    tracker = opened(store)
+    for name in ("a", "b"):
+        tracker.trial_finished(record(trial=name))
+        tracker._jobs.put(lambda writer: writer.flush())
+        tracker._jobs.put(lambda writer: time.sleep(0.1))
+    drain(tracker)
+    assert {thread.name for thread in threading.enumerate()} - threads <= {"mlflow"}
+    tracker.close()
+    assert tracker.problem is None
+    parent, children = runs(store)
+    found = {name for name in parent.data.metrics if name.startswith("system/")}
+    assert ({"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= found) is asked
+    assert not any(name.startswith("system/") for run in children.values() for name in run.data.metrics)
+    if asked:
+        curve = MlflowClient(default_uri(store)).get_metric_history(
+            parent.info.run_id, "system/cpu_utilization_percentage"
+        )
+        assert len(curve) >= 2
+    else:
+        assert found == set()
+
+
 def test_a_run_that_is_gone_at_the_end_is_said(store: Path, record: Make) -> None:
     tracker = opened(store)
     for name in ("a", "b"):
