@@ -30,7 +30,7 @@ VIEW = "mlflow.sharedViewState."
 LONGEST_NOTE = 8000
 """Characters that MLflow takes in a tag."""
 
-SHORT_DIGEST = 16
+SHORT_DIGEST = 8
 """Hexadecimal digits of a data set's digest; MLflow takes 36."""
 
 
@@ -177,14 +177,16 @@ def trial_note(record: Record) -> str:
     )
 
 
-def launch_note(board: Leaderboard, table: str) -> str:
+def launch_note(board: Leaderboard, table: str, page: str | None) -> str:
     """The answer in words and the table, as Markdown.
 
     Args:
         table: the leaderboard as Markdown.
+        page: address of the page that shows more, if there is one.
     """
     said = "\n".join(f"- {answer.text}" for answer in answers(board))
-    head = f"**Which row to take**\n\n{said}\n\nThe same with figures to point at: `index.html` among the artifacts."
+    more = "" if page is None else f"\n\n[The same with figures to point at]({page})"
+    head = f"**Which row to take**\n\n{said}{more}"
     note = f"{head}\n\n{table}"
     if len(note) <= LONGEST_NOTE:
         return note

@@ -501,7 +501,9 @@ class Runs:
         self._client.set_tag(self.parent, TABLES, json.dumps([{"path": TABLE, "type": "table"}]))
         for path in attached(folder):
             self._client.log_artifact(self.parent, str(path))
-        self._client.set_tag(self.parent, NOTE, launch_note(board, folder.table.read_text(encoding="utf-8")))
+        held = f"#/experiments/{self._experiment}/runs/{self.parent}/artifacts/{folder.page.name}"
+        note = launch_note(board, folder.table.read_text(encoding="utf-8"), held if folder.page.is_file() else None)
+        self._client.set_tag(self.parent, NOTE, note)
         self._log_headline(board)
 
     def _log_headline(self, board: Leaderboard) -> None:

@@ -141,6 +141,8 @@ def test_every_run_says_what_ran_who_wrote_it_and_what_came_out(children: dict[s
         "lora rank=8, seed 1, on test data: **93.2 %** on the target, **88.5 %** on the source (2.2 "
     )
     note = parent.data.tags["mlflow.note.content"]
+    page = f"runs/{parent.info.run_id}/artifacts/index.html"
+    assert f"[The same with figures to point at](#/experiments/{parent.info.experiment_id}/{page})" in note
     assert note.index("For the target alone take full: 95.5") < note.index("| Method | Hyper-parameters |")
 
 
@@ -279,7 +281,7 @@ def test_views_of_an_experiment_find_their_runs(client: MlflowClient, parent: Ru
 
 def test_a_long_note_ends_with_a_whole_line(board: Leaderboard) -> None:
     table = "\n".join(f"| {row} | {'x' * 90} |" for row in range(200))
-    note = launch_note(board, table)
+    note = launch_note(board, table, "#/a")
     assert len(note) <= mlflow_content.LONGEST_NOTE
     *_, last, blank, end = note.split("\n")
     assert last.endswith("x |")
