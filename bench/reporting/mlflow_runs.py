@@ -396,7 +396,7 @@ class Runs:
         self._seen |= {(one.name, one.digest): one for one in data_sets(record)}
 
     def _make_model(self, run_id: str, record: Record, about: About) -> str:
-        tags = {**about.tags, LAUNCH: self._launch.tags[LAUNCH]}
+        tags = {**about.tags, NOTE: trial_note(record), LAUNCH: self._launch.tags[LAUNCH]}
         return self._models.make(run_id, record, about.parameters, tags)
 
     def _final(

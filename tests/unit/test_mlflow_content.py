@@ -185,6 +185,7 @@ def test_the_model_that_forgets_least_above_an_accuracy_is_one_question(
     run = children[best.name]
     assert best.source_run_id == run.info.run_id
     assert best.params == run.data.params
+    assert best.tags["mlflow.note.content"] == run.data.tags["mlflow.note.content"]
     held = {metric.key: metric for metric in best.metrics or []}
     assert {name: metric.value for name, metric in held.items()} == {name: run.data.metrics[name] for name in SCORES}
     data = inputs(run)
