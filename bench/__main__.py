@@ -373,30 +373,38 @@ def _export(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         checkpoints.check_out(args.out)
-    merged = checkpoints.merge(_record(args))
+    path = _record(args)
+    merged = checkpoints.merge(path)
     if args.out is not None:
         lines = checkpoints.export(merged, args.out)
         _say(f"written to {args.out}; load it with timm alone:\n")
         _say("\n".join(lines))
     if args.mlflow_model is not None:
-        lines = _register(merged, _store(args), args.mlflow_model)
-        _say(f"registered in MLflow as {args.mlflow_model}; load it with MLflow and torch alone:\n")
+        names, lines = _register(merged, path, args)
+        called = ", ".join(f"@{name}" for name in names)
+        _say(f"registered in MLflow as {args.mlflow_model} ({called}); load it with MLflow and torch alone:\n")
         _say("\n".join(lines))
     return 0
 
 
-def _register(merged: checkpoints.Merged, store: str, name: str) -> Sequence[str]:
-    from bench.reporting.mlflow_models import Registration, register
+def _register(merged: checkpoints.Merged, path: Path, args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
+    """The aliases of what was registered, and the lines that load it."""
+    from bench.folder import LaunchFolder
+    from bench.reporting.mlflow_models import Registration, aliases, is_best_in_folder, is_best_run, register
 
+    store, record = _store(args), merged.record
+    fetched = path != Path(args.record)
+    best = is_best_run(store, args.record) if fetched else is_best_in_folder(LaunchFolder.holding(path), record.trial)
     wanted = Registration(
         model=merged.model,
         example=merged.example.numpy(),
         classes=merged.target.num_classes,
         facts=merged.facts,
         requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in ("torch", "numpy")],
+        aliases=aliases(record, best=best),
     )
-    run_name = f"export of {merged.record.trial}"
-    return register(store, name, wanted, experiment=merged.record.study, run_name=run_name)
+    lines = register(store, args.mlflow_model, wanted, experiment=record.study, run_name=f"export of {record.trial}")
+    return wanted.aliases, lines
 
 
 def _sync(folders: Sequence[Path], uri: str | None) -> int:

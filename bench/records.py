@@ -54,6 +54,7 @@ INSIDE: Mapping[tuple[str, ...], type] = {
     ("details", "kept_step"): int,
     ("details", "checkpoint_bytes"): int,
     ("details", "images"): dict,
+    ("details", "images", "identity"): dict,
     ("details", "images", "per_class"): dict,
     ("details", "images", "per_class", "target_test"): dict,
     ("provenance", "versions"): dict,

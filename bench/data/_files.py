@@ -134,10 +134,14 @@ class FileImages:
         """See :meth:`bench.data.Split.fingerprint`; of the files as :func:`_fingerprints` knows them."""
         return cache.digest([str(self.size), *_fingerprints(self.paths), self.labels.numpy().tobytes()])
 
-    def identity(self) -> str:
-        """See :meth:`bench.data.Split.identity`; of the files' names, their folders' and their sizes."""
+    @cached_property
+    def _identity(self) -> str:
         files = (f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in self.paths)
         return cache.digest([*files, self.labels.numpy().tobytes()])
+
+    def identity(self) -> str:
+        """See :meth:`bench.data.Split.identity`; of the files' names, their folders' and their sizes."""
+        return self._identity
 
     def _one(self, index: int) -> Tensor:
         image = self._kept.get(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 from bench.spec import Size
@@ -100,11 +101,15 @@ class Images:
         chosen = torch.from_numpy(indices)
         return Images(self.images[chosen], self.labels[chosen])
 
-    def fingerprint(self) -> str:
-        """See :meth:`Split.fingerprint`; of the pixels themselves."""
+    @cached_property
+    def _digest(self) -> str:
         from bench.cache import digest
 
         return digest([str(self.images.shape), self.images.contiguous().numpy().data, self.labels.numpy().tobytes()])
+
+    def fingerprint(self) -> str:
+        """See :meth:`Split.fingerprint`; of the pixels themselves."""
+        return self._digest
 
     def identity(self) -> str:
         """See :meth:`Split.identity`."""

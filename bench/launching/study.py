@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from bench.cluster.guardian import Farewell
 from bench.cluster.inspection import needs
@@ -26,10 +26,11 @@ from bench.launching.project import CLONE
 from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, choose, names, remark_on
 from bench.launching.signals import heard, received
-from bench.records import Record
+from bench.records import Record, commit
 from bench.reporting import leaderboard
 from bench.reporting.events import Ended, PhaseBegan
 from bench.reporting.listener import Listener, ListenerError
+from bench.reporting.mlflow_content import source_tags
 from bench.reporting.mlflow_tracker import Tracker, open_tracker
 from bench.reporting.output import Output, Progress, output
 from bench.reporting.progress import settings
@@ -189,16 +190,15 @@ def interruptible(pool: Pool) -> Iterator[None]:
 
 def _open_tracker(launch: Launch, begun: resume.Begun) -> Tracker:
     suite, benchmark = launch.suite, launch.benchmark
-    parameters: dict[str, Any] = {"benchmark": benchmark.model_dump(mode="json")}
-    for study in suite.studies:
-        parameters[study.name] = study.model_dump(mode="json", exclude={"name"})
+    studies = {study.name: study.model_dump(mode="json", exclude={"name"}) for study in suite.studies}
     return open_tracker(
         launch.tracking_uri,
         experiment=suite.name,
         run_name=f"{suite.name} on {benchmark.name}, {datetime.now():%Y-%m-%d %H:%M}",
-        parameters=parameters,
-        tags={"benchmark": benchmark.name, "study": suite.name, "launch": begun.id},
+        parameters={},
+        tags={"benchmark": benchmark.name, "study": suite.name, "launch": begun.id, **source_tags(commit())},
         folder=launch.folder,
+        asked={"benchmark": benchmark.model_dump(mode="json"), "studies": studies},
     )
 
 

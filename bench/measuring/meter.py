@@ -160,8 +160,9 @@ class Meter:
         """How many images the numbers come from, and what is to be known of the files that they lie in.
 
         Beside the number of images of every split: ``skipped``, how many cannot be read; ``per_class``, images of each
-        class (of a source, which has no names: of its smallest and largest); ``left_out``, files that do not count, by
-        reason; ``identical``, files with the content of one in another split, None if too many to look.
+        class (of a source, which has no names: of its smallest and largest); ``identity``, a text that is the same for
+        the same images in the same order; ``left_out``, files that do not count, by reason; ``identical``, files with
+        the content of one in another split, None if too many to look.
         """
         target, source = self._setting.target, self._setting.source
         learned, domain = (target.train, target.val, target.test), (source.bank, source.val, source.test)
@@ -180,6 +181,7 @@ class Meter:
                 name: _by_name(names, split) if name.startswith("target") else _least_and_most(split)
                 for name, split in splits.items()
             },
+            "identity": {name: self._identity(split) for name, split in splits.items()},
             "left_out": dict(data.left_out(*learned, *domain)),
             "identical": {name: None if pairs is None else len(pairs) for name, pairs in same.items()},
         }

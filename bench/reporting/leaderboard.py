@@ -178,7 +178,8 @@ def for_mlflow(board: Leaderboard) -> pd.DataFrame:
     shown = [f"{quantity}_{part}" for quantity in QUANTITIES for part in PARTS if part != "n"]
     facts = [*COUNTS, "pareto", *CHANCES, "groups", "test_selected", "objective"]
     columns = ["label", "hyperparameters", "trainable_parameters", *shown, *facts]
-    return rows[columns].rename(columns={"label": "row", **numbers})
+    named = rows[columns].rename(columns={"label": "row", **numbers})
+    return named.assign(benchmark=board.benchmark)  # which tells the tables of several launches apart
 
 
 def show(board: Leaderboard, console: Console) -> None:

@@ -14,7 +14,8 @@ from bench.cluster.board import Event
 from bench.cluster.pool import Pool
 from bench.folder import LaunchFolder
 from bench.readings import curve
-from bench.records import Record
+from bench.records import Record, commit
+from bench.reporting.mlflow_content import row_label, source_tags, trial_parameters
 from bench.reporting.mlflow_tracker import Tracker
 from bench.reporting.output import Progress
 from bench.spec import Trial, sentence
@@ -175,7 +176,7 @@ class Listener:
             return
         if event.kind == "started":
             self._progress.started(event.trial)
-            self._tracker.trial_started(event.trial.id, parameters(event.trial), tags(event.trial))
+            self._tracker.trial_started(event.trial.id, self._parameters(event.trial), tags(event.trial))
         elif event.kind == "report":
             assert event.point is not None
             self._progress.reported(event.trial, event.point)
@@ -185,23 +186,19 @@ class Listener:
             tell = self._progress.known if event.kind == "known" else self._progress.finished
             tell(event.record)
 
-
-def parameters(trial: Trial) -> dict[str, Any]:
-    """A trial's parameters as MLflow shows them, nested; tracking flattens them."""
-    return {
-        "method": trial.method,
-        **trial.hyperparameters,
-        "train": trial.train.model_dump(mode="json"),
-        "seed": trial.seed,
-        "phase": trial.phase,
-    }
+    def _parameters(self, trial: Trial) -> dict[str, Any]:
+        """What MLflow shows as a trial's parameters."""
+        train = trial.train.model_dump(mode="json")
+        return trial_parameters(trial.method, trial.hyperparameters, train, trial.seed, self._tracker.compared)
 
 
 def tags(trial: Trial) -> dict[str, str]:
-    """What MLflow filters trials by."""
+    """What MLflow filters trials by, and where they come from."""
     return {
         "method": trial.method,
         "benchmark": trial.benchmark.name,
         "study": trial.study,
         "phase": trial.phase,
+        "row": row_label(trial.method, trial.row),
+        **source_tags(commit()),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records
 from bench.folder import LaunchFolder
+from bench.records import Record
 from bench.reporting.mlflow_address import database_file, without_password
+from bench.reporting.mlflow_content import row_label
+from bench.reporting.mlflow_logged import outputs
+from bench.reporting.mlflow_runs import PARENT
 from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store
 from bench.spec import shown
 
@@ -60,13 +66,55 @@ def fetch(uri: str, run_id: str, folder: LaunchFolder) -> Path:
     return record.write(folder.records)
 
 
+CHAMPION = "champion"
+"""The alias of a model that belongs to the best row of its launch."""
+
+RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
+"""MLflow takes these for no alias."""
+
+LONGEST_ALIAS = 255
+
+
+def aliases(record: Record, *, best: bool) -> list[str]:
+    """What a registered model is called beside its version: after its row, and champion if that is the best one.
+
+    Args:
+        best: whether its row has the best MEAN of its launch.
+    """
+    row = re.sub(r"[^\w-]+", "-", row_label(record.method, record.row).replace("=", "")).strip("-")
+    named = f"row-{row}" if RESERVED.fullmatch(row) else row
+    return [named[:LONGEST_ALIAS], *([CHAMPION] if best else [])]
+
+
+def is_best_in_folder(folder: LaunchFolder, trial: str) -> bool:
+    """Whether a trial belongs to the best row of the launch in a folder; not if that has no leaderboard.
+
+    Nor if the best row is about what a method has made of its trained models.
+    """
+    if not folder.table_json.is_file():
+        return False
+    rows = json.loads(folder.table_json.read_text(encoding="utf-8"))["rows"]
+    return any(row["best"] and row["variant"] is None and trial in row["trials"] for row in rows)
+
+
+def is_best_run(uri: str, run_id: str) -> bool:
+    """Whether a trial's run belongs to the best row of its launch: the launch's run then shows its model."""
+    client = open_store(uri)
+    parent = client.get_run(run_id).data.tags.get(PARENT)
+    if parent is None:
+        return False
+    own, shown_by_parent = ({one.model_id for one in outputs(client, run)} for run in (run_id, parent))
+    return bool(own & shown_by_parent)
+
+
 @dataclass(frozen=True)
 class Registration:
     """A model for MLflow's registry.
 
     ``model`` maps normalised images ``[b, 3, h, w]`` to logits ``[b, classes]``, in evaluation mode; ``example`` holds
     at least two images, since with one the graph would take one at a time only; ``facts`` are what is to be known of it
-    besides, such as class names; ``requirements`` are pip's, to run it.
+    besides, such as class names; ``requirements`` are pip's, to run it; ``aliases`` are those of the version that it
+    becomes, see :func:`aliases`.
     """
 
     model: Any
@@ -74,6 +122,7 @@ class Registration:
     classes: int
     facts: Mapping[str, Any]
     requirements: Sequence[str]
+    aliases: Sequence[str] = ()
 
 
 def register(uri: str, name: str, wanted: Registration, *, experiment: str, run_name: str) -> Sequence[str]:
@@ -108,6 +157,8 @@ def register(uri: str, name: str, wanted: Registration, *, experiment: str, run_
             pip_requirements=list(wanted.requirements),
             metadata=dict(wanted.facts),
         )
+    for alias in wanted.aliases:
+        client.set_registered_model_alias(name, alias, str(info.registered_model_version))
     return [
         "import mlflow",
         f"mlflow.set_tracking_uri({without_password(uri)!r})",

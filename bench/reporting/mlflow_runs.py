@@ -19,10 +19,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from bench.folder import LaunchFolder
 from bench.readings import flat, scores
 from bench.records import Record
 from bench.reporting.leaderboard import for_mlflow
+from bench.reporting.mlflow_content import (
+    NOTE,
+    DataSet,
+    compared_fields,
+    data_sets,
+    experiment_tags,
+    launch_note,
+    launch_parameters,
+    row_label,
+    source_tags,
+    trial_note,
+    trial_parameters,
+    user_tags,
+)
+from bench.reporting.mlflow_logged import Models, as_inputs, data_set_of, is_model, outputs
 from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, experiment_id, open_store
 from bench.reporting.rows import Leaderboard, Spread
 
@@ -50,12 +67,18 @@ TABLES = "mlflow.loggedArtifacts"
 
 TABLE = "leaderboard.json"
 
+CONFIGURATION = "configuration.yaml"
+"""All that a launch was asked for, among its artifacts."""
+
 RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 INTERRUPTED = "interrupted"
 
 Point = tuple[str, float, int, int]
 """Of a curve: name, value, time in milliseconds since 1970, step."""
+
+Measured = tuple[str, float, int, int, str | None, str | None, str | None]
+"""A point with the model that it is of, and the name and the digest of the data set that it was measured on."""
 
 
 REFUSED = re.compile(r"[^\w.\- :]|^\.(?=\.)|_(?=x[0-9a-f]+_)")
@@ -93,7 +116,11 @@ def _shortened(key: str) -> str:
 
 @dataclass(frozen=True)
 class Launch:
-    """What a parent run says of its launch. ``tags`` hold the launch's id under :data:`LAUNCH`."""
+    """What a parent run says of its launch. ``tags`` hold the launch's id under :data:`LAUNCH`.
+
+    ``asked`` is all that it was asked for: the ``benchmark``, and the ``studies`` by name, as they are dumped. It is an
+    artifact, and the few things to know of it are parameters.
+    """
 
     uri: str
     experiment: str
@@ -101,6 +128,12 @@ class Launch:
     parameters: Mapping[str, str]
     tags: Mapping[str, str]
     folder: LaunchFolder | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Fields of the recipe that trials show, see :func:`bench.reporting.mlflow_content.compared_fields`."""
+        return compared_fields(self.asked.get("studies", {}))
 
 
 @dataclass(frozen=True)
@@ -112,14 +145,18 @@ class About:
     begun: int
 
     @classmethod
-    def of(cls, record: Record) -> About:
-        """What it said of the trial of a record."""
+    def of(cls, record: Record, compared: Sequence[str] = ()) -> About:
+        """What it said of the trial of a record.
+
+        Args:
+            compared: see :attr:`Launch.compared`.
+        """
         train = record.config.get("train", {})
-        fixed = {"train": train, "seed": record.seed, "phase": record.phase}
-        parameters = flatten({"method": record.method, **record.hyperparameters, **fixed})
+        parameters = trial_parameters(record.method, record.hyperparameters, train, record.seed, compared)
         tags = {name: getattr(record, name) for name in ("method", "benchmark", "study", "phase")}
+        tags |= {"row": row_label(record.method, record.row), **source_tags(record.provenance)}
         took = (record.train_seconds or 0.0) + (record.eval_seconds or 0.0)
-        return cls(parameters, tags, ended(record) - int(1000 * took))
+        return cls(flatten(parameters), tags, ended(record) - int(1000 * took))
 
 
 def ended(record: Record) -> int:
@@ -179,6 +216,9 @@ class Runs:
     def __init__(self, launch: Launch, *, keep: bool = False) -> None:
         self._client = open_store(launch.uri)
         self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
+        self._launch, self._models = launch, Models(self._client, self._experiment)
+        self._seen: dict[tuple[str, str], DataSet] = {}  # by name and digest
+        self._changed, self.began = False, 0  # when the parent run began, in milliseconds since 1970
         self._children = _Children()
         self._undescribed: dict[str, Mapping[str, str]] = {}  # parameters that child runs lack, by id
         self._described: set[str] = set()  # ids of child runs that lack none
@@ -188,7 +228,9 @@ class Runs:
         self._doubtful: set[str] = set()  # trials of which the store may hold something else than is known here
         place = launch.folder and f"{platform.node()}:{os.path.realpath(launch.folder.path)}"
         tags = {**launch.tags, **({FOLDER: place} if place else {})}
+        self._describe_experiment()
         self.parent = self._parent(launch, tags)
+        self._keep_configuration()
         self._recall(keep=keep)
         if place:
             self._end_dead(place)
@@ -198,13 +240,41 @@ class Runs:
         if found:
             run = min(found, key=lambda run: (run.info.start_time, run.info.run_id))
         else:
-            run = self._client.create_run(self._experiment, run_name=launch.run_name, tags={**tags, STATUS: "running"})
+            said = {**tags, **user_tags(), STATUS: "running"}
+            run = self._client.create_run(self._experiment, run_name=launch.run_name, tags=said)
         run_id: str = run.info.run_id
+        self.began = int(run.info.start_time)
         for further in found:  # made twice, since an answer got lost
             if further.info.run_id != run_id:
                 self._client.delete_run(further.info.run_id)
-        self._write(run_id, _but(launch.parameters, run.data.params))
+        asked = launch_parameters(launch.asked.get("benchmark", {}), launch.asked.get("studies", {}))
+        parameters = _but({**flatten(asked), **launch.parameters}, run.data.params)
+        missing = _but(tags, run.data.tags)
+        self._changed = bool(found) and bool(parameters or missing)
+        self._write(run_id, parameters, tags=missing)
         return run_id
+
+    def _describe_experiment(self) -> None:
+        """Let the experiment say what it is and how to look at it; what somebody has said of it stays."""
+        there = self._client.get_experiment(self._experiment).tags
+        for name, value in _but(experiment_tags(self._experiment), there).items():
+            self._client.set_experiment_tag(self._experiment, name, value)
+
+    def _keep_configuration(self) -> None:
+        """Attach all that the launch was asked for to the parent run."""
+        if not self._launch.asked or CONFIGURATION in self.artifacts(self.parent):
+            return
+        text = yaml.safe_dump(dict(self._launch.asked), sort_keys=False, allow_unicode=True)
+        self._client.log_text(self.parent, text, CONFIGURATION)
+
+    @property
+    def changed(self) -> bool:
+        """Whether a parent run that was there lacked something that it has now."""
+        return self._changed
+
+    def about(self, record: Record) -> About:
+        """What the run of a record's trial says of it."""
+        return About.of(record, self._launch.compared)
 
     def _search(self, wanted: str) -> Iterator[Run]:
         token = None
@@ -292,6 +362,7 @@ class Runs:
         """Make a trial's run, in place of an earlier try's that has ended; any other one goes on."""
         self._make_sure(trial)
         if trial in self._children.written and trial not in self._made:
+            self._models.delete(self._children.written[trial])
             self._client.delete_run(self._children.written[trial])
             del self._children.written[trial]
         self._make(trial, about)
@@ -310,7 +381,7 @@ class Runs:
         if run_id is None:
             self._made.add(trial)
             self._asked.add(trial)
-            tags = {**about.tags, STATUS: "running", PARENT: self.parent}
+            tags = {**about.tags, **user_tags(), STATUS: "running", PARENT: self.parent}
             run = self._client.create_run(self._experiment, start_time=about.begun, tags=tags, run_name=trial)
             run_id = self._children.open[trial] = str(run.info.run_id)
             self._asked.discard(trial)
@@ -319,7 +390,9 @@ class Runs:
             self._undescribed[run_id] = _but(about.parameters, self.read(run_id).data.params)
         return run_id
 
-    def log(self, trial: str, about: About, points: Sequence[Point], tags: Mapping[str, str] | None = None) -> None:
+    def log(
+        self, trial: str, about: About, points: Sequence[Point | Measured], tags: Mapping[str, str] | None = None
+    ) -> None:
         """Add points to a trial's curves, with the parameters that its run lacks, and set tags: in as few requests as
         MLflow allows, each of which costs it milliseconds."""
         run_id = self._make(trial, about)
@@ -327,12 +400,20 @@ class Runs:
         self._undescribed.pop(run_id, None)
         self._described.add(run_id)
 
+    def log_of_launch(self, points: Sequence[Point]) -> None:
+        """Add points to curves of the parent run."""
+        self._write(self.parent, {}, points)
+
     def is_described(self, trial: str) -> bool:
         """Whether the run of a trial that is being written has its parameters."""
         return self._children.open.get(trial) in self._described
 
     def _write(
-        self, run_id: str, parameters: Mapping[str, str], points: Sequence[Point] = (), tags: Mapping[str, str] = {}
+        self,
+        run_id: str,
+        parameters: Mapping[str, str],
+        points: Sequence[Point | Measured] = (),
+        tags: Mapping[str, str] = {},
     ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
@@ -360,16 +441,51 @@ class Runs:
             pending: points of its curves that are not written yet.
             there: scores that need not be written, since the run has them.
         """
-        values = {name: value for name, value in final(record).items() if (there or {}).get(name) != value}
-        points = [*pending, *((name, value, now, record.steps) for name, value in values.items())]
-        error = {"error": record.error[:500]} if record.error else {}
-        self.log(record.trial, about, points, {**error, STATUS: record.status})
+        self.note(record)
         run_id = self._make(record.trial, about)
+        error = {"error": record.error[:500]} if record.error else {}
+        told = about.tags if record.trial in self._made else {}
+        tags = {**_but(self.about(record).tags, told), NOTE: trial_note(record), **error}
+        model = self._make_model(run_id, record, about) if is_model(record) else None
+        points = self._final(run_id, record, now, there or {}, model)
+        self.log(record.trial, about, [*pending, *points], {**tags, STATUS: record.status})
+        if inputs := as_inputs(data_sets(record)):
+            self._client.log_inputs(run_id, inputs)
         self._keep_files(run_id, record, checkpoint)
+        if model is not None:
+            self._models.put_out(run_id, [model], record.measured_step)
+            self._models.ready(model)
         self._client.set_terminated(run_id, RUN_STATUS[record.status], end_time=now)  # only now it counts as written
         self._children.open.pop(record.trial, None)
         self._children.written[record.trial] = run_id
         self._described.discard(run_id)
+
+    def note(self, record: Record) -> None:
+        """Take up which data sets a trial of the launch has seen: they are the parent's inputs."""
+        self._seen |= {(one.name, one.digest): one for one in data_sets(record)}
+
+    def _make_model(self, run_id: str, record: Record, about: About) -> str:
+        tags = {**about.tags, NOTE: trial_note(record), LAUNCH: self._launch.tags[LAUNCH]}
+        return self._models.make(run_id, record, about.parameters, tags)
+
+    def _final(
+        self, run_id: str, record: Record, now: int, there: Mapping[str, float], model: str | None
+    ) -> list[Point | Measured]:
+        """The points of the final scores that a run or its model lacks."""
+        on, points = data_set_of(record), list[Point | Measured]()
+        for name, value in final(record).items():
+            known = there.get(name) == value
+            if model is not None and name in record.scores:
+                time = self._time_of(run_id, name, value, now) if known else now
+                points.append((name, value, time, record.steps, model, *on[name]))
+            elif not known:
+                points.append((name, value, now, record.steps))
+        return points
+
+    def _time_of(self, run_id: str, name: str, value: float, otherwise: int) -> int:
+        """When a score of a run was written: with another time it would have it twice."""
+        points = self._client.get_metric_history(run_id, name)
+        return max((int(point.timestamp) for point in points if point.value == value), default=otherwise)
 
     def _keep_files(self, run_id: str, record: Record, checkpoint: Path | None) -> None:
         """As the client's ``log_artifact`` does, which would first read the whole run to learn where its files go."""
@@ -390,17 +506,35 @@ class Runs:
 
     def is_complete(self, run: Run, record: Record, checkpoint: Path | None) -> bool:
         """Whether a child run holds all that :meth:`end` writes."""
-        metrics, tags, parameters = run.data.metrics, run.data.tags, About.of(record).parameters
+        metrics, tags, about = run.data.metrics, run.data.tags, self.about(record)
         held = {artifact.path for artifact in self._client.list_artifacts(run.info.run_id)}
         tensors = f"{CHECKPOINTS}/{checkpoint.name}" if checkpoint is not None else None
         return (
             tags.get(STATUS) == record.status
             and run.info.status == RUN_STATUS[record.status]
-            and set(parameters) <= set(run.data.params)
+            and set(about.parameters) <= set(run.data.params)
+            and {*about.tags, NOTE} <= set(tags)
+            and _holds(run, data_sets(record))
             and all(metrics.get(name) == value for name, value in final(record).items())
             and RECORD in held
             and (tensors is None or tensors in self.artifacts(run.info.run_id, CHECKPOINTS))
+            and (not is_model(record) or self._has_model(run.info.run_id, record))
         )
+
+    def _has_model(self, run_id: str, record: Record) -> bool:
+        return self._models.is_complete(run_id, record) and bool(outputs(self._client, run_id))
+
+    def is_concluded(self, parent: Run, folder: LaunchFolder, board: Leaderboard | None) -> bool:
+        """Whether the parent run holds all that :meth:`finish` writes but how the launch has ended."""
+        if not _holds(parent, self._seen.values()):
+            return False
+        if board is None:
+            return True
+        files = {TABLE, *(path.name for path in attached(folder))}
+        made = {str(output.model_id) for output in outputs(self._client, self.parent)}
+        bare = folder.table.read_text(encoding="utf-8")  # all that version 0.1 said
+        noted = parent.data.tags.get(NOTE) not in (None, bare)
+        return noted and files <= self.artifacts(self.parent) and made >= set(self._best(board))
 
     def artifacts(self, run_id: str, place: str | None = None) -> set[str]:
         """The paths of what a run holds in a folder."""
@@ -408,9 +542,27 @@ class Runs:
 
     def finish(self, folder: LaunchFolder, board: Leaderboard | None, status: str) -> None:
         """Attach the leaderboard of ``folder`` to the parent run and end it with an MLflow run status."""
+        if inputs := as_inputs([*self._seen.values()]):
+            self._client.log_inputs(self.parent, inputs)
+        self._remove_orphans()
         if board is not None:
             self._attach(folder, board)
-        self._end(self.parent, "ok" if status == "FINISHED" else status.lower(), status)
+            self._models.put_out(self.parent, self._best(board), 0)
+        said = {"FINISHED": "ok", "FAILED": "failed", "KILLED": INTERRUPTED}[status]
+        self._end(self.parent, said, status)
+
+    def _remove_orphans(self) -> None:
+        """Delete models whose runs are gone: they were made twice, or again."""
+        runs = set(self._children.written.values())
+        for model in self._models.of_launch(self._launch.tags[LAUNCH]):
+            if model.source_run_id not in runs:
+                self._models.remove(model.model_id)
+
+    def _best(self, board: Leaderboard) -> list[str]:
+        """The models of the best row, one a seed; none if it is about what a method has made of them."""
+        trials = next((row.trials for row in board.rows if row.best and row.variant is None), ())
+        runs = [self._children.written[trial] for trial in trials if trial in self._children.written]
+        return [str(model.model_id) for run_id in runs for model in self._models.of(run_id)]
 
     def _attach(self, folder: LaunchFolder, board: Leaderboard) -> None:
         text = for_mlflow(board).to_json(orient="split", index=False, date_format="iso")
@@ -418,7 +570,9 @@ class Runs:
         self._client.set_tag(self.parent, TABLES, json.dumps([{"path": TABLE, "type": "table"}]))
         for path in attached(folder):
             self._client.log_artifact(self.parent, str(path))
-        self._client.set_tag(self.parent, "mlflow.note.content", folder.table.read_text(encoding="utf-8"))
+        held = f"#/experiments/{self._experiment}/runs/{self.parent}/artifacts/{folder.page.name}"
+        note = launch_note(board, folder.table.read_text(encoding="utf-8"), held if folder.page.is_file() else None)
+        self._client.set_tag(self.parent, NOTE, note)
         self._log_headline(board)
 
     def _log_headline(self, board: Leaderboard) -> None:
@@ -442,6 +596,13 @@ class Runs:
                 del self._children.open[trial]
         if parent:
             self._end(self.parent, INTERRUPTED, "KILLED")
+
+
+def _holds(run: Run, wanted: Iterable[DataSet]) -> bool:
+    """Whether data sets are among the inputs of a run."""
+    inputs = run.inputs.dataset_inputs if run.inputs is not None else []
+    held = {(one.dataset.name, one.dataset.digest) for one in inputs}
+    return held >= {(one.name, one.digest) for one in wanted}
 
 
 def _but(values: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:

@@ -14,16 +14,14 @@ from bench import cache
 from bench.folder import LaunchFolder, launch_folders
 from bench.records import Record
 from bench.reporting.mlflow_address import default_uri, without_password
+from bench.reporting.mlflow_content import source_tags
 from bench.reporting.mlflow_runs import (
     LAUNCH,
     STATUS,
-    TABLE,
-    About,
     Launch,
     Runs,
     attached,
     ended,
-    flatten,
     on_the_way,
 )
 from bench.reporting.mlflow_tracker import Keeper
@@ -81,6 +79,7 @@ def _bring(folder: LaunchFolder, records: Sequence[Record], uri: str, brought: s
     runs = Runs(_launch(folder, records, uri), keep=True)
     there = {str(run.info.run_name): run for run in runs.children()}
     for record in records:
+        runs.note(record)
         file = folder.checkpoint(record.trial)
         checkpoint = file if file.is_file() else None
         run = there.get(record.trial)
@@ -88,16 +87,16 @@ def _bring(folder: LaunchFolder, records: Sequence[Record], uri: str, brought: s
             continue
         brought.add(record.trial)
         if run is not None:
-            runs.end(record, About.of(record), checkpoint, ended(record), there=run.data.metrics)
+            runs.end(record, runs.about(record), checkpoint, ended(record), there=run.data.metrics)
             if runs.is_complete(runs.read(run.info.run_id), record, checkpoint):
                 continue
         _make(runs, record, checkpoint)  # in place of a run that says something else
     changed = _conclude(runs, folder, records)
-    return Synced(folder, len(records), len(brought), changed or bool(brought))
+    return Synced(folder, len(records), len(brought), changed or runs.changed or bool(brought))
 
 
 def _make(runs: Runs, record: Record, checkpoint: Path | None) -> None:
-    about, now = About.of(record), ended(record)
+    about, now = runs.about(record), ended(record)
     runs.start(record.trial, about)
     runs.log(record.trial, about, on_the_way(record, now))
     runs.end(record, about, checkpoint, now)
@@ -111,10 +110,11 @@ def _conclude(runs: Runs, folder: LaunchFolder, records: Sequence[Record]) -> bo
     open_before = [run for run in runs.children() if run.info.status == "RUNNING"]
     runs.interrupt(parent=status == "KILLED")
     parent = runs.read(runs.parent)
-    held = {TABLE, *(path.name for path in attached(folder))} if tables else set()
-    if parent.data.tags.get(STATUS) == said and parent.info.status == status and held <= runs.artifacts(runs.parent):
+    board = build(records, ended=folder.ended is not False) if tables else None
+    ended = parent.data.tags.get(STATUS) == said and parent.info.status == status
+    if ended and runs.is_concluded(parent, folder, board):
         return bool(open_before)
-    runs.finish(folder, build(records, ended=folder.ended is not False) if tables else None, status)
+    runs.finish(folder, board, status)
     return True
 
 
@@ -122,14 +122,18 @@ def _launch(folder: LaunchFolder, records: Sequence[Record], uri: str) -> Launch
     """What the launch told MLflow of itself, read off its folder."""
     manifest, first = folder.read_manifest(), min(records, key=lambda one: (str(one.provenance.get("time")), one.trial))
     asked = manifest.get("asked", {})
-    parameters = {"benchmark": asked.get("benchmark", {}), **_without_names(asked.get("study", {}))}
     begun = datetime.fromtimestamp(ended(first) / 1000)
+    tags = {"benchmark": first.benchmark, "study": first.study, LAUNCH: manifest.get("id") or _id_of(first)}
     return Launch(
         uri,
         experiment=first.study,
         run_name=f"{first.study} on {first.benchmark}, {begun:%Y-%m-%d %H:%M}",
-        parameters=flatten(parameters),
-        tags={"benchmark": first.benchmark, "study": first.study, LAUNCH: manifest.get("id") or _id_of(first)},
+        parameters={},
+        tags={**tags, **source_tags(first.provenance)},
+        asked={
+            "benchmark": asked.get("benchmark") or first.config.get("benchmark", {}),
+            "studies": _without_names(asked.get("study", {})),
+        },
     )
 
 

@@ -25,6 +25,7 @@ from bench.records import Record
 from bench.reporting.mlflow_address import reason, without_password
 from bench.reporting.mlflow_runs import LAUNCH, About, Launch, Point, Runs, flatten
 from bench.reporting.mlflow_store import passing
+from bench.reporting.mlflow_system import SystemMetrics
 from bench.reporting.rows import Leaderboard
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def open_tracker(
     parameters: Mapping[str, Any],
     tags: Mapping[str, str],
     folder: LaunchFolder | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> Tracker:
     """Open the parent run of a launch, or take it up again if there is one with the same tag ``launch``.
 
@@ -62,10 +64,11 @@ def open_tracker(
         uri: of the store, checked by :func:`bench.reporting.mlflow_store.check`.
         experiment: the study's name.
         parameters: of the launch, nested.
+        asked: all that it was asked for, see :class:`bench.reporting.mlflow_runs.Launch`.
         folder: where the launch writes, and nobody else: runs that an earlier launch has left open there are ended.
     """
     tags = {LAUNCH: uuid.uuid4().hex, **tags}
-    return Tracker(Launch(uri, experiment, run_name, flatten(parameters), tags, folder))
+    return Tracker(Launch(uri, experiment, run_name, flatten(parameters), tags, folder, asked or {}))
 
 
 class Tracker:
@@ -73,6 +76,8 @@ class Tracker:
 
     def __init__(self, launch: Launch) -> None:
         self.problem: str | None = None
+        self.compared = launch.compared
+        """Fields of the recipe that a trial's parameters should hold, see :attr:`Launch.compared`."""
         self._launch = launch
         self._due: dict[str, bool] = {}
         self._jobs: queue.Queue[Callable[[_Writer], None] | None] = queue.Queue()
@@ -265,6 +270,7 @@ class _Writer:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # or MLflow would sleep for minutes between tries
         self.runs = Runs(launch)
         self.runs.go_on()
+        self._machine, self._of_machine = SystemMetrics(self.runs.began), list[Point]()
         self._children: dict[str, _Child] = {}
         self._complete: set[str] = set()
         self._flush_at = 0.0
@@ -291,6 +297,10 @@ class _Writer:
         start = time.monotonic()
         for trial, child in self._children.items():
             self._flush(trial, child)
+        self._of_machine += self._machine.sample()
+        if self._of_machine:
+            self.runs.log_of_launch(self._of_machine)
+            self._of_machine = []
         end = time.monotonic()
         self._flush_at = end + max(BATCH_SECONDS, (end - start) * (1 - FLUSH_SHARE) / FLUSH_SHARE)
 
@@ -313,10 +323,11 @@ class _Writer:
 
     def end(self, record: Record, checkpoint: Path | None, now: int, *, known: bool) -> None:
         trial = record.trial
+        self.runs.note(record)
         if known and self.runs.is_written(trial):
             return
         child = self._children.setdefault(trial, _Child())
-        child.about = about = child.about or About.of(record)  # it may have failed before it started
+        child.about = about = child.about or self.runs.about(record)  # it may have failed before it started
         self._begin(trial, child, about)
         self.runs.end(record, about, checkpoint, now, pending=child.pending)
         self._complete.add(trial)

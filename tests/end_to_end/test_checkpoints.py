@@ -142,6 +142,9 @@ def test_an_mlflow_run_is_all_that_is_needed(small: Run, bench: Bench, tmp_path:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()[-3:]
     assert lines[-1] == "model = mlflow.pytorch.load_model('models:/digits of mine/1')"
+    rows = json.loads((small.folder / "leaderboard.json").read_text())["rows"]
+    best = next(row["trials"] for row in rows if row["best"])
+    assert f"({'@block_expansion-p1' + ', @champion' * (trial in best)})" in done.stdout
     exported, preprocess, _ = checkpoints._load_export(tmp_path / "m.safetensors")
     images = preprocess(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
     torch.save(images, tmp_path / "images.pt")

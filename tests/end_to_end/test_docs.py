@@ -67,6 +67,7 @@ def prepared(small: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("docs")
     for name in ("paper", "pareto", "block_expansion"):
         shutil.copytree(small.folder, place / "results" / name / "tiny", ignore=shutil.ignore_patterns("ray", "logs"))
+    shutil.copy(small.folder.parents[1] / "mlflow.db", place / "results")
     record = small.folder / "records" / "block_expansion-confirm-p1-seed0.json"
     as_a_probe(record, LaunchFolder(place / "results" / "linear" / "tiny"))
     archive.pack(LaunchFolder(small.folder), place / "paper-tiny.tar.gz")

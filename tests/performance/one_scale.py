@@ -59,12 +59,12 @@ def main(trials: int, slots: int, seconds: float) -> dict[str, Any]:
             pool = SleepingPool(plan, storage=launch.folder.ray, seconds=seconds)
             probe = Probe(pool, launch.folder.records, trials)
             with launch.folder.locked(), study.interruptible(pool), probe:
-                code = study.carry_out(launch, pool, Screen(Console(file=io.StringIO(), width=200)))
+                ended = study.carry_out(launch, pool, Screen(Console(file=io.StringIO(), width=200)))
             pool.close()
         finally:
             runtime.stop_ray()
-        if code:
-            raise RuntimeError(f"the launch ended with {code}")
+        if ended.exit_code:
+            raise RuntimeError(f"the launch ended with {ended}")
         lags = sorted(_lags(launch.folder.records, round(MARKS[0] * trials)))
     return {**probe.found(), "listener_lag": lags[int(0.99 * (len(lags) - 1))]}
 

@@ -81,8 +81,15 @@ def slept(trial: Trial, seconds: float) -> Record:
         train_seconds=seconds,
         eval_seconds=0.0,
         images_per_second=64 * steps / seconds,
-        details={"precision": "fp32", "ended": time.time()},
+        details={"precision": "fp32", "ended": time.time(), "images": _images(trial)},
     )
+
+
+def _images(trial: Trial) -> dict[str, Any]:
+    """What it has seen, as MLflow is told of it."""
+    split = "test" if trial.phase == "confirm" else "val"
+    names = ("target_train", f"target_{split}", "source_bank", "source_queries")
+    return {**dict.fromkeys(names, QUERIES), "identity": {name: name for name in names}}
 
 
 def _readings(trial: Trial, steps: int) -> list[Reading]:

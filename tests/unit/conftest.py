@@ -266,6 +266,31 @@ def launch_of(answered: Callable[..., Record]) -> Callable[..., list[Record]]:
 
 
 @pytest.fixture(scope="session")
+def seen() -> Callable[..., Record]:
+    """What turns a record into one that says what it was measured on, and by which code:
+    ``seen(record, images="a", source="folder:/data/scribbles/")``; another text, other images."""
+
+    def make(plain: Record, *, images: str = "a", source: str = "folder:/data/scribbles/") -> Record:
+        split = "val" if plain.phase == "search" else "test"
+        counts = {"target_train": 900, f"target_{split}": IMAGES[split], "source_bank": 4000, "source_queries": 1000}
+        identity = {name: f"{images} {name}" for name in counts}
+        benchmark = {
+            **{"name": plain.benchmark, "backbone": {"name": "tiny"}},
+            **{"source": {"name": source}, "target": {"name": "digits"}},
+        }
+        train = {"lr": plain.hyperparameters["lr"], "weight_decay": 0.05, "steps": 150}
+        return plain.model_copy(
+            update={
+                "config": {**plain.config, "benchmark": benchmark, "train": train},
+                "provenance": {**plain.provenance, "commit": "c0ffee" * 6 + "beef", "dirty": False},
+                "details": {**plain.details, "images": {**counts, "identity": identity}},
+            }
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def searched(record: Callable[..., Record]) -> Callable[..., Record]:
     """A factory of a search trial's record, measured on validation data; its arguments are those of ``record``."""
 

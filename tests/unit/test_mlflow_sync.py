@@ -16,25 +16,38 @@ from bench.__main__ import main
 from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting import leaderboard, mlflow_sync
+from bench.reporting.mlflow_content import source_tags
 from bench.reporting.mlflow_store import default_uri
 from bench.reporting.mlflow_tracker import open_tracker
 from bench.reporting.rows import build
 from tests.unit.conftest import First
 
+Make = Callable[..., Record]
 MakeAll = Callable[..., list[Record]]
 
 ID = "5e3" * 10
-ASKED = {"study": {"full": {"name": "full", "trials": 2}}, "benchmark": {"name": "tiny"}}
+COMMIT = "c0ffee" * 6 + "beef"
+ASKED: dict[str, Any] = {
+    "study": {
+        "full": {"name": "full", "method": "full", "trials": 2, "search": {"lr": {"low": 0.01}}, "seeds": [0, 1]}
+    },
+    "benchmark": {
+        "name": "tiny",
+        "backbone": {"name": "tiny"},
+        "source": {"name": "folder:/data/scribbles/"},
+        "target": {"name": "digits"},
+    },
+}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, first: First, paper_records: MakeAll) -> LaunchFolder:
+def folder(tmp_path: Path, first: First, paper_records: MakeAll, seen: Make) -> LaunchFolder:
     """What a finished launch of a few trials leaves, in a results folder whose store is empty."""
     results = tmp_path / "results"
     results.mkdir()
     shutil.copy(first.results / "mlflow.db", results / "mlflow.db")
     folder = LaunchFolder.of(results, "paper", "tiny")
-    records = paper_records(methods=["full"])
+    records = [seen(record) for record in paper_records(methods=["full"])]
     for record in records:
         record.write(folder.records)
     confirmed = next(record for record in records if record.phase == "confirm")
@@ -94,8 +107,17 @@ def test_all_of_a_launch_is_brought_and_a_second_time_changes_nothing(
         assert Record.model_validate_json(Path(text).read_text()) == records[trial]
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert (parent.info.status, parent.data.tags["launch"]) == ("FINISHED", ID)
-    assert parent.data.params == {"benchmark.name": "tiny", "full.trials": "2"}
+    assert parent.data.params == {
+        "backbone": "tiny",
+        "source": "folder:/data/scribbles/",
+        "target": "digits",
+        "methods": "full",
+        "searched": "lr",
+        "search_trials": "2",
+        "seeds": "0,1",
+    }
     assert {one.path for one in client.list_artifacts(parent.info.run_id)} == {
+        "configuration.yaml",
         "leaderboard.json",
         "leaderboard.md",
         "leaderboard.csv",
@@ -126,9 +148,10 @@ def test_what_a_launch_has_written_itself_is_left_as_it_is(folder: LaunchFolder)
         mlflow_sync.store_of(folder),
         experiment="paper",
         run_name="paper on tiny",
-        parameters={"benchmark": {"name": "tiny"}, "full": {"trials": 2}},
-        tags={"launch": ID},
+        parameters={},
+        tags={"benchmark": "tiny", "study": "paper", "launch": ID, **source_tags({"commit": COMMIT, "dirty": False})},
         folder=folder,
+        asked={"benchmark": ASKED["benchmark"], "studies": ASKED["study"]},
     )
     records = folder.read_records()
     for record in records:

@@ -301,7 +301,9 @@ def test_a_launch_in_the_folder_of_one_that_was_killed_ends_its_runs(store: Path
 BUSY = MlflowException("the database is locked", error_code=TEMPORARILY_UNAVAILABLE)
 
 CALLS = (
-    "create_run", "delete_run", "log_batch", "search_runs", "set_tag", "set_terminated", "update_run",
+    "create_run", "delete_run", "log_batch", "search_runs", "set_tag", "set_terminated", "update_run", "log_inputs",
+    "create_logged_model", "search_logged_models", "delete_logged_model", "log_outputs", "finalize_logged_model",
+    "get_experiment", "set_experiment_tag", "get_run",
 )  # fmt: skip
 
 
@@ -309,19 +311,20 @@ def test_whatever_a_store_refuses_for_a_while_arrives_once(
     store: Path,
     record: Make,
     failed: Make,
+    seen: Make,
     shown: tuple[LaunchFolder, Leaderboard],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A third of all calls fails, half of these after they have done what they should: the answer got lost."""
+    """A sixth of all calls fails, half of these after they have done what they should: the answer got lost."""
     chance = random.Random(0)
 
     def shaky(call: Callable[..., Any]) -> Callable[..., Any]:
         def called(*given: Any, **named: Any) -> Any:
             lot = chance.random()
-            if lot < 1 / 6:
+            if lot < 1 / 12:
                 raise BUSY
             answer = call(*given, **named)
-            if lot < 1 / 3:
+            if lot < 1 / 6:
                 raise BUSY
             return answer
 
@@ -337,7 +340,7 @@ def test_whatever_a_store_refuses_for_a_while_arrives_once(
     for name in "abc":
         tracker.trial_started(name, TRIAL, TAGS)
         tracker.trial_reported(name, {"train_loss": 0.5, "lr": 0.1}, 10)
-    tracker.trial_finished(record(trial="a"), store / "a.safetensors")
+    tracker.trial_finished(seen(record(trial="a")), store / "a.safetensors")
     tracker.trial_finished(failed(record(trial="b")))
     tracker.trial_finished(record(trial="early", status="stopped"))
     tracker.finish(*shown, "FINISHED")
@@ -360,6 +363,12 @@ def test_whatever_a_store_refuses_for_a_while_arrives_once(
     assert artifact(children["a"], "checkpoints/a.safetensors").read_bytes() == b"tensors"
     table = json.loads(artifact(parent, "leaderboard.json").read_text())
     assert len(table["data"]) == len(shown[1].rows)
+    (model,) = client.search_logged_models([parent.info.experiment_id])
+    assert (model.source_run_id, str(model.status)) == (children["a"].info.run_id, "READY")
+    assert sorted(one.key for one in model.metrics or []) == sorted(SCORES)
+    for run in (client.get_run(children["a"].info.run_id), parent):
+        assert len(run.inputs.dataset_inputs) == 2
+    assert len(client.get_run(children["a"].info.run_id).outputs.model_outputs) == 1
 
 
 def test_what_a_busy_store_is_asked_does_not_grow_with_the_launch(
@@ -546,12 +555,13 @@ def test_what_was_refused_once_replaces_nothing_that_arrived(
     assert [(point.step, point.value) for point in curve] == [(10, 0.5)]
 
 
-def test_a_short_trial_takes_three_requests_and_its_record(
-    store: Path, record: Make, monkeypatch: pytest.MonkeyPatch
+def test_a_short_trial_takes_four_requests_and_its_record(
+    store: Path, searched: Make, seen: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each costs the store some ten milliseconds, and there may be a thousand trials."""
+    made = seen(searched(trial="a"))
     tracker = opened(store)
-    tracker.trial_finished(record(trial="before"))
+    tracker.trial_finished(searched(trial="before"))
     drain(tracker)
     called: list[str] = []
 
@@ -572,15 +582,15 @@ def test_a_short_trial_takes_three_requests_and_its_record(
     tracker.trial_started("a", TRIAL, TAGS)
     for step in range(10, 160, 10):
         tracker.trial_reported("a", {"train_loss": 1 / step, "lr": 0.1}, step)
-    tracker.trial_finished(record(trial="a"))
+    tracker.trial_finished(made)
     drain(tracker)
-    assert called == ["create_run", "log_batch", "set_terminated"]
+    assert called == ["create_run", "log_batch", "log_inputs", "set_terminated"]
     tracker.close()
     run = runs(store)[1]["a"]
     assert run.data.params["method.rank"] == "8"
     assert run.data.tags["status"] == "ok"
     assert len(MlflowClient(default_uri(store)).get_metric_history(run.info.run_id, "train_loss")) == 15
-    assert Record.model_validate_json(artifact(run, "record.json").read_text()) == record(trial="a")
+    assert Record.model_validate_json(artifact(run, "record.json").read_text()) == made
 
 
 def test_curves_of_many_trials_leave_most_of_the_time_to_what_begins_and_ends(
@@ -612,6 +622,36 @@ def test_curves_of_many_trials_leave_most_of_the_time_to_what_begins_and_ends(
     assert 0.02 < share < 1.05 * mlflow_tracker.FLUSH_SHARE
     monkeypatch.undo()
     tracker.close()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_system_metrics_are_on_the_launchs_run_if_mlflows_switch_asks_for_them(
+    store: Path, record: Make, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """In the writer's thread, as everything else, and of one machine: the driver's."""
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", str(asked).lower())
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    threads = {thread.name for thread in threading.enumerate()}
+    tracker = opened(store)
+    for name in ("a", "b"):
+        tracker.trial_finished(record(trial=name))
+        tracker._jobs.put(lambda writer: writer.flush())
+        tracker._jobs.put(lambda writer: time.sleep(0.1))
+    drain(tracker)
+    assert {thread.name for thread in threading.enumerate()} - threads <= {"mlflow"}
+    tracker.close()
+    assert tracker.problem is None
+    parent, children = runs(store)
+    found = {name for name in parent.data.metrics if name.startswith("system/")}
+    assert ({"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= found) is asked
+    assert not any(name.startswith("system/") for run in children.values() for name in run.data.metrics)
+    if asked:
+        curve = MlflowClient(default_uri(store)).get_metric_history(
+            parent.info.run_id, "system/cpu_utilization_percentage"
+        )
+        assert len(curve) >= 2
+    else:
+        assert found == set()
 
 
 def test_a_run_that_is_gone_at_the_end_is_said(store: Path, record: Make) -> None:

@@ -119,10 +119,24 @@ def test_a_search_trial_sees_validation_and_a_confirmation_test_data(probes: Map
             assert (confirmed if phase == "search" else searched) is None
         assert f"target_{split}" in record.details["images"]
         assert f"target_{other}" not in record.details["images"]
+        identities = record.details["images"]["identity"]
+        assert set(identities) == {"target_train", f"target_{split}", "source_bank", "source_queries"}
         assert record.status == "ok"
         assert record.steps == 4
         assert record.trainable_parameters == 650
         assert record.images_per_second is not None
+
+
+def test_a_record_says_which_images_it_has_seen(probes: Mapping[Phase, Record]) -> None:
+    """Both phases have trained on the same ones; a confirmation's test images are those that its answers are about."""
+    searched, confirmed = (probes[phase].details["images"]["identity"] for phase in ("search", "confirm"))
+    assert searched["target_train"] == confirmed["target_train"] == data.target("digits").train.identity()
+    assert searched["target_val"] != confirmed["target_test"]
+    named = {"target": "target_test", "source": "source_queries"}
+    answers = [reading for reading in probes["confirm"].readings if reading.answers is not None]
+    assert {confirmed[named[reading.domain]] for reading in answers} == {
+        reading.answers.images for reading in answers if reading.answers is not None
+    }
 
 
 def test_linear_probing_forgets_nothing(probes: Mapping[Phase, Record]) -> None:
