@@ -79,6 +79,8 @@ def prepared(small: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture = place / folder / ("heron", "kite")[index % 2] / f"{index}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (20, 20), (index, 4 * index, len(folder))).save(picture)
+    (place / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "grid.csv", place / "docs")
     for blocks in BLOCKS.values():
         for block in blocks:
             if block["title"]:

@@ -146,6 +146,7 @@ def test_forgetting_and_mean_follow_from_the_accuracies(small: Run) -> None:
 def test_the_leaderboard_can_be_rebuilt_from_the_records(small: Run, tmp_path: Path) -> None:
     records, folder = LaunchFolder(small.folder).read_records(), LaunchFolder(tmp_path)
     (tmp_path / "launch.json").write_bytes((small.folder / "launch.json").read_bytes())
+    (tmp_path / "checkpoints").symlink_to(small.folder / "checkpoints")  # which the page links to
     leaderboard.write(build(records), folder, records)
     for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "pareto.png", "index.html"):
         assert (tmp_path / name).read_bytes() == (small.folder / name).read_bytes(), name
