@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from bench import cache, data, methods, models, resources, trial
+from bench import cache, data, methods, models, resources, training, trial
 from bench.launching import benchmarks, studies
 from bench.models import CPU
 from bench.spec import Backbone, Phase, SpecError, TrainConfig, Trial, make_trial
@@ -347,6 +347,32 @@ def test_other_architectures_are_not_shared() -> None:
     with pytest.raises(SpecError, match="needs a plain timm VisionTransformer, not a Beit"):
         models.Tail(methods.load("linear").apply(vit))
     assert models.split(vit) is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_what_is_trained_on_is_computed_in_the_precision_of_a_step(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA; here it is looked at what would be set."""
+    set_to: list[bool] = []
+
+    @contextmanager
+    def switched(device: torch.device, *, allowed: bool) -> Iterator[None]:
+        set_to.append(allowed)
+        yield
+        set_to.pop()
+
+    seen: list[tuple[str, bool]] = []
+    whole = prefix.Shared.activations
+
+    def noted(shared: prefix.Shared, use: prefix.Use, fill: prefix.Fill) -> torch.Tensor:
+        seen.extend((use.name, allowed) for allowed in set_to[-1:])
+        return whole(shared, use, fill)
+
+    monkeypatch.setattr(training, "tensor_cores", switched)
+    monkeypatch.setattr(prefix.Shared, "activations", noted)
+    assert trial.run(make("top_k", precision=precision)).status == "ok"
+    assert seen == [("target_train", precision == "tf32")]
 
 
 @pytest.mark.parametrize(("user", "left"), [("same", 2), ("other recipe", 1), ("nothing", 1)])
