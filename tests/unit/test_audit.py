@@ -340,6 +340,14 @@ def test_the_page_is_what_its_command_makes_of_the_committed_records(
     assert made == page
 
 
+def test_the_page_counts_the_models_that_its_launches_train() -> None:
+    def trained(suite: str) -> int:
+        return sum(study.all_trials for study in studies.load(suite).studies)
+
+    page = " ".join((ROOT / "docs" / "audit.md").read_text(encoding="utf-8").split())
+    assert f"train {trained('paper_audit')} models each, the search {trained('paper')} " in page
+
+
 def test_the_page_begins_with_the_answer_in_three_sentences() -> None:
     answer = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").splitlines()[2]
     assert len(re.findall(r"[a-z\])]\. ?", answer)) == 3
