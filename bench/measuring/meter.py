@@ -47,7 +47,6 @@ class Meter:
         self.notes_validation = self.choosing_split == "test" and trial.phase == "confirm"
         self._trial, self._setting = trial, setting
         self._readings: dict[tuple[int, str, str, str, str | None], Reading] = {}
-        self._identities: dict[int, str] = {}
         self._shared: Shared | None = None
 
     def computing(self) -> AbstractContextManager[None]:
@@ -181,7 +180,7 @@ class Meter:
                 name: _by_name(names, split) if name.startswith("target") else _least_and_most(split)
                 for name, split in splits.items()
             },
-            "identity": {name: self._identity(split) for name, split in splits.items()},
+            "identity": {name: split.identity() for name, split in splits.items()},
             "left_out": dict(data.left_out(*learned, *domain)),
             "identical": {name: None if pairs is None else len(pairs) for name, pairs in same.items()},
         }
@@ -238,17 +237,12 @@ class Meter:
             n=len(images),
             settings=settings or {},
             numbers=numbers,
-            answers=Answers(images=self._identity(images), **answers) if self._is_judged_by(split) else None,
+            answers=Answers(images=images.identity(), **answers) if self._is_judged_by(split) else None,
         )
 
     def _is_judged_by(self, split: str) -> bool:
         """Whether a leaderboard shows what is read there: only of that it is kept which images were right."""
         return self._trial.phase == "confirm" and split == "test"
-
-    def _identity(self, images: data.Split) -> str:
-        if id(images) not in self._identities:
-            self._identities[id(images)] = images.identity()
-        return self._identities[id(images)]
 
 
 def _by_name(names: Sequence[str], split: data.Split) -> dict[str, int]:
