@@ -134,7 +134,7 @@ class Posts:
         self._held: list[Point] = []
         self._turn = threading.Lock()
         self._timer: threading.Timer | None = None
-        self._seconds = (seconds for seconds in itertools.chain([SOON], itertools.repeat(POST_SECONDS)))
+        self._seconds = itertools.chain([SOON], itertools.repeat(POST_SECONDS))
         self._stop, self._begun = False, False
         self._error: Exception | None = None
 
