@@ -336,12 +336,11 @@ def _facts(shared: training.Shared) -> dict[str, Any]:
 
 def _feed(course: _Course, config: TrainConfig, shared: training.Shared | None) -> training.Feed:
     """The training images, or what the frozen blocks make of them, which other trials may have computed."""
-    target, preprocess, device = course.setting.target, course.setting.preprocess, course.setting.device
+    target, preprocess = course.setting.target, course.setting.preprocess
     use = shared.use_of(target.train, "logits") if shared else None
     kept = None
     if shared is not None and use is not None:
-        with training.tensor_cores(device, allowed=training.precision_on(device, config.precision) == "tf32"):
-            kept = shared.activations(use, training.views(use, config, device))
+        kept = shared.activations(use, training.views(use, config, course.setting.device))
     return training.Feed(target.train, preprocess, target.num_classes, kept)
 
 

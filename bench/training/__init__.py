@@ -4,7 +4,7 @@ from bench.training.loop import Feed, Trained, batches, resolve, shares, train
 from bench.training.losses import Report, Watch
 from bench.training.memory import PeakMemory
 from bench.training.modes import evaluation_mode, training_mode
-from bench.training.precision import precision_on
+from bench.training.precision import precision_on, tensor_cores
 from bench.training.prefix import (
     Shared,
     Use,
@@ -19,7 +19,7 @@ from bench.training.prefix import (
     views,
 )
 from bench.training.snapshot import Snapshots
-from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, tensor_cores, terms_of
+from bench.training.steps import DivergedError, Terms, learning_rate, make_optimizer, terms_of
 
 __all__ = [
     "DivergedError",

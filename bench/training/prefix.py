@@ -25,7 +25,7 @@ from bench.models import CPU, Preprocess, Read, Tail
 from bench.spec import SpecError, TrainConfig
 from bench.training.augment import augment, erase, take
 from bench.training.modes import evaluation_mode
-from bench.training.precision import HALVES, precision_on
+from bench.training.precision import HALVES, precision_on, tensor_cores
 
 VIEWS_SEED = 0
 """The views are drawn with this seed: they belong to the data, so that trials with different seeds share them."""
@@ -64,7 +64,7 @@ class Use:
 
     ``name``: of the split, as records call it. ``read``: what for. ``how``: what the activations depend on beside the
     blocks, the images and their preprocessing. ``count``: so many of the images are this rank's. ``place``: where they
-    are kept; ``half``: what autocast computes in, if it does.
+    are kept; ``precision``: in which they are computed, not ``auto``.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Use:
     place: torch.device = CPU
     copies: int = 1
     how: tuple[object, ...] = ()
-    half: torch.dtype | None = None
+    precision: str = "fp32"
 
     def bytes_needed(self, tail: Tail) -> int:
         """Memory that the activations take: they are float32, under autocast too."""
@@ -167,14 +167,14 @@ def shares_training(config: TrainConfig, method: Method) -> bool:
 def training_use(images: Split, preprocess: Preprocess, config: TrainConfig, device: torch.device) -> Use:
     """What a training needs: every rank needs the activations of all images, on its device."""
     how = tuple(getattr(config, name) for name in AUGMENTATION)
-    half = HALVES.get(precision_on(device, config.precision))
-    return Use("target_train", images, preprocess, "logits", len(images), device, config.views or 1, how, half)
+    precision = precision_on(device, config.precision)
+    return Use("target_train", images, preprocess, "logits", len(images), device, config.views or 1, how, precision)
 
 
 def measuring_use(name: str, images: Split, preprocess: Preprocess, read: Read, precision: str = "fp32") -> Use:
     """What a reading needs: those of this rank's images, beside a GPU, whose memory is the training's."""
     how = (parallel.rank(), parallel.world(), precision)
-    return Use(name, images, preprocess, read, len(parallel.mine(len(images))), how=how)
+    return Use(name, images, preprocess, read, len(parallel.mine(len(images))), how=how, precision=precision)
 
 
 Fill = Callable[[Callable[[Tensor], Tensor], Tensor | None], Iterable[Tensor]]
@@ -235,11 +235,12 @@ class Shared:
         """All rows, batch by batch in a fixed order."""
         self._make_room(use.place, use.bytes_needed(self.tail))
         rows = _empty((use.copies * use.count, *self.tail.shape()), use.place)
-        half, filled = use.half, 0
+        half, filled = HALVES.get(use.precision), 0
         # Not in inference mode: training saves these tensors for its backward pass.
         with (
             evaluation_mode(self.tail),
             torch.no_grad(),
+            tensor_cores(self.device, allowed=use.precision == "tf32"),
             torch.autocast(self.device.type, half, enabled=half is not None),
         ):
             for batch in self._batches(use, how, fill):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.methods import Group, Method, Step, has_loss
 from bench.spec import TrainConfig
-from bench.training.precision import HALVES, precision_on
+from bench.training.precision import HALVES, precision_on, tensor_cores
 from bench.vit import Vit
 
 LR_SCALE = "lr_scale"
@@ -164,18 +164,3 @@ class Stepper:
                 f"training diverged: at step {number} fp16 cannot hold the gradients at any scale; a lower lr or "
                 f"precision = bf16 may help"
             )
-
-
-@contextmanager
-def tensor_cores(device: torch.device, *, allowed: bool) -> Iterator[None]:
-    """Allow or forbid TF32 for fp32 products and convolutions on a CUDA device; what was set before comes back."""
-    if device.type != "cuda":
-        yield
-        return
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before

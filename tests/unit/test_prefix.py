@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from bench import cache, data, methods, models, resources, training, trial
+from bench import cache, data, methods, models, resources, trial
 from bench.launching import benchmarks, studies
 from bench.models import CPU
 from bench.spec import Backbone, Phase, SpecError, TrainConfig, Trial, make_trial
@@ -362,17 +362,18 @@ def test_what_is_trained_on_is_computed_in_the_precision_of_a_step(
         yield
         set_to.pop()
 
-    seen: list[tuple[str, bool]] = []
-    whole = prefix.Shared.activations
+    seen: dict[str, bool] = {}
+    whole = prefix.Shared._batches
 
-    def noted(shared: prefix.Shared, use: prefix.Use, fill: prefix.Fill) -> torch.Tensor:
-        seen.extend((use.name, allowed) for allowed in set_to[-1:])
-        return whole(shared, use, fill)
+    def noted(shared: prefix.Shared, use: prefix.Use, how: object, fill: prefix.Fill) -> Iterable[torch.Tensor]:
+        seen[use.name] = set_to[-1]
+        return whole(shared, use, how, fill)
 
-    monkeypatch.setattr(training, "tensor_cores", switched)
-    monkeypatch.setattr(prefix.Shared, "activations", noted)
+    monkeypatch.setattr(prefix, "tensor_cores", switched)
+    monkeypatch.setattr(prefix.Shared, "_batches", noted)
     assert trial.run(make("top_k", precision=precision)).status == "ok"
-    assert seen == [("target_train", precision == "tf32")]
+    assert seen.pop("target_train") is (precision == "tf32")
+    assert set(seen.values()) == {False}  # what is measured is not a step
 
 
 @pytest.mark.parametrize(("user", "left"), [("same", 2), ("other recipe", 1), ("nothing", 1)])
