@@ -13,7 +13,7 @@ from bench.cluster.pruning import rungs
 from bench.launching import studies
 from bench.launching.launch import Launch
 from bench.reporting.mlflow_store import without_password
-from bench.spec import Benchmark, Phase, Space, SpecError, Study, Suite, Trial, Value, readable
+from bench.spec import Benchmark, Phase, Space, SpecError, Study, Suite, Trial, Value, readable, row_label
 from bench.vit import as_module
 
 
@@ -174,7 +174,7 @@ def _space(space: Space) -> str:
 
 def _rows(study: Study, benchmark: Benchmark) -> Iterator[str]:
     for row in study.row_values:
-        name = " ".join([study.method, *(f"{key}={readable(value)}" for key, value in row.items())])
+        name = row_label(study.method, row)
         counts = sorted({parameters(trial) for trial in _corners(study, benchmark, row)})
         text = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         yield f"{name:<28} {text:>12} trainable parameters"
@@ -280,7 +280,7 @@ def estimate(suite: Suite, benchmark: Benchmark, device: torch.device) -> Iterat
             seconds, peak = time_steps(trial, device)
             total += share * _steps(trial) * seconds
             memory = f", {peak / 2**30:.1f} GiB at most" if peak else ""
-            name = " ".join([study.method, *(f"{key}={readable(value)}" for key, value in row.items())])
+            name = row_label(study.method, row)
             yield f"             {name:<28} {1000 * seconds:>9.1f} ms a step{memory}"
     yield f"Estimate:  {total / 3600:.2f} hours of one {device.type} in training steps; readings come on top"
 

@@ -23,7 +23,7 @@ from bench.records import Record
 from bench.reporting.outcomes import Answered, Outcome, difference, different_images, of_seeds
 from bench.reporting.rows import METHOD_ORDER
 from bench.reporting.statistics import Estimate
-from bench.spec import TrainConfig, readable
+from bench.spec import TrainConfig, readable, row_label
 
 STAGES = ("paper", "checkpoint", "rate", "last", "preprocess", "search")
 """As the paper; then with the checkpoint by validation data; the rate too; the last checkpoint; the backbone's own
@@ -213,7 +213,7 @@ def _key(record: Record) -> Key:
 
 
 def _label(key: Key) -> str:
-    return " ".join([key[0], *(f"{name}={readable(value)}" for name, value in key[1])])
+    return row_label(key[0], dict(key[1]))
 
 
 def _order(key: Key) -> tuple[Any, ...]:

@@ -15,10 +15,10 @@ from bench.cluster.pool import Pool
 from bench.folder import LaunchFolder
 from bench.readings import curve
 from bench.records import Record, commit
-from bench.reporting.mlflow_content import row_label, source_tags, trial_parameters
+from bench.reporting.mlflow_content import source_tags, trial_parameters
 from bench.reporting.mlflow_tracker import Tracker
 from bench.reporting.output import Progress
-from bench.spec import Trial, sentence
+from bench.spec import Trial, row_label, sentence
 
 log = logging.getLogger(__name__)
 

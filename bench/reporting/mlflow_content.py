@@ -15,7 +15,7 @@ from bench import cache
 from bench.records import Record
 from bench.reporting.answers import answers
 from bench.reporting.rows import Leaderboard
-from bench.spec import TrainConfig, Value, readable
+from bench.spec import TrainConfig, Value, readable, row_label
 
 NOTE = "mlflow.note.content"
 USER = "mlflow.user"
@@ -104,11 +104,6 @@ def user_tags() -> dict[str, str]:
         return {USER: getpass.getuser()}
     except (ImportError, KeyError, OSError):
         return {}
-
-
-def row_label(method: str, row: Mapping[str, Any]) -> str:
-    """The leaderboard's row that a trial belongs to, in short."""
-    return " ".join([method, *(f"{name}={readable(value)}" for name, value in row.items())])
 
 
 def trial_parameters(

@@ -14,11 +14,10 @@ from bench import records
 from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting.mlflow_address import database_file, without_password
-from bench.reporting.mlflow_content import row_label
 from bench.reporting.mlflow_logged import outputs
 from bench.reporting.mlflow_runs import PARENT
 from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store
-from bench.spec import shown
+from bench.spec import row_label, shown
 
 if TYPE_CHECKING:
     import numpy as np

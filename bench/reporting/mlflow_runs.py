@@ -33,7 +33,6 @@ from bench.reporting.mlflow_content import (
     experiment_tags,
     launch_note,
     launch_parameters,
-    row_label,
     source_tags,
     trial_note,
     trial_parameters,
@@ -42,6 +41,7 @@ from bench.reporting.mlflow_content import (
 from bench.reporting.mlflow_logged import Models, as_inputs, data_set_of, is_model, outputs
 from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, experiment_id, open_store
 from bench.reporting.rows import Leaderboard, Spread
+from bench.spec import row_label
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

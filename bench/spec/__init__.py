@@ -20,7 +20,7 @@ from bench.spec.parsing import (
     shown,
     unknown,
 )
-from bench.spec.study import Belief, Protocol, SearchContext, Space, Study, Suite
+from bench.spec.study import Belief, Protocol, SearchContext, Space, Study, Suite, row_label
 from bench.spec.text import Name, check_name, read_text, sentence
 from bench.spec.train import TrainConfig
 from bench.spec.trial import Phase, Trial, make_trial
@@ -61,6 +61,7 @@ __all__ = [
     "printable",
     "read_text",
     "readable",
+    "row_label",
     "sentence",
     "shown",
     "unknown",

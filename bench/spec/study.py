@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -147,6 +148,11 @@ class SearchContext(Frozen):
         values: dict[str, Any] = handler(self)
         usual: dict[str, tuple[Any, ...]] = {"sampler": ("tpe",), "beliefs": ((), []), "repeat": (None,)}
         return {name: value for name, value in values.items() if value not in usual.get(name, ())}
+
+
+def row_label(method: str, row: Mapping[str, Any]) -> str:
+    """A leaderboard's row in short: the method, and what the row holds fixed."""
+    return " ".join([method, *(f"{name}={readable(value)}" for name, value in row.items())])
 
 
 class Study(Frozen):
