@@ -81,6 +81,17 @@ MARK = ".launch"
 """A file of this name tells the launch's folder from one of the same path on another machine."""
 
 
+class Life(NamedTuple):
+    """One worker group of a slot, from its start to its end: in whose name something is said to the board.
+
+    Workers whose controller has died live on for a moment, and calls of dead ones may still arrive: neither is heard
+    any more as soon as the slot's next life begins, or this one is known to have ended.
+    """
+
+    slot: int
+    number: int
+
+
 class Group(NamedTuple):
     """The workers of a slot: handles of their actors by rank, pickled, and the ids of the nodes that they are on."""
 
@@ -174,9 +185,14 @@ class Board:
         self._leave(slot)
         self._topics.notify(EVENTS)
 
-    async def enrol(self, slot: int, group: Group) -> None:
+    async def begin(self, slot: int) -> Life:
+        """A worker group is started for a slot; who speaks in the name of an earlier one is not heard any more."""
+        return Life(slot, self._live_again(slot))
+
+    async def enrol(self, life: Life, group: Group) -> None:
         """Post who the workers of a slot are."""
-        self._groups[slot] = group
+        if self._lives_on(life):
+            self._groups[life.slot] = group
 
     async def groups(self) -> Mapping[int, Group]:
         """The workers of all slots."""
@@ -244,9 +260,10 @@ class Board:
             self._topics.notify(QUEUE)
         return ticket
 
-    async def take(self, slot: int) -> Task | Literal["wait", "close"]:
+    async def take(self, life: Life) -> Task | Literal["wait", "close"]:
         """The next trial of a slot; the same one again if its workers died in the middle of it."""
-        if slot not in self._alive:  # it came to life after it had been given up
+        slot = life.slot
+        if slot not in self._alive or not self._lives_on(life):  # it came to life after it had been given up
             return "close"
         self._due.pop(slot, None)
         self._late.discard(slot)
@@ -255,17 +272,16 @@ class Board:
         self._asked = True
         if slot in self._running:
             return self._start(slot, self._running[slot])
-        life = self._live_again(slot)
-        await self._wait(QUEUE, lambda: bool(self._waiting) or self._closed or self._lives[slot] != life)
-        if self._lives[slot] != life:  # who has asked is dead, or has been given up: Ray does not end its calls
+        await self._wait(QUEUE, lambda: bool(self._waiting) or self._closed or not self._lives_on(life))
+        if not self._lives_on(life):  # who has asked is dead, or has been given up: Ray does not end its calls
             return "close"
         if self._waiting:
             return self._start(slot, self._waiting.popleft())
         return "close" if self._closed else "wait"
 
-    async def report(self, slot: int, ticket: int, *points: Point) -> bool:
+    async def report(self, life: Life, ticket: int, *points: Point) -> bool:
         """Post points of a running trial's curves; returns whether it is to stop now."""
-        if self._running.get(slot) != ticket:
+        if not self._runs(life, ticket):
             return True  # it has ended for us, or was given to another slot meanwhile
         state = self._tickets[ticket]
         for point in points:
@@ -273,40 +289,42 @@ class Board:
             if state.watched and point.readings:
                 state.readings.append(point)
                 self._topics.notify(("trial", state.trial.id))
-            self._happened(Event("report", ticket, state.trial, slot=slot, point=point))
+            self._happened(Event("report", ticket, state.trial, slot=life.slot, point=point))
         # Not for good: should its workers die before its end is known, it is trained again, and ends here again.
         return state.stop or (
             state.bar is not None and any(state.bar.stops(point.step, point.readings) for point in points)
         )
 
-    async def saved(self, slot: int, ticket: int, step: int) -> None:
+    async def saved(self, life: Life, ticket: int, step: int) -> None:
         """Post that a running trial could go on from a step, should its workers die."""
-        if self._running.get(slot) == ticket:
+        if self._runs(life, ticket):
             state = self._tickets[ticket]
             state.step = max(state.step, step)
 
-    async def finish(self, slot: int, ticket: int, record: Record, seconds: float | None = None, *weights: Any) -> None:
+    async def finish(
+        self, life: Life, ticket: int, record: Record, seconds: float | None = None, *weights: Any
+    ) -> None:
         """Post the record of a slot's trial; it counts once.
 
         Args:
             seconds: what the trial took in its worker.
             weights: its trained tensors, if they are kept, see :class:`Event`.
         """
-        if self._running.get(slot) == ticket:
+        if self._runs(life, ticket):
             self._finish(ticket, record, weights, seconds)
 
-    async def hung(self, slot: int, ticket: int, stacks: Mapping[int, str], ranks: int) -> bool:
+    async def hung(self, life: Life, ticket: int, stacks: Mapping[int, str], ranks: int) -> bool:
         """Post where ranks of a slot stand in a trial that has taken too long; it ends when all have said so.
 
         Returns:
             Whether it has ended: whoever has posted may go.
         """
-        if self._running.get(slot) == ticket:
+        if self._runs(life, ticket):
             state = self._tickets[ticket]
             state.stacks |= stacks
             if len(state.stacks) >= ranks:
                 self._fail(ticket, _overdue(state))
-        return self._running.get(slot) != ticket
+        return not self._runs(life, ticket)
 
     async def stop(self, ticket: int) -> None:
         """Ask a trial to end at its next report; one that has not started yet is dropped from the queue."""
@@ -453,6 +471,13 @@ class Board:
         self._lives[slot] += 1
         self._topics.notify(QUEUE)
         return self._lives[slot]
+
+    def _lives_on(self, life: Life) -> bool:
+        return self._lives[life.slot] == life.number
+
+    def _runs(self, life: Life, ticket: int) -> bool:
+        """Whether it is this life of a slot that a trial is given to."""
+        return self._lives_on(life) and self._running.get(life.slot) == ticket
 
     def _leave(self, slot: int) -> None:
         self._live_again(slot)

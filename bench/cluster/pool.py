@@ -294,7 +294,7 @@ class Pool:
         return found
 
     def trainer(self, slot: int) -> Any:
-        """One life of a worker group, which its ``fit`` holds open; whether it gets another is the board's to say."""
+        """One life of a slot, which its ``fit`` holds open; whether it gets another is the board's to say."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
         from bench.cluster.trainer import LeanTrainer
@@ -303,7 +303,7 @@ class Pool:
             serve,
             train_loop_config={
                 "board": self.board,
-                "slot": slot,
+                "life": ray.get(self.board.begin.remote(slot)),
                 "processes": self.plan.slots * self.plan.workers,
                 "gpu": self.plan.gpu,
             },

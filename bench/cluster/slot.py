@@ -14,7 +14,7 @@ import ray
 
 from bench import records, resources
 from bench.cluster import watchdog
-from bench.cluster.board import Group, Task
+from bench.cluster.board import Group, Life, Task
 from bench.readings import Point
 from bench.records import Record
 
@@ -39,13 +39,13 @@ def serve(config: Mapping[str, Any]) -> None:
 
     training.share_memory(min(config["processes"], _room(gpu=config["gpu"])))
     torch.set_num_threads(1)  # a slot a core beats threads, and results do not depend on the machine's size
-    board, slot = config["board"], config["slot"]
+    board, life = config["board"], config["life"]
     first = get_context().get_world_rank() == 0
     group = _group()
     ranks = handles(group)
     if first:
-        ray.get(board.enrol.remote(slot, group))
-    while (task := parallel.of_first(ray.get(board.take.remote(slot)) if first else None)) != "close":
+        ray.get(board.enrol.remote(life, group))
+    while (task := parallel.of_first(ray.get(board.take.remote(life)) if first else None)) != "close":
         if task == "wait":
             continue
         # What is here now, modules and caches, stays: a trial's own garbage is then found in no time.
@@ -53,18 +53,18 @@ def serve(config: Mapping[str, Any]) -> None:
         weights: list[Any] = []
         start = time.perf_counter()
         try:
-            record = _run(board, slot, task, weights)
+            record = _run(board, life, task, weights)
         except (Exception, SystemExit) as error:
             if not _all_alive(ranks):  # what the death of another rank does to this one is not the trial's doing
                 raise
-            ray.get(board.finish.remote(slot, task.ticket, records.failed(task.trial, error)))
+            ray.get(board.finish.remote(life, task.ticket, records.failed(task.trial, error)))
             if len(ranks) > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
                 raise
             continue
         if first:
             seconds = time.perf_counter() - start
             # Each an argument of its own, which Ray brings to the board's node before the board hears of the end.
-            ray.get(board.finish.remote(slot, task.ticket, record, seconds, *weights))
+            ray.get(board.finish.remote(life, task.ticket, record, seconds, *weights))
 
 
 def _room(*, gpu: bool) -> int:
@@ -73,7 +73,7 @@ def _room(*, gpu: bool) -> int:
     return max(1, by_gpu if gpu else by_core)
 
 
-def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
+def _run(board: Any, life: Life, task: Task, weights: list[Any]) -> Record:
     """A trial's record; its trained tensors, as the bytes of a safetensors file, are added to ``weights`` on rank 0."""
     from ray.train import get_context
     from ray.train.torch import get_device
@@ -85,24 +85,24 @@ def _run(board: Any, slot: int, task: Task, weights: list[Any]) -> Record:
     rank, ranks = get_context().get_world_rank(), get_context().get_world_size()
     ticket, trial, minutes, snapshots = task
 
-    posts = Posts(lambda points: bool(ray.get(board.report.remote(slot, ticket, *points))))
+    posts = Posts(lambda points: bool(ray.get(board.report.remote(life, ticket, *points))))
 
     def report(point: Point) -> None:
         if parallel.of_first(posts.add(point) if rank == 0 else None):
             raise trials.TrialStopped
 
     def saved(step: int) -> None:
-        ray.get(board.saved.remote(slot, ticket, step))
+        ray.get(board.saved.remote(life, ticket, step))
 
     def keep(tensors: Mapping[str, Any]) -> None:
         weights.append(np.frombuffer(save(dict(tensors)), dtype=np.uint8))
 
     def stand(stack: str) -> bool:
-        ended: bool = ray.get(board.hung.remote(slot, ticket, {rank: stack}, ranks))
+        ended: bool = ray.get(board.hung.remote(life, ticket, {rank: stack}, ranks))
         return ended
 
     folder = None if snapshots is None else watchdog.here(snapshots)
-    words = None if folder is None else folder / f"slot-{slot}-rank-{rank}.txt"
+    words = None if folder is None else folder / f"slot-{life.slot}-rank-{rank}.txt"
     with watchdog.noting(words, stand, None if minutes is None else 60 * minutes):
         kept = keep if trial.phase == "confirm" else None
         try:

@@ -11,7 +11,7 @@ import numpy as np
 import ray
 
 from bench import records
-from bench.cluster.board import Group
+from bench.cluster.board import Group, Life
 from bench.cluster.pool import Pool
 from bench.cluster.slot import Posts
 from bench.readings import HEAD, KNN, Answers, Point, Reading, knn_numbers
@@ -40,26 +40,26 @@ class Sleepers:
         """Whether it has started."""
         return True
 
-    def serve(self, board: Any, slot: int) -> None:
+    def serve(self, board: Any, life: Life) -> None:
         """What :func:`bench.cluster.slot.serve` does, with a trial that sleeps."""
-        ray.get(board.enrol.remote(slot, Group((), frozenset())))
-        while (task := ray.get(board.take.remote(slot))) != "close":
+        ray.get(board.enrol.remote(life, Group((), frozenset())))
+        while (task := ray.get(board.take.remote(life))) != "close":
             if task == "wait":
                 continue
             start = time.perf_counter()
             trial = task.trial
             ticket = task.ticket
-            posts = Posts(functools.partial(_report, board, slot, ticket))
+            posts = Posts(functools.partial(_report, board, life, ticket))
             for step in _steps(trial):
                 time.sleep(self._seconds / POINTS)
                 posts.add(Point(step, trial.train.steps, {"train_loss": 1 / step, "lr": trial.train.lr}))
             seconds = time.perf_counter() - start
             weights = [np.zeros(WEIGHTS, np.uint8)] if trial.phase == "confirm" else []
-            ray.get(board.finish.remote(slot, task.ticket, slept(trial, seconds), seconds, *weights))
+            ray.get(board.finish.remote(life, task.ticket, slept(trial, seconds), seconds, *weights))
 
 
-def _report(board: Any, slot: int, ticket: int, points: Any) -> Any:
-    return ray.get(board.report.remote(slot, ticket, *points))
+def _report(board: Any, life: Life, ticket: int, points: Any) -> Any:
+    return ray.get(board.report.remote(life, ticket, *points))
 
 
 def _steps(trial: Trial) -> Iterator[int]:
@@ -131,13 +131,13 @@ class SleepingPool(Pool):
 
     def trainer(self, slot: int) -> Any:
         """One life of a slot."""
-        return _Life(self.sleepers[slot % len(self.sleepers)], self.board, slot)
+        return _Life(self.sleepers[slot % len(self.sleepers)], self.board, ray.get(self.board.begin.remote(slot)))
 
 
 class _Life:
-    def __init__(self, sleepers: Any, board: Any, slot: int) -> None:
-        self._sleepers, self._board, self._slot = sleepers, board, slot
+    def __init__(self, sleepers: Any, board: Any, life: Life) -> None:
+        self._sleepers, self._board, self._life = sleepers, board, life
 
     def fit(self) -> None:
         """Sleep through trials until the board closes."""
-        ray.get(self._sleepers.serve.remote(self._board, self._slot))
+        ray.get(self._sleepers.serve.remote(self._board, self._life))

@@ -13,7 +13,7 @@ import pytest
 
 from bench import records
 from bench.cluster import board as board_module
-from bench.cluster.board import LAST_ATTEMPT, MAX_ATTEMPTS, START_ATTEMPTS, Board, Event, NoSlotsError
+from bench.cluster.board import LAST_ATTEMPT, MAX_ATTEMPTS, START_ATTEMPTS, Board, Event, Group, Life, NoSlotsError
 from bench.cluster.pruning import Bar, Seen
 from bench.launching import benchmarks, studies
 from bench.readings import Point, Reading
@@ -46,6 +46,11 @@ def play(story: Story, *, slots: int = 1, start_seconds: float = 600) -> None:
     asyncio.run(run())
 
 
+def life(board: Board, slot: int) -> Life:
+    """The one that a slot has now."""
+    return Life(slot, board._lives[slot])
+
+
 def finished(events: list[Event]) -> list[Record]:
     return [event.record for event in events if event.record]
 
@@ -58,14 +63,14 @@ def test_a_trial_is_forgotten_when_it_has_ended() -> None:
     async def story(board: Board) -> None:
         for label in ("a", "b"):
             ticket = await board.submit(trial(label))
-            await board.take(0)
-            assert await board.report(0, ticket, point(1, validated=True)) is False
-            await board.finish(0, ticket, ended(label), seconds=0.5)
+            await board.take(life(board, 0))
+            assert await board.report(life(board, 0), ticket, point(1, validated=True)) is False
+            await board.finish(life(board, 0), ticket, ended(label), seconds=0.5)
             (done,) = [event for event in await board.events() if event.kind == "finished"]
             assert (done.slot, done.seconds) == (0, 0.5)
         assert board._tickets == {}
-        assert await board.report(0, ticket, point(2)) is True  # a worker that comes late is to stop
-        await board.finish(0, ticket, ended("b"))
+        assert await board.report(life(board, 0), ticket, point(2)) is True  # a worker that comes late is to stop
+        await board.finish(life(board, 0), ticket, ended("b"))
         await board.stop(ticket)
         assert not board._events
 
@@ -75,11 +80,11 @@ def test_a_trial_is_forgotten_when_it_has_ended() -> None:
 def test_a_watched_trial_is_kept_until_it_is_released() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), watched=True)
-        await board.take(0)
-        await board.report(0, ticket, point(1))
-        await board.report(0, ticket, point(2, validated=True))
+        await board.take(life(board, 0))
+        await board.report(life(board, 0), ticket, point(1))
+        await board.report(life(board, 0), ticket, point(2, validated=True))
         assert await board.reading("linear-a", 0) == (point(2, validated=True), None)
-        await board.finish(0, ticket, ended("a"))
+        await board.finish(life(board, 0), ticket, ended("a"))
         for _ in range(2):  # whoever missed the answer may ask again
             found, record = await board.reading("linear-a", 1)
             assert found is None
@@ -96,12 +101,12 @@ def test_releasing_stops_a_running_trial_and_drops_a_waiting_one() -> None:
     async def story(board: Board) -> None:
         running = await board.submit(trial("a"), watched=True)
         await board.submit(trial("b"), watched=True)
-        await board.take(0)
+        await board.take(life(board, 0))
         await board.release("linear-b")
         assert [record.status for record in finished(await board.events())] == ["stopped"]
         await board.release("linear-a")
-        assert await board.report(0, running, point(1)) is True
-        await board.finish(0, running, ended("a"))
+        assert await board.report(life(board, 0), running, point(1)) is True
+        await board.finish(life(board, 0), running, ended("a"))
         assert board._tickets == {}
 
     play(story)
@@ -113,10 +118,10 @@ def test_a_trial_whose_workers_die_is_tried_again_but_not_for_ever() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
         for _ in range(MAX_ATTEMPTS):
-            assert (await board.take(0))[:2] == (ticket, trial("a"))
+            assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
             assert await board.slot_failed(0, "rank 0 died: Segmentation fault", "a stack") == 1
         await board.submit(trial("b"))
-        assert (await board.take(0))[1] == trial("b")
+        assert (await board.take(life(board, 0)))[1] == trial("b")
         (record,) = finished(await board.events())
         assert record.error is not None
         assert f"its workers died {MAX_ATTEMPTS} times, the last time: rank 0 died: Segmentation fault" in record.error
@@ -131,10 +136,10 @@ def test_a_death_counts_only_where_a_trial_came_no_further_than_before() -> None
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
         for step in (10, 20, 30, 40, *(MAX_ATTEMPTS - 1) * [50]):
-            assert (await board.take(0))[:2] == (ticket, trial("a"))
-            await board.report(0, ticket, point(step))
+            assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
+            await board.report(life(board, 0), ticket, point(step))
             assert await board.slot_failed(0, "killed") == 1
-        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
         await board.slot_failed(0, "killed")  # before its first report
         assert [record.status for record in finished(await board.events())] == ["failed"]
 
@@ -147,13 +152,13 @@ def test_a_trial_comes_further_by_its_snapshots_too() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
         for step in range(1, 3 * MAX_ATTEMPTS):
-            assert (await board.take(0))[:2] == (ticket, trial("a"))
-            await board.saved(0, ticket, step)
+            assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
+            await board.saved(life(board, 0), ticket, step)
             assert await board.slot_failed(0, "killed") == 1
-        await board.saved(0, ticket, 1000)  # a late call of a life that has ended
+        await board.saved(life(board, 0), ticket, 1000)  # of a life that has not taken it
         for _ in range(MAX_ATTEMPTS - 1):
-            assert (await board.take(0))[:2] == (ticket, trial("a"))
-            await board.saved(0, ticket, step)
+            assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
+            await board.saved(life(board, 0), ticket, step)
             assert await board.slot_failed(0, "killed") == 1
         assert [record.status for record in finished(await board.events())] == ["failed"]
 
@@ -163,10 +168,10 @@ def test_a_trial_comes_further_by_its_snapshots_too() -> None:
 def test_a_group_that_does_not_start_again_is_no_death_of_the_trial() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), minutes=60)
-        await board.take(0)
+        await board.take(life(board, 0))
         for _ in range(MAX_ATTEMPTS + 2):
             await board.slot_failed(0, "WorkerGroupStartupTimeoutError: no room")
-        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
         assert finished(await board.events()) == []
 
     play(story)
@@ -177,13 +182,13 @@ def test_a_slot_whose_group_cannot_start_waits_longer_each_time() -> None:
 
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
-        await board.take(0)
-        await board.finish(0, ticket, ended("a"))
+        await board.take(life(board, 0))
+        await board.finish(life(board, 0), ticket, ended("a"))
         waits = [await board.slot_failed(0, f"no room {index}") for index in range(8)]
         assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
         assert await board.slot_failed(1, "no room") == 1
         ticket = await board.submit(trial("b"))
-        assert (await board.take(0))[:2] == (ticket, trial("b"))
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("b"))
         assert await board.slot_failed(0, "killed") == 1
 
     play(story, slots=2)
@@ -195,7 +200,7 @@ def test_without_any_slot_the_launch_ends_and_what_never_ran_has_no_record() -> 
         for slot in (0, 1):
             answers = [await board.slot_failed(slot, f"ImportError: no torch in process {n}") for n in range(4)]
             assert answers == [1, 2, None, None]  # the last call is for nothing: it was given up before
-            assert await board.take(slot) == "close"
+            assert await board.take(life(board, slot)) == "close"
         await board.submit(trial("late"))
         with pytest.raises(NoSlotsError, match="slot 1 could not be kept alive: ImportError: no torch in process 2"):
             await board.events()
@@ -217,10 +222,10 @@ def test_different_reasons_are_no_clear_evidence() -> None:
 def test_slots_are_given_up_when_none_has_worked_for_long() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
-        await board.take(0)
+        await board.take(life(board, 0))
         for _ in range(LAST_ATTEMPT + 2):
             assert await board.slot_failed(1, "no GPU") is not None  # the other one is at work
-        await board.finish(0, ticket, ended("a"))
+        await board.finish(life(board, 0), ticket, ended("a"))
         await board.submit(trial("b"))
         answers = [await board.slot_failed(0, "no GPU") for _ in range(LAST_ATTEMPT)]
         assert None not in answers[:-1]
@@ -239,7 +244,7 @@ def test_a_slot_that_is_late_is_not_counted_on_and_welcome_all_the_same() -> Non
         await asyncio.sleep(0.02)
         with pytest.raises(NoSlotsError, match="the worker group of slot 0 did not start within 0 s"):
             await board.events()
-        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
         assert [event.kind for event in await board.events()] == ["started"]
 
     play(story, start_seconds=0.01)
@@ -248,11 +253,11 @@ def test_a_slot_that_is_late_is_not_counted_on_and_welcome_all_the_same() -> Non
 def test_a_trial_of_a_slot_that_does_not_come_back_goes_to_another() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
-        await board.take(0)
-        await board.take(0)
+        await board.take(life(board, 0))
+        await board.take(life(board, 0))
         board._start_seconds = -2  # so that it is late at once
         await board.slot_failed(0, "killed")
-        waiting = asyncio.create_task(board.take(1))
+        waiting = asyncio.create_task(board.take(life(board, 1)))
         await asyncio.sleep(0.01)
         await board.events()
         assert (await asyncio.wait_for(waiting, timeout=1))[:2] == (ticket, trial("a"))
@@ -265,13 +270,13 @@ def test_a_trial_that_takes_too_long_ends_with_a_stack_of_each_rank() -> None:
 
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), minutes=0.5)
-        task = await board.take(0)
+        task = await board.take(life(board, 0))
         assert not isinstance(task, str)
         assert task.minutes == 0.5
-        assert await board.hung(0, ticket, {1: stack}, 2) is False
+        assert await board.hung(life(board, 0), ticket, {1: stack}, 2) is False
         assert finished(list(board._events)) == []
-        assert await board.hung(0, ticket, {0: "nothing"}, 2) is True
-        assert await board.hung(0, ticket, {1: stack}, 2) is True  # whoever asks again may go
+        assert await board.hung(life(board, 0), ticket, {0: "nothing"}, 2) is True
+        assert await board.hung(life(board, 0), ticket, {1: stack}, 2) is True  # whoever asks again may go
         (record,) = finished(await board.events())
         assert record.status == "failed"
         assert record.error is not None
@@ -289,9 +294,9 @@ def test_a_trial_that_takes_too_long_ends_with_a_stack_of_each_rank() -> None:
 def test_a_trial_whose_workers_end_after_its_time_is_not_repeated(said: bool) -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), minutes=1e-9)
-        await board.take(0)
+        await board.take(life(board, 0))
         if said:
-            await board.hung(0, ticket, {0: '  File "x.py", line 1, in f\n'}, 2)
+            await board.hung(life(board, 0), ticket, {0: '  File "x.py", line 1, in f\n'}, 2)
         await asyncio.sleep(0.001)
         assert await board.slot_failed(0, "the process of rank 1 died", "Timeout (0:00:20)!\nThread 0x1") == 1
         (record,) = finished(await board.events())
@@ -324,12 +329,12 @@ def test_whoever_meets_waits_for_all_however_long_they_take(monkeypatch: pytest.
 def test_a_trial_of_a_slot_that_leaves_is_the_next_one_of_another() -> None:
     async def story(board: Board) -> None:
         ticket, later = [await board.submit(trial(label)) for label in ("a", "b")]
-        assert (await board.take(0))[:2] == (ticket, trial("a"))
-        assert await board.report(0, ticket, point(1)) is False
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
+        assert await board.report(life(board, 0), ticket, point(1)) is False
         await board.leave(0)
-        assert (await board.take(1))[:2] == (ticket, trial("a"))  # before what has waited all the time
-        await board.finish(1, ticket, ended("a"))
-        assert (await board.take(1))[:2] == (later, trial("b"))
+        assert (await board.take(life(board, 1)))[:2] == (ticket, trial("a"))  # before what has waited all the time
+        await board.finish(life(board, 1), ticket, ended("a"))
+        assert (await board.take(life(board, 1)))[:2] == (later, trial("b"))
         assert told(await board.events()) == [
             ("started", "a", 0),
             ("report", "a", 0),
@@ -344,11 +349,11 @@ def test_a_trial_of_a_slot_that_leaves_is_the_next_one_of_another() -> None:
 def test_readings_of_a_trial_that_was_given_back_begin_anew() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), watched=True)
-        await board.take(0)
-        await board.report(0, ticket, point(1, validated=True))
+        await board.take(life(board, 0))
+        await board.report(life(board, 0), ticket, point(1, validated=True))
         await board.leave(0)
-        await board.take(1)
-        await board.report(1, ticket, point(2, validated=True))
+        await board.take(life(board, 1))
+        await board.report(life(board, 1), ticket, point(2, validated=True))
         assert await board.reading("linear-a", 0) == (point(2, validated=True), None)
 
     play(story, slots=2)
@@ -358,20 +363,20 @@ def test_readings_of_a_trial_that_was_given_back_begin_anew() -> None:
 def test_who_left_is_told_to_stop_and_its_record_does_not_count(taken: bool) -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
-        await board.take(0)
+        await board.take(life(board, 0))
         await board.leave(0)
         if taken:
-            assert (await board.take(1))[:2] == (ticket, trial("a"))
+            assert (await board.take(life(board, 1)))[:2] == (ticket, trial("a"))
         await board.events()
-        assert await board.report(0, ticket, point(5)) is True
-        await board.finish(0, ticket, ended("a"))
-        assert await board.take(0) == "close"
+        assert await board.report(life(board, 0), ticket, point(5)) is True
+        await board.finish(life(board, 0), ticket, ended("a"))
+        assert await board.take(life(board, 0)) == "close"
         assert not board._events
         if not taken:
-            assert (await board.take(1))[:2] == (ticket, trial("a"))
-        assert await board.report(1, ticket, point(5)) is False
-        await board.finish(1, ticket, ended("a"))
-        await board.finish(1, ticket, ended("a"))
+            assert (await board.take(life(board, 1)))[:2] == (ticket, trial("a"))
+        assert await board.report(life(board, 1), ticket, point(5)) is False
+        await board.finish(life(board, 1), ticket, ended("a"))
+        await board.finish(life(board, 1), ticket, ended("a"))
         assert [event.slot for event in await board.events() if event.kind == "finished"] == [1]
         assert await board.remembers() == 0
 
@@ -380,12 +385,12 @@ def test_who_left_is_told_to_stop_and_its_record_does_not_count(taken: bool) -> 
 
 def test_a_slot_that_leaves_while_it_waits_is_closed() -> None:
     async def story(board: Board) -> None:
-        waiting = asyncio.create_task(board.take(0))
+        waiting = asyncio.create_task(board.take(life(board, 0)))
         await asyncio.sleep(0.01)
         await board.leave(0)
         await board.submit(trial("a"))
         assert await asyncio.wait_for(waiting, timeout=1) == "close"
-        assert (await board.take(1))[1] == trial("a")
+        assert (await board.take(life(board, 1)))[1] == trial("a")
 
     play(story, slots=2)
 
@@ -393,17 +398,17 @@ def test_a_slot_that_leaves_while_it_waits_is_closed() -> None:
 def test_a_slot_may_leave_and_join_again() -> None:
     async def story(board: Board) -> None:
         first = await board.submit(trial("a"))
-        await board.take(0)
+        await board.take(life(board, 0))
         await board.leave(0)
         await board.leave(0)  # twice is once
-        assert await board.take(0) == "close"
+        assert await board.take(life(board, 0)) == "close"
         await board.join(0)
-        assert (await board.take(0))[:2] == (first, trial("a"))
-        assert await board.report(0, first, point(1)) is False
-        await board.finish(0, first, ended("a"))
+        assert (await board.take(life(board, 0)))[:2] == (first, trial("a"))
+        assert await board.report(life(board, 0), first, point(1)) is False
+        await board.finish(life(board, 0), first, ended("a"))
         await board.join(7)  # one that was not expected
         second = await board.submit(trial("b"))
-        assert (await board.take(7))[:2] == (second, trial("b"))
+        assert (await board.take(life(board, 7)))[:2] == (second, trial("b"))
         assert [event for event in told(await board.events()) if event[0] != "report"] == [
             ("started", "a", 0),
             ("started", "a", 0),
@@ -420,7 +425,7 @@ def test_a_slot_that_was_given_up_may_join_again() -> None:
             assert await board.slot_failed(0, "no torch") == answer
         await board.join(0)
         ticket = await board.submit(trial("a"))
-        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
         assert await board.slot_failed(0, "no torch") == 1  # what happened before is forgiven
 
     play(story)
@@ -429,13 +434,13 @@ def test_a_slot_that_was_given_up_may_join_again() -> None:
 def test_trials_wait_when_the_last_slot_leaves() -> None:
     async def story(board: Board) -> None:
         tickets = [await board.submit(trial(label)) for label in ("a", "b")]
-        await board.take(0)
+        await board.take(life(board, 0))
         await board.leave(0)
         assert told(await board.events()) == [("started", "a", 0)]
         await board.join(0)
         for label, ticket in zip("ab", tickets, strict=True):
-            assert (await board.take(0))[:2] == (ticket, trial(label))
-            await board.finish(0, ticket, ended(label))
+            assert (await board.take(life(board, 0)))[:2] == (ticket, trial(label))
+            await board.finish(life(board, 0), ticket, ended(label))
         assert {record.status for record in finished(await board.events())} == {"stopped"}
 
     play(story)
@@ -447,7 +452,7 @@ def test_a_trial_that_is_submitted_while_all_slots_have_left_waits() -> None:
         ticket = await board.submit(trial("a"))
         assert finished(list(board._events)) == []
         await board.join(0)
-        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
 
     play(story)
 
@@ -458,13 +463,13 @@ def test_to_leave_costs_a_trial_no_attempt() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
         for _ in range(MAX_ATTEMPTS):
-            assert (await board.take(0))[:2] == (ticket, trial("a"))
+            assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
             await board.leave(0)
             await board.join(0)
-        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
         assert await board.slot_failed(0, "killed") == 1
         await board.submit(trial("b"))
-        assert (await board.take(0))[:2] == (ticket, trial("a"))
+        assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
 
     play(story)
 
@@ -475,8 +480,8 @@ def test_a_record_says_how_many_slots_there_were() -> None:
             if change is not None:
                 await change
             ticket = await board.submit(trial(label))
-            await board.take(0)
-            await board.finish(0, ticket, ended(label))
+            await board.take(life(board, 0))
+            await board.finish(life(board, 0), ticket, ended(label))
         found = finished(await board.events())
         assert [record.provenance["slots"] for record in found] == [2, 3, 3, 3]
         assert {**found[0].provenance, "slots": 2} == {**ended("a").provenance, "slots": 2}  # nothing else is touched
@@ -507,12 +512,12 @@ def test_a_trial_ends_at_the_reading_that_does_not_pass_its_bar_however_often_it
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"), watched=True, bar=bar)
         for _ in range(2):
-            await board.take(0)
-            said = [await board.report(0, ticket, point(step, validated=True)) for step in (4, 8, 16)]
+            await board.take(life(board, 0))
+            said = [await board.report(life(board, 0), ticket, point(step, validated=True)) for step in (4, 8, 16)]
             assert said == [False, False, True]  # 50 is above 40, and below 60
             await board.slot_failed(0, "killed")
-        await board.take(0)
-        assert await board.report(0, ticket, point(16)) is False  # a loss is no reading
+        await board.take(life(board, 0))
+        assert await board.report(life(board, 0), ticket, point(16)) is False  # a loss is no reading
         assert finished(await board.events()) == []
 
     play(story)
@@ -555,9 +560,9 @@ def test_a_trial_whose_record_is_known_is_answered_at_once() -> None:
         ]  # it was stopped at its last reading
         assert await board.reading("linear-a", 3) == (None, known)
         await board.release("linear-a")
-        ticket, given, *_ = await board.take(0)  # type: ignore[misc]
+        ticket, given, *_ = await board.take(life(board, 0))  # type: ignore[misc]
         assert given.id == "linear-b"
-        await board.finish(0, ticket, ended("b"))
+        await board.finish(life(board, 0), ticket, ended("b"))
         await board.submit(trial("c"))
         assert told(await board.events())[-1] == ("known", "c", None)
         await board.release("linear-b")
@@ -570,7 +575,7 @@ def test_a_record_of_another_configuration_answers_nothing() -> None:
     async def story(board: Board) -> None:
         await board.know({"linear-a": ended("a")})
         await board.submit(trial("a").model_copy(update={"seed": 7}))
-        assert (await board.take(0))[1].seed == 7  # type: ignore[union-attr]
+        assert (await board.take(life(board, 0)))[1].seed == 7  # type: ignore[union-attr]
 
     play(story)
 
@@ -581,7 +586,7 @@ def test_what_a_dead_worker_still_asks_for_goes_to_the_one_that_lives(how: str) 
 
     async def run() -> None:
         board = Board(1)
-        stale = asyncio.create_task(board.take(0))
+        stale = asyncio.create_task(board.take(life(board, 0)))
         await asyncio.sleep(0)
         if how == "failed":
             assert await board.slot_failed(0, "SIGKILL") is not None
@@ -589,7 +594,7 @@ def test_what_a_dead_worker_still_asks_for_goes_to_the_one_that_lives(how: str) 
             await board.leave(0)
             await board.join(0)
         assert await stale == "close"
-        live = asyncio.create_task(board.take(0))
+        live = asyncio.create_task(board.take(life(board, 0)))
         await asyncio.sleep(0)
         ticket = await board.submit(trial("a"))
         assert (await live)[0] == ticket
@@ -598,18 +603,49 @@ def test_what_a_dead_worker_still_asks_for_goes_to_the_one_that_lives(how: str) 
     asyncio.run(run())
 
 
-def test_two_calls_of_one_slot_get_one_trial() -> None:
+def test_two_lives_of_one_slot_get_one_trial() -> None:
     async def run() -> None:
         board = Board(1)
-        first = asyncio.create_task(board.take(0))
+        first = asyncio.create_task(board.take(await board.begin(0)))
         await asyncio.sleep(0)
-        second = asyncio.create_task(board.take(0))
+        second = asyncio.create_task(board.take(await board.begin(0)))
         await asyncio.sleep(0)
         ticket = await board.submit(trial("a"))
         assert await first == "close"
         assert (await second)[0] == ticket
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("again", ["before", "after"])
+def test_workers_that_outlive_their_controller_are_not_heard(again: str) -> None:
+    """They train on for a moment, in the name of a slot whose next group has the trial, or will have it."""
+
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        old = await board.begin(0)
+        assert (await board.take(old))[0] == ticket
+        assert await board.slot_failed(0, "its controller was killed") is not None
+        new = await board.begin(0)
+        if again == "after":
+            assert (await board.take(new))[0] == ticket
+        await board.events()
+        assert await board.report(old, ticket, point(99)) is True
+        await board.saved(old, ticket, 99)
+        await board.enrol(old, Group((b"old",), frozenset()))
+        await board.finish(old, ticket, ended("a"))
+        assert await board.hung(old, ticket, {0: "nothing"}, 1) is True
+        assert await board.take(old) == "close"
+        assert board._tickets[ticket].step == 0
+        assert await board.groups() == {}
+        if again == "before":
+            assert (await board.take(new))[0] == ticket
+        assert not finished(list(board._events))
+        assert await board.report(new, ticket, point(1)) is False
+        await board.finish(new, ticket, ended("a"))
+        assert len(finished(await board.events())) == 1
+
+    play(story)
 
 
 def test_slots_wait_for_nodes_as_long_as_another_works_and_a_while_longer() -> None:
@@ -647,13 +683,13 @@ def test_a_slot_that_is_given_up_does_not_let_others_wait_for_ever() -> None:
 def test_a_slot_that_is_refused_leaves_its_trial_to_the_others() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
-        await board.take(0)
+        await board.take(life(board, 0))
         await board.refuse(0, "host a cannot train: timm is missing")
-        assert await board.take(0) == "close"
-        task = await board.take(1)
+        assert await board.take(life(board, 0)) == "close"
+        task = await board.take(life(board, 1))
         assert isinstance(task, board_module.Task)
         assert task.ticket == ticket
-        await board.finish(1, ticket, ended("a"))
+        await board.finish(life(board, 1), ticket, ended("a"))
         assert [record.status for record in finished(await board.events())] == ["stopped"]
 
     play(story, slots=2)
@@ -692,9 +728,9 @@ def test_records_have_the_launchs_commit_whatever_the_worker_knows() -> None:
     async def story() -> None:
         board = Board(1, code={"commit": "c" * 40, "dirty": True})
         ticket = await board.submit(trial("a"))
-        await board.take(0)
+        await board.take(life(board, 0))
         unknown = {**ended("a").provenance, "commit": None, "dirty": None}
-        await board.finish(0, ticket, ended("a").model_copy(update={"provenance": unknown}))
+        await board.finish(life(board, 0), ticket, ended("a").model_copy(update={"provenance": unknown}))
         (record,) = finished(await board.events())
         assert (record.provenance["commit"], record.provenance["dirty"]) == ("c" * 40, True)
 
@@ -713,15 +749,15 @@ def test_a_report_wakes_nobody_but_who_hears_of_the_events() -> None:
                 return len(self) > 0
 
         ticket = await board.submit(trial("a"))
-        await board.take(0)
+        await board.take(life(board, 0))
         await board.events()
         board._waiting = Waiting()
-        waiting = [asyncio.create_task(board.take(slot)) for slot in range(1, 4)]
+        waiting = [asyncio.create_task(board.take(life(board, slot))) for slot in range(1, 4)]
         hears = asyncio.create_task(board.events())
         await asyncio.sleep(board_module.GATHER_SECONDS)
         before = looks[1]
         assert before >= 3
-        await board.report(0, ticket, point(1))
+        await board.report(life(board, 0), ticket, point(1))
         assert told(await hears) == [("report", "a", 0)]
         assert looks[1] == before
         await board.close()
@@ -736,10 +772,10 @@ def test_what_happens_in_between_is_heard_of_at_once() -> None:
 
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
-        await board.take(0)
+        await board.take(life(board, 0))
         assert told(await board.events()) == [("started", "a", 0)]
         for step in range(1, 30):
-            await board.report(0, ticket, point(step))
+            await board.report(life(board, 0), ticket, point(step))
             await asyncio.sleep(0.001)
         assert len(await board.events()) >= 29
 
