@@ -24,7 +24,8 @@ START_ATTEMPTS = 3
 """A slot is given up when its worker group has failed so often for the same reason, and none has ever come to life."""
 
 LAST_ATTEMPT = 15
-"""Once one has: when the groups of all slots have failed so often in a row, in some ten minutes or more."""
+"""Once one has: when the groups of all slots have failed so often in a row, in some ten minutes or more. A trial is not
+to blame for the death of its group's controller, until that has happened so often without its having come further."""
 
 LONGEST_WAIT = 60.0
 """A slot waits for 1, 2, 4, ... and at most so many seconds before it starts its next worker group."""
@@ -117,6 +118,7 @@ class _Ticket:
     step: int = 0
     furthest: int = -1
     deaths: int = 0
+    interruptions: int = 0
     stacks: dict[int, str] = field(default_factory=dict)
     stop: bool = False
     readings: list[Point] = field(default_factory=list)
@@ -383,12 +385,13 @@ class Board:
         self._woken = True
         self._topics.notify(EVENTS)
 
-    async def slot_failed(self, slot: int, error: str, words: str = "") -> float | None:
+    async def slot_failed(self, slot: int, error: str, words: str = "", *, of_workers: bool = True) -> float | None:
         """A slot's worker group has ended with an error.
 
         Args:
             error: why, in one line.
             words: what its processes left to be read, such as a stack.
+            of_workers: it is one of a process that trains, and not of the one that controls them.
 
         Returns:
             After how many seconds it is to be started again; None: it is given up.
@@ -397,7 +400,7 @@ class Board:
             return None
         ticket = self._running.get(slot)
         if ticket is not None and not self._failures[slot]:  # a group that did not start did not die of it
-            self._note_death(ticket, error, words)
+            self._note_death(ticket, error, words, of_workers)
         self._live_again(slot)
         self._groups.pop(slot, None)
         self._failures[slot] += 1
@@ -429,15 +432,18 @@ class Board:
         self._reasons.pop(slot, None)
         self._due[slot] = time.monotonic() + self._start_seconds
 
-    def _note_death(self, ticket: int, reason: str, words: str) -> None:
-        """A trial's workers have died: it is repeated, unless it took too long, or they die of it."""
+    def _note_death(self, ticket: int, reason: str, words: str, of_workers: bool) -> None:
+        """A trial's group has ended: it is repeated, unless it took too long, or its workers die of it."""
         state = self._tickets[ticket]
-        state.deaths = 1 if state.step > state.furthest else state.deaths + 1
+        if state.step > state.furthest:
+            state.deaths = state.interruptions = 0
         state.furthest = max(state.furthest, state.step)
+        state.deaths += of_workers
+        state.interruptions += 1
         if state.stacks or (state.minutes is not None and time.monotonic() - state.started > 60 * state.minutes):
             self._fail(ticket, _overdue(state, words))
-        elif state.deaths >= MAX_ATTEMPTS:
-            self._fail(ticket, _died(reason, words))
+        elif state.deaths >= MAX_ATTEMPTS or state.interruptions >= LAST_ATTEMPT:
+            self._fail(ticket, _died(state.interruptions, reason, words))
 
     def _hopeless(self, slot: int) -> bool:
         """Whether another worker group would fail like those before."""
@@ -580,9 +586,9 @@ def _kind(error: str) -> str:
     return error.split(":", 1)[0]
 
 
-def _died(reason: str, words: str) -> RuntimeError:
+def _died(times: int, reason: str, words: str) -> RuntimeError:
     """Why a trial is not tried again, with what its workers left."""
-    error = RuntimeError(f"its workers died {MAX_ATTEMPTS} times, the last time: {reason}")
+    error = RuntimeError(f"its workers were lost {times} times without its coming further, the last time: {reason}")
     if words:
         error.add_note(words)
     return error

@@ -215,13 +215,17 @@ class Pool:
 
     def _is_worth_another(self, slot: int, error: Exception) -> bool:
         """Whether a slot whose worker group has ended with an error is to have another one; waits until it may."""
+        from ray.train import WorkerGroupError
+
         log.error("slot %d ended", slot, exc_info=error)
         if self._patience is not None and (_names_a_node(error) or self._lost_a_node(slot)):
             ray.get(self.board.leave.remote(slot))  # which is no fault of the trial's
             ray.get(self.board.join.remote(slot))
             return True
         words = self._last_words(slot)
-        wait = ray.get(self.board.slot_failed.remote(slot, _first_reason(error, words), "\n".join(words)))
+        of_workers = isinstance(error, WorkerGroupError)
+        reason, said = _first_reason(error, words), "\n".join(words)
+        wait = ray.get(self.board.slot_failed.remote(slot, reason, said, of_workers=of_workers))
         if wait is None or self._ending.wait(wait):
             return False
         placement.free_orphans()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.folder import SNAPSHOT
 from tests.faults.harness import LONG, Fault, Launch, folder
 
 KILLS = 5
@@ -69,8 +70,8 @@ def group(launch: Launch, before: set[int]) -> set[int]:
 
 def came_further(launch: Launch, since: float) -> bool:
     """Whether a snapshot or a record has been written since then."""
-    folders = (launch.folder.unfinished, launch.folder.records)
-    files = [path for folder in folders for path in folder.glob("[!.]*")]
+    snapshots = launch.folder.unfinished.glob(f"[!.]*{SNAPSHOT}")
+    files = [*snapshots, *launch.folder.records.glob("[!.]*")]
     with contextlib.suppress(FileNotFoundError):  # of a trial that has just ended
         return any(path.stat().st_mtime > since for path in files)
     return False

@@ -124,7 +124,8 @@ def test_a_trial_whose_workers_die_is_tried_again_but_not_for_ever() -> None:
         assert (await board.take(life(board, 0)))[1] == trial("b")
         (record,) = finished(await board.events())
         assert record.error is not None
-        assert f"its workers died {MAX_ATTEMPTS} times, the last time: rank 0 died: Segmentation fault" in record.error
+        said = f"its workers were lost {MAX_ATTEMPTS} times without its coming further, the last time: "
+        assert f"{said}rank 0 died: Segmentation fault" in record.error
         assert "a stack" in record.details["traceback"]
 
     play(story)
@@ -160,6 +161,39 @@ def test_a_trial_comes_further_by_its_snapshots_too() -> None:
             assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
             await board.saved(life(board, 0), ticket, step)
             assert await board.slot_failed(0, "killed") == 1
+        assert [record.status for record in finished(await board.events())] == ["failed"]
+
+    play(story)
+
+
+@pytest.mark.parametrize(("of_workers", "times"), [(True, MAX_ATTEMPTS), (False, LAST_ATTEMPT)])
+def test_a_trial_is_seldom_to_blame_for_its_controllers_death(of_workers: bool, times: int) -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        for _ in range(times):
+            assert not finished(list(board._events))
+            assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
+            await board.slot_failed(0, "ActorDiedError: its process died", of_workers=of_workers)
+        (record,) = finished(await board.events())
+        assert record.error is not None
+        assert f"were lost {times} times" in record.error
+
+    play(story)
+
+
+def test_deaths_of_controllers_and_workers_are_counted_apart() -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"))
+        for of_workers in [False, True] * (MAX_ATTEMPTS - 1) + [False] * MAX_ATTEMPTS:
+            assert (await board.take(life(board, 0)))[:2] == (ticket, trial("a"))
+            await board.slot_failed(0, "killed", of_workers=of_workers)
+        assert not finished(list(board._events))
+        await board.take(life(board, 0))
+        await board.report(life(board, 0), ticket, point(1))
+        for _ in range(MAX_ATTEMPTS):  # it has come further: all is counted anew
+            assert not finished(list(board._events))
+            await board.slot_failed(0, "killed")
+            await board.take(life(board, 0))
         assert [record.status for record in finished(await board.events())] == ["failed"]
 
     play(story)
