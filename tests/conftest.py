@@ -1,7 +1,8 @@
-"""What all tests share: a cache folder of their own, so that none of them depends on an earlier run's, and ranks."""
+"""What all tests share: a cache folder of their own, so that none of them depends on an earlier run's, ranks, order."""
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -18,6 +19,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["BENCH_DATA"] = str(tmp_path_factory.mktemp("cache"))
 
 
+def pytest_unconfigure() -> None:
+    """Let go of what :func:`_quick_collections` has kept, before the interpreter looks for leaks."""
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> None:
+    """Let a collection of garbage, with which every trial ends, not go through all imported modules each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def ranks() -> Ranks:
     """Runs functions on two ranks, see :class:`tests.ranks.Ranks`."""
@@ -29,6 +42,13 @@ def pytest_runtest_setup() -> None:
     """Let no test's store or cluster be the next one's: MLflow itself writes where it logs into the environment."""
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let all tests that need ranks run in one process, which starts one server for them."""
+    if "ranks" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group("ranks"))
 
 
 @pytest.hookimpl(trylast=True)

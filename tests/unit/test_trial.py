@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import hashlib
 import os
 from collections import Counter
@@ -78,11 +77,8 @@ def drawn(count: int, seed: int) -> Images:
 def _small_and_quick(ranks: Ranks) -> Iterator[None]:
     """The ranks are asked for here, so that they are ready when they are needed."""
     torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()  # a trial ends with a collection, which need not go through all imported modules each time
     with small_data():
         yield
-    gc.unfreeze()
 
 
 def make(method: str, *, steps: int = 4, phase: Phase = "search", seed: int = 0, **values: Any) -> Trial:
