@@ -149,10 +149,9 @@ def on_ranks(rank: int, world: int, given: Trial, folder: Path | None, cut: int 
             return None
 
 
-@pytest.mark.parametrize(("world", "method"), [(2, "top_k"), (3, "linear")])
-def test_ranks_go_on_together(world: int, method: str, tmp_path: Path, ranks: Ranks) -> None:
+def test_ranks_go_on_together(tmp_path: Path, ranks: Ranks) -> None:
     """Only rank 0 sees the folder; more than two ranks sum in an order that depends on DDP's first step."""
-    given = make(method, steps=3, val_every=1)
+    given, world = make("top_k", steps=3, val_every=1), 3
     quiet = ranks(on_ranks, given, None, None, world=world)
     assert ranks(on_ranks, given, tmp_path, 2, world=world) == [None] * world
     assert ranks(on_ranks, given, tmp_path, None, world=world) == quiet
