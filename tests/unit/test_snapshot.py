@@ -30,6 +30,10 @@ OFTEN = 1e-9
 """Minutes between snapshots: one after every step."""
 
 
+TRAIN = 120
+"""Images to train on."""
+
+
 class CutError(Exception):
     """Stands for the death of the process."""
 
@@ -37,7 +41,7 @@ class CutError(Exception):
 @pytest.fixture(autouse=True, scope="module")
 def _small() -> Iterator[None]:
     torch.set_num_threads(1)
-    with small_data():
+    with small_data(TRAIN):
         yield
 
 
@@ -142,7 +146,7 @@ def test_a_trial_that_is_stopped_leaves_its_snapshot_to_the_driver(tmp_path: Pat
 
 def on_ranks(rank: int, world: int, given: Trial, folder: Path | None, cut: int | None) -> Result | None:
     torch.set_num_threads(1)
-    with small_data():
+    with small_data(TRAIN):
         try:
             return run(given, folder, cut)
         except CutError:

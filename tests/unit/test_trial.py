@@ -42,13 +42,14 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @contextmanager
-def small_data() -> Iterator[None]:
-    """Few images to measure on: what is tested here does not depend on how many they are."""
+def small_data(train: int = 1000) -> Iterator[None]:
+    """Few images to measure on, and so many to train on at most: what is tested does not depend on their number."""
     whole = data.target
 
     def target(name: str, **about: Any) -> Target:
         found: Target = whole(name, **about)
-        return replace(found, val=first(found.val, VAL), test=first(found.test, TEST))
+        parts = {"train": train, "val": VAL, "test": TEST}
+        return replace(found, **{name: first(getattr(found, name), most) for name, most in parts.items()})
 
     def source(name: str, **_: Any) -> Source:
         assert name == "shapes"
