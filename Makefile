@@ -25,8 +25,8 @@ setup: $(STAMP) ## Make .venv with the pinned versions (EXTRAS=dev,cluster adds 
 study: $(STAMP) ## Run a study and show its leaderboard (STUDY=lora, ARGS="--trials 4")
 	$(BIN)/python launch.py --study $(STUDY) $(ARGS)
 
-# One process a core, up to eight: what needs one Ray stays in one process (pytest-xdist's groups).
-test: $(STAMP) ## Run the tests on all cores, fast ones first (ARGS="-k knn")
+# One process a core, up to eight: what needs one Ray stays in one process (pytest-xdist's groups; tests/conftest.py).
+test: $(STAMP) ## Run the tests on all cores, long ones first (ARGS="-k knn")
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup $(ARGS)
 
 # Hosts are network namespaces: nothing leaves this machine. The transcript shows every command and what it printed.

@@ -372,7 +372,7 @@ def _check_shapes(facts: Facts, shapes: Mapping[str, tuple[int, ...]]) -> None:
         raise RuntimeError(
             f"it says {facts.depth} blocks and {facts.num_classes} classes, and holds {len(blocks)} and {classes}"
         )
-    with torch.device("meta"):
+    with models.shapes_only():
         expected = models.plain(facts.backbone, num_classes=facts.num_classes, depth=facts.depth).state_dict()
     if wrong := [name for name, value in expected.items() if shapes.get(name) != tuple(value.shape)]:
         raise RuntimeError(f"its {wrong[0]} is not that of a {facts.backbone}")

@@ -6,6 +6,7 @@ been trained or measured, and which share nothing with an earlier run.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -126,6 +127,7 @@ def _call(
 
     os.environ.clear()
     os.environ.update(environment)
+    gc.freeze()  # what is imported stays, and need not be gone through when garbage is collected
     torch.set_num_threads(1)
     if world == 1:
         return function(rank, world, *arguments)

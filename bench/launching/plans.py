@@ -202,7 +202,7 @@ def check(suite: Suite, benchmark: Benchmark, processes: int = 1) -> None:
     for study in suite.studies:
         for trial in studies.corners(study, benchmark):
             if trial.train.views is not None:
-                with torch.device("meta"):
+                with models.shapes_only():
                     tail = models.Tail(models.outline(trial, _classes(benchmark)))
             if not at_hand or (trial.train.epochs is None and trial.train.views is None):
                 continue

@@ -1,6 +1,6 @@
 """Models: backbones with weights, their preprocessing, and the model of a trial with everything that it needs."""
 
-from bench.models.architectures import TINY, TINY_ARCHITECTURE, constructor, depth, plain, timm_name
+from bench.models.architectures import TINY, TINY_ARCHITECTURE, constructor, depth, plain, shapes_only, timm_name
 from bench.models.backbones import features, same_features, untouched
 from bench.models.build import (
     CPU,
@@ -46,6 +46,7 @@ __all__ = [
     "read_weights",
     "restore",
     "same_features",
+    "shapes_only",
     "source_of",
     "split",
     "start_of",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from bench.spec import Backbone, SpecError, unknown
 from bench.spec.aliases import ALIASES
@@ -32,11 +34,38 @@ PARTS: dict[str, Any] = {
 }
 """A vision transformer has these; an architecture that calls something else so is none."""
 
+FILLS = frozenset(
+    getattr(Tensor, name) for name in ("add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
+)
+"""With these, weights are initialised in place."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves the values of tensors that have none alone: initialising takes torch longer than all else does there."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in FILLS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Models that are built here have shapes and no values: they take no memory, and little time."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
 
 @functools.cache
 def depth(backbone: Backbone) -> int:
     """Number of transformer blocks."""
-    with torch.device("meta"):
+    with shapes_only():
         return len(plain(backbone, num_classes=0).blocks)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench import folder, methods
-from bench.models.architectures import plain
+from bench.models.architectures import plain, shapes_only
 from bench.models.head_norm import add_head_norm
 from bench.models.weights import create
 from bench.records import Record
@@ -41,17 +41,17 @@ def build(trial: Trial, classes: int, device: torch.device = CPU, start: Start |
     return _prepared(create(trial.benchmark.backbone, num_classes=classes).to(device), trial, start).to(device)
 
 
-META = torch.device("meta")
-"""A model has shapes here, and takes no memory."""
-
-
-def outline(trial: Trial, classes: int, device: torch.device = META) -> Vit:
+def outline(trial: Trial, classes: int, device: torch.device | None = None) -> Vit:
     """The architecture that :func:`build` gives, without its weights.
+
+    Args:
+        classes: of the target.
+        device: where its tensors are, filled at random; None: they have shapes only, and take no memory.
 
     Raises:
         SpecError: the method does not fit the backbone.
     """
-    with device:
+    with shapes_only() if device is None else device:
         vit = plain(trial.benchmark.backbone, num_classes=classes)
         try:
             return _prepared(vit, trial, None)

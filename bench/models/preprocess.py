@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import data
-from bench.models.architectures import TINY, plain, timm_name
+from bench.models.architectures import TINY, plain, shapes_only, timm_name
 from bench.spec import Backbone, Size, SpecError
 
 PUBLISHED_CROPS: Mapping[str, float] = {"dino": 224 / 256, "mae": 224 / 256}
@@ -81,7 +81,7 @@ def preprocess(backbone: Backbone) -> Preprocess:
         return TINY_PREPROCESS
     from timm.data.config import resolve_model_data_config
 
-    with torch.device("meta"):
+    with shapes_only():
         config = resolve_model_data_config(plain(backbone, num_classes=0))
     *_, height, width = config["input_size"]
     if backbone.image_size is not None and backbone.image_size < (patch := patch_size(backbone)):
@@ -108,7 +108,7 @@ def preprocess(backbone: Backbone) -> Preprocess:
 @functools.cache
 def patch_size(backbone: Backbone) -> int:
     """Pixels of an image, in either direction, that become one token."""
-    with torch.device("meta"):
+    with shapes_only():
         embed: Any = plain(backbone, num_classes=0).patch_embed
     sides = embed.feat_ratio() if hasattr(embed, "feat_ratio") else embed.patch_size
     return int(max(sides) if isinstance(sides, tuple | list) else sides)
@@ -121,7 +121,7 @@ def check_size(backbone: Backbone) -> None:
         SpecError: with the reason.
     """
     size = preprocess(backbone).size
-    with torch.device("meta"):
+    with shapes_only():
         vit = plain(backbone, num_classes=0).eval()
         try:
             vit(torch.zeros(1, 3, size, size))

@@ -16,10 +16,12 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
 
 from bench import methods, models
 from bench.data import decode
 from bench.methods import Step
+from bench.models.architectures import FILLS
 from bench.models.weights import _downloaded, _load
 from bench.spec import Backbone, Size, SpecError
 from bench.spec.aliases import ALIASES
@@ -386,11 +388,44 @@ def test_weights_of_every_family_are_loaded_in_timms_layout(name: str, tmp_path:
         assert torch.equal(models.features(other, images), models.features(vit, images))
 
 
+class Fills(TorchFunctionMode):
+    """Notes what is asked of torch in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in FILLS:
+            self.seen.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["tiny", "vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
+def test_a_model_that_has_shapes_only_is_not_initialised(name: str) -> None:
+    """Which takes torch longer than all else; its tensors are those of the model with values."""
+    with Fills() as noted, models.shapes_only():
+        outline = models.plain(Backbone(name=name), num_classes=3)
+    assert not noted.seen
+    with noted:
+        whole = models.plain(Backbone(name=name), num_classes=3)
+    assert {"fill_", "uniform_"} <= noted.seen
+    kinds = [{key: (value.shape, value.dtype) for key, value in vit.state_dict().items()} for vit in (outline, whole)]
+    assert kinds[0] == kinds[1]
+    assert {value.device.type for value in outline.state_dict().values()} == {"meta"}
+
+
+def test_tensors_that_have_values_are_filled_wherever_they_are_made() -> None:
+    with models.shapes_only():
+        assert torch.zeros(2, device="cpu").add_(1).tolist() == [1, 1]
+    assert torch.zeros(2).fill_(3).tolist() == [3, 3]
+
+
 def test_names() -> None:
     with pytest.raises(SpecError, match="did you mean 'vit_base_patch16_224'"):
         models.timm_name("vit_bas_patch16_224")
     for name in ("resnet18", "crossvit_tiny_240", "swin_tiny_patch4_window7_224", "pit_ti_224", "mobilevit_xxs"):
-        with torch.device("meta"):
+        with models.shapes_only():
             for classes in (0, 2):
                 with pytest.raises(SpecError, match="no vision transformer"):
                     models.plain(Backbone(name=name), num_classes=classes)
@@ -407,7 +442,7 @@ def test_names() -> None:
         ("vit_base_patch16_rope_reg1_gap_256", "no class token"),
         ("vit_huge_patch16_radio_v3", "no norm after its blocks"),
     ):
-        with torch.device("meta"), pytest.raises(SpecError, match=said):
+        with models.shapes_only(), pytest.raises(SpecError, match=said):
             models.plain(Backbone(name=name), num_classes=2)
 
 

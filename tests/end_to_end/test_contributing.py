@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -22,43 +23,53 @@ def test_the_examples_work(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("launch.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    written, commands = 0, 0
+    written, commands = 0, list[list[str]]()
     for block in BLOCK.finditer((ROOT / "CONTRIBUTING.md").read_text()):
         if block["title"]:
             (tmp_path / block["title"]).write_text(block["text"])
             written += 1
         elif block["kind"] == "sh":
-            for command in block["text"].strip().splitlines():
-                run(command, tmp_path)
-                commands += 1
-    assert (written, commands) == (3, 2)
+            commands += [line.split() for line in block["text"].strip().splitlines()]
+    assert written == 3
+    assert [command[:3] for command in commands] == [["python", "-m", "pytest"], ["python", "launch.py", "--study"]]
+    asked = json.dumps([[*command[1:], *FEW * (command[1] == "launch.py")] for command in commands])
+    done = subprocess.run([sys.executable, "-c", RUN, asked], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
 
 
-TRAINED = """
+RUN = """
+import json
 import sys
+
 import launch
 from bench import trial
 from bench.launching import preflight
 from bench.launching.request import Request
 from bench.spec import make_trial
 
-assert launch.main([*sys.argv[1:], "--dry-run"]) == 0
-command = launch.arguments().parse_strictly(sys.argv[1:])
-planned = preflight.prepare(Request.parsed(command))
-(study,) = planned.suite.studies
-values = {name: space.corners[0] for name, space in study.search.items()}
-asked = make_trial(study, planned.benchmark, values, launch="launch", label="first", seed=0, phase="search")
-record = trial.run(asked, lambda point: None)
-assert (record.status, record.method, asked.benchmark.target.name) == ("ok", "norm", "inverted_digits"), record
+
+def trained(*arguments):
+    assert launch.main([*arguments, "--dry-run"]) == 0
+    command = launch.arguments().parse_strictly(arguments)
+    planned = preflight.prepare(Request.parsed(command))
+    (study,) = planned.suite.studies
+    values = {name: space.corners[0] for name, space in study.search.items()}
+    asked = make_trial(study, planned.benchmark, values, launch="launch", label="first", seed=0, phase="search")
+    record = trial.run(asked, lambda point: None)
+    assert (record.status, record.method, asked.benchmark.target.name) == ("ok", "norm", "inverted_digits"), record
+
+
+def tested(*arguments):
+    import pytest
+
+    assert pytest.main(list(arguments)) == 0
+
+
+for first, *rest in json.loads(sys.argv[1]):
+    if first == "launch.py":
+        trained(*rest)
+    else:
+        tested(*rest[1:])
 """
-"""The plan of a launch and its first trial; what Ray does with it is the same for every method and every data set."""
-
-
-def run(command: str, folder: Path) -> None:
-    """Run a command of the document with this interpreter; of a launch the plan and the first trial."""
-    program, *arguments = command.split()
-    assert program == "python"
-    if arguments[0] == "launch.py":
-        arguments = ["-c", TRAINED, *arguments[1:], *FEW]
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
+"""The commands, by this interpreter and in one process; of a launch the plan and the first trial: what Ray does with it
+is the same for every method and every data set."""

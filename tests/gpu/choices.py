@@ -35,7 +35,7 @@ NOW = "as torch chooses"
 
 def attention(scale: Scale) -> Iterator[Line]:
     """The kernels of scaled dot-product attention at the model's shape, forwards and backwards."""
-    with torch.device("meta"):
+    with models.shapes_only():
         vit: Any = models.plain(Backbone(name=scale.model), num_classes=0)
     heads, tokens = vit.blocks[0].attn.num_heads, vit.patch_embed.num_patches + vit.num_prefix_tokens
     shape = (scale.batch, heads, tokens, vit.embed_dim // heads)

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import models
-from bench.models.build import META
 from bench.spec import Backbone, Trial
 from bench.vit import Vit
+
+META = torch.device("meta")
 
 IMAGES = 2
 """On so many images it is counted; the operations are proportional to their number."""
@@ -56,7 +57,7 @@ def _frozen(vit: Vit) -> int:
 @functools.cache
 def of_features(backbone: Backbone, blocks: int | None = None) -> int:
     """Operations of an image's features; ``blocks``: of so many first blocks and what comes before them only."""
-    with META:
+    with models.shapes_only():
         vit = models.plain(backbone, num_classes=0).eval()
     vit.blocks = vit.blocks[:blocks]
     with FlopCounterMode(display=False) as counter, torch.no_grad():

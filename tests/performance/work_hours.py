@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from bench import models
 from bench.launching import studies
@@ -206,7 +205,7 @@ class Costs:
 @functools.cache
 def shape_of(backbone: Backbone) -> tuple[int, int]:
     """Tokens and width of a backbone's activations."""
-    with torch.device("meta"):
+    with models.shapes_only():
         vit: Any = models.plain(backbone, num_classes=0)
     return vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.embed_dim
 

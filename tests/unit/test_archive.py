@@ -413,7 +413,7 @@ def headed(kind: bytes, size: int, times: int = 1) -> bytes:
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
 def test_headers_of_a_small_file_take_no_memory(kind: bytes, times: int, tmp_path: Path) -> None:
     file = tmp_path / "a.tar.gz"
-    file.write_bytes(gzip.compress(headed(kind, 64 * 2**20 // times, times), mtime=0))
+    file.write_bytes(gzip.compress(headed(kind, 16 * 2**20 // times, times), mtime=0))
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"a\.tar\.gz is not an archive"):

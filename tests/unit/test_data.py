@@ -21,6 +21,7 @@ from bench.models.weights import ASSETS
 from bench.spec import Backbone, SpecError
 
 FACTS = json.loads((ASSETS / "tiny.json").read_text())
+DRAWN = pytest.mark.xdist_group("shapes")  # where they are drawn once
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ def test_digits_splits_are_disjoint_and_complete(written: Target) -> None:
     assert len(prints[0] | prints[1] | prints[2]) == sum(map(len, prints)) == 1797
 
 
+@DRAWN
 def test_shapes_splits_are_disjoint(drawn: Source) -> None:
     prints = [fingerprints(part) for part in (drawn.bank, drawn.val, drawn.test)]
     assert [len(p) for p in prints] == [4000, 1000, 5000]
@@ -130,6 +132,7 @@ def test_the_backbone_file_is_the_described_one() -> None:
     assert FACTS["command"] == "python -m bench pretrain tiny"
 
 
+@DRAWN
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_backbone_knows_its_source_as_well_as_described(known: dict[str, float], split: str) -> None:
     assert known[split] == pytest.approx(FACTS["knn"][split], abs=0.5)

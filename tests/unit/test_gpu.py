@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -200,20 +201,36 @@ def test_bad_arguments_end_at_once(
     assert words in capsys.readouterr().err
 
 
+def ends_the_run(scale: Scale) -> Iterator[Line]:
+    os.kill(os.getppid(), signal.SIGTERM)
+    yield from hangs(scale)
+
+
+ENDED = (("methods", "ends_the_run"), ("precisions", "measures"))
+
+
+def ended(out: str) -> None:
+    """A run whose second part ends it."""
+    own = [Part(name, f"tests.unit.test_gpu:{what}", 60) for name, what in (("device", "measures"), *ENDED)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.gpu.__main__.PARTS", own)
+        patch.setattr("tests.gpu.__main__.PRELOADED", ())
+        main(["--cpu", "--least", "--only", *(name for name, _ in ENDED), "--out", out])
+
+
 def test_a_run_that_is_ended_has_written_what_was_still_to_come(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.gpu", "--cpu", "--out", str(tmp_path), "--only", "methods"]
-    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert running.stdout is not None
-    while "device" not in running.stdout.readline():
-        assert running.poll() is None
-    running.terminate()
-    said, _ = running.communicate(timeout=60)
-    assert running.returncode == 128 + signal.SIGTERM
+    running = multiprocessing.get_context("fork").Process(target=ended, args=(str(tmp_path),))
+    running.start()
+    running.join()
+    assert running.exitcode == 128 + signal.SIGTERM
     (written,) = tmp_path.glob("*.json")
     found = json.loads(written.read_text())
-    assert [part["name"] for part in found["parts"]] == ["device", "methods"]
-    assert found["parts"][1]["status"] == "to come"
-    assert (found["good"], "written to" in said) == (False, False)
+    assert [(part["name"], part["status"]) for part in found["parts"]] == [
+        ("device", "done"),
+        ("methods", "to come"),
+        ("precisions", "to come"),
+    ]
+    assert not found["good"]
 
 
 def test_make_takes_any_python_where_there_is_no_environment() -> None:

@@ -141,7 +141,6 @@ def statistics(rank: int, world: int) -> list[Tensor]:
     return found
 
 
-@pytest.mark.xdist_group("ranks")
 def test_all_ranks_end_with_the_same_statistics(ranks: Ranks) -> None:
     first, second = ranks(statistics)
     assert all(map(torch.equal, first, second))

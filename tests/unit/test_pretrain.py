@@ -46,8 +46,11 @@ def test_the_description_is_that_of_the_default_recipe() -> None:
 
 
 @pytest.mark.xdist_group("shapes")  # where they are drawn once
-def test_plain_timm_reads_the_described_accuracies() -> None:
-    """The published protocol written out, without the harness's own model building and evaluation."""
+def test_plain_timm_reads_the_described_accuracy() -> None:
+    """The published protocol written out, without the harness's own model building and evaluation.
+
+    Of the validation queries; the harness reads both described accuracies in test_data.py.
+    """
     torch.set_num_threads(1)
     vit = plain_vit()
     vit.load_state_dict({key: value.float() for key, value in WEIGHTS.items()})
@@ -62,10 +65,9 @@ def test_plain_timm_reads_the_described_accuracies() -> None:
 
     bank = read(source.bank)
     assert len(bank[0]) == 4000
-    for name, split in (("val", source.val), ("test", source.test)):
-        top1 = knn_accuracy(*bank, *read(split))[20][0]
-        assert top1 == pytest.approx(FACTS["knn"][name], abs=0.5)
-        assert top1 >= 85
+    top1 = knn_accuracy(*bank, *read(source.val))[20][0]
+    assert top1 == pytest.approx(FACTS["knn"]["val"], abs=0.5)
+    assert top1 >= 85
 
 
 @pytest.mark.usefixtures("few_images")

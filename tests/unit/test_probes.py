@@ -173,7 +173,6 @@ def memory_of_a_larger_bank(rank: int, world: int) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-@pytest.mark.xdist_group("ranks")
 def test_memory_does_not_grow_with_the_bank(ranks: Ranks) -> None:
     (grown,) = ranks(memory_of_a_larger_bank, world=1)
     assert grown < 50  # a float32 copy of the other 100,000 images would take 98

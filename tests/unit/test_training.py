@@ -465,7 +465,6 @@ def dies(rank: int, world: int) -> None:
     raise SystemExit(3)
 
 
-@pytest.mark.xdist_group("ranks")
 def test_what_goes_wrong_on_a_rank_reaches_the_test(ranks: Ranks) -> None:
     """Of the tests' own ranks: none of them may be waited for in vain, or forgotten."""
     with pytest.raises(RankError, match=r"(?s)fails on rank 1 raised:.*in fails.*ValueError: this rank cannot go on"):
