@@ -34,7 +34,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Answers(BaseModel):
-    """Which images of a split a model got right (top-1, at the headline's k), one bit each; of a head, their classes.
+    """Which images of a split a model got right (top-1, at the headline's k), one bit each, and their classes.
 
     They stay in the reading whose accuracy they make: 10,000 images take 1.7 kB, and whatever keeps, moves or checks a
     record does the same with them.
@@ -47,28 +47,41 @@ class Answers(BaseModel):
     right: str
     """Bits in base64; the first image is the highest bit of the first byte, and the last byte is filled up with 0."""
     classes: str | None = None
-    """The class that each image has, by number (see :func:`packed_classes`); None where that was not kept."""
+    """The class that each image has, by number (see :func:`packed_classes`).
+
+    None where that was not kept. Of a source's queries it is kept with the untouched backbone's answers, and holds for
+    all readings of the same ``images``.
+    """
     called: str | None = None
-    """The class that the model gave each image, likewise."""
+    """The class that a head gave each image, likewise."""
 
     @classmethod
     def of(cls, images: str, right: NDArray[np.bool_]) -> Answers:
         """Answers to some images, bool ``[n]``."""
         return cls(images=images, right=packed(right))
 
-    def confusion(self, n: int) -> NDArray[np.int64] | None:
-        """True and given class of each of the n images, int64 ``[2, n]``; None where that was not kept.
+    def labels(self, n: int) -> NDArray[np.int64] | None:
+        """True class of each of the n images, int64 ``[n]``; None where that was not kept.
 
         Raises:
-            ValueError: only one of the two was kept, or they are not those of n images with these answers.
+            ValueError: they are not those of n images.
+        """
+        return None if self.classes is None else _unpacked_classes(self.classes, n)
+
+    def confusion(self, n: int) -> NDArray[np.int64] | None:
+        """True and given class of each of the n images, int64 ``[2, n]``; None where the given one was not kept.
+
+        Raises:
+            ValueError: they are not those of n images with these answers, or the true ones were not kept.
         """
         import numpy as np
 
-        if self.classes is None and self.called is None:
+        true = self.labels(n)
+        if self.called is None:
             return None
-        if self.classes is None or self.called is None:
-            raise ValueError("answers hold only one of classes and called: they belong together")
-        pairs = np.stack([_unpacked_classes(text, n) for text in (self.classes, self.called)])
+        if true is None:
+            raise ValueError("answers hold called without classes: they belong together")
+        pairs = np.stack([true, _unpacked_classes(self.called, n)])
         if not np.array_equal(pairs[0] == pairs[1], self.array(n)):
             raise ValueError("answers.called contradicts answers.right")
         return pairs

@@ -57,6 +57,7 @@ INSIDE: Mapping[tuple[str, ...], type] = {
     ("details", "images", "identity"): dict,
     ("details", "images", "per_class"): dict,
     ("details", "images", "per_class", "target_test"): dict,
+    ("details", "images", "source_classes"): list,
     ("provenance", "versions"): dict,
     ("provenance", "peak_memory"): dict,
     ("provenance", "peak_memory", "bytes"): int,

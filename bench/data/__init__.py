@@ -167,11 +167,14 @@ def source(
     Raises:
         SpecError: it cannot be built.
     """
-    domain = _build(name, "source", size, bad_images, keep_decoded)
-    if isinstance(domain, Target):
-        domain = Source(bank=domain.train, val=domain.val, test=domain.test)
-    return Source(
-        bank=_thinned(domain.bank, per_class), val=_thinned(domain.val, queries), test=_thinned(domain.test, queries)
+    built = _build(name, "source", size, bad_images, keep_decoded)
+    is_target = isinstance(built, Target)
+    domain: Source = Source(built.train, built.val, built.test, built.class_names) if is_target else built
+    return replace(
+        domain,
+        bank=_thinned(domain.bank, per_class),
+        val=_thinned(domain.val, queries),
+        test=_thinned(domain.test, queries),
     )
 
 

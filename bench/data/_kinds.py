@@ -135,3 +135,5 @@ class Source:
     bank: Split
     val: Split
     test: Split
+    class_names: Sequence[str] = ()
+    """A name for every class, or none at all."""

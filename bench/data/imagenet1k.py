@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.data._files import scan, split_off
 from bench.data._folders import Part, split_folders, unwrapped
 from bench.data._kinds import Request, Source
-from bench.spec import SpecError
+from bench.spec import SpecError, printable
 
 
 def check(argument: str) -> None:
@@ -21,7 +21,7 @@ def source(request: Request) -> Source:
     names, bank = scan(folders["train"], request)
     _, queries = scan(folders["val"], request, classes=names)
     val, test = split_off(queries, [0.5], names=names)
-    return Source(bank=bank, val=val, test=test)
+    return Source(bank=bank, val=val, test=test, class_names=[printable(name) for name in names])
 
 
 def _folders(argument: str) -> dict[Part, Path]:

@@ -71,7 +71,7 @@ def source() -> Source:
         pixels, labels = split(name)
         return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
 
-    return Source(bank=images("bank"), val=images("val"), test=images("test"))
+    return Source(bank=images("bank"), val=images("val"), test=images("test"), class_names=CLASS_NAMES)
 
 
 def generate(*, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from bench.measuring.features import target_score
 from bench.measuring.retention import SourceScore, source_score, untouched_score
 from bench.methods import Method, has_variants
 from bench.models import Setting, Tail, same_features, untouched
-from bench.readings import HEAD, KNN, Answers, Reading, headline_of, knn_numbers
+from bench.readings import HEAD, KNN, Answers, Reading, headline_of, knn_numbers, packed_classes
 from bench.spec import Benchmark, Phase, Trial
 from bench.training import Shared, Use, measuring_use, tensor_cores
 from bench.vit import Vit
@@ -152,16 +152,20 @@ class Meter:
         """The same of the untouched backbone, as step 0."""
         key = (0, split, "source", KNN, None)
         if key not in self._readings:
-            self._keep_score(key, self._score_before(split))
+            _, queries = self._domain(split)
+            judged = self._is_judged_by(split)
+            told = {"classes": packed_classes(queries.labels.numpy())} if judged else {}
+            self._keep_score(key, self._score_before(split), **told)
         return self._readings[key]
 
     def images(self) -> dict[str, Any]:
         """How many images the numbers come from, and what is to be known of the files that they lie in.
 
         Beside the number of images of every split: ``skipped``, how many cannot be read; ``per_class``, images of each
-        class (of a source, which has no names: of its smallest and largest); ``identity``, a text that is the same for
-        the same images in the same order; ``left_out``, files that do not count, by reason; ``identical``, files with
-        the content of one in another split, None if too many to look.
+        class (of a source: of its smallest and largest); ``source_classes``, of a confirmation the names of the
+        source's classes; ``identity``, a text that is the same for the same images in the same order; ``left_out``,
+        files that do not count, by reason; ``identical``, files with the content of one in another split, None if too
+        many to look.
         """
         target, source = self._setting.target, self._setting.source
         learned, domain = (target.train, target.val, target.test), (source.bank, source.val, source.test)
@@ -173,6 +177,7 @@ class Meter:
         }
         names = target.class_names or [str(label) for label in range(target.num_classes)]
         same = {"target": data.identical(*learned), "source": data.identical(*domain)}
+        of_source = list(source.class_names) if self._trial.phase == "confirm" else []
         return {
             **{name: len(split) for name, split in splits.items()},
             "skipped": len(data.skipped(*splits.values())),
@@ -180,6 +185,7 @@ class Meter:
                 name: _by_name(names, split) if name.startswith("target") else _least_and_most(split)
                 for name, split in splits.items()
             },
+            **({"source_classes": of_source} if of_source else {}),
             "identity": {name: split.identity() for name, split in splits.items()},
             "left_out": dict(data.left_out(*learned, *domain)),
             "identical": {name: None if pairs is None else len(pairs) for name, pairs in same.items()},
@@ -214,10 +220,10 @@ class Meter:
         with self.computing():
             return source_score(vit, domain, queries, place.source_preprocess, place.device, shared)
 
-    def _keep_score(self, key: tuple[int, Any, Any, str, str | None], score: SourceScore) -> None:
+    def _keep_score(self, key: tuple[int, Any, Any, str, str | None], score: SourceScore, **answers: str) -> None:
         domain, queries = self._domain(key[1])
         settings = {"bank": len(domain.bank), "k": headline_of(score.by_k)}
-        self._keep(key, queries, {"right": score.right}, knn_numbers(score.by_k), settings)
+        self._keep(key, queries, {"right": score.right, **answers}, knn_numbers(score.by_k), settings)
 
     def _keep(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from bench.folder import LaunchFolder
-from bench.readings import HEAD, scores
+from bench.readings import HEAD, KNN, Answers, scores
 from bench.records import MOST, Record
 from bench.reporting.rows import Leaderboard, Row, costs_of, row_key
 from bench.spec import read_text
+
+Counts = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+Bits = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 SHOWN_PROVENANCE = ("commit", "dirty", "platform", "host", "workers", "slots")
 """What is said of where the records come from, beside versions, hardware and time."""
@@ -26,12 +29,42 @@ SHOWN_PROVENANCE = ("commit", "dirty", "platform", "host", "workers", "slots")
 class Classes:
     """What the seeds of a row called the test images of each class.
 
-    ``names`` of the classes; int64 counts over all seeds, ``counts[i, j]``: images of class i that were called j.
+    ``names`` of the classes; ``cells`` int64 ``[m, 3]`` over all seeds, in their order: class i, class j, and how many
+    images of class i were called j, where there are any (a matrix of 10,000 classes would take 800 MB).
     """
 
     label: str
     names: Sequence[str]
-    counts: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+    cells: Counts
+
+    @property
+    def n(self) -> Counts:
+        """Images of each class, int64 ``[classes]``."""
+        return self._sums(self.cells)
+
+    @property
+    def right(self) -> Counts:
+        """Those of them that were called by their class, int64 ``[classes]``."""
+        return self._sums(self.cells[self.cells[:, 0] == self.cells[:, 1]])
+
+    def _sums(self, cells: Counts) -> Counts:
+        sums = np.zeros(len(self.names), np.int64)
+        np.add.at(sums, cells[:, 0], cells[:, 2])
+        return sums
+
+
+@dataclass(frozen=True)
+class SourceClasses:
+    """How many of the source's queries of each class were right before and after training, over all seeds of a row.
+
+    ``names`` of the classes; int64 ``[classes]`` each: ``n`` queries, and those of them that were right.
+    """
+
+    label: str
+    names: Sequence[str]
+    n: Counts
+    before: Counts
+    after: Counts
 
 
 @dataclass(frozen=True)
@@ -51,6 +84,7 @@ class Evidence:
     searched: Sequence[Mapping[str, Any]]
     curves: Sequence[Mapping[str, Any]]
     classes: Sequence[Classes]
+    source_classes: Sequence[SourceClasses]
     provenance: Sequence[Mapping[str, Any]]
     keys: Mapping[str, str]
     ranges: Mapping[str, Mapping[str, Any]]
@@ -66,12 +100,14 @@ def gather(board: Leaderboard, records: Sequence[Record], folder: LaunchFolder |
     known = {record.trial: record for record in records}
     confirmed = {row.label: [known[trial] for trial in row.trials if trial in known] for row in board.rows}
     rows = [row for row in board.rows if confirmed[row.label]]
+    of_source = [_source_classes(row, confirmed[row.label]) for row in rows]
     searched = sorted((record for record in records if record.phase == "search"), key=lambda record: record.trial)
     return Evidence(
         seeds=[_seed(row, record, folder) for row in rows for record in confirmed[row.label]],
         searched=[_searched(record) for record in searched],
         curves=[point for row in rows for point in _curve(row, confirmed[row.label][0], searched)],
         classes=[found for row in rows if (found := _classes(row, confirmed[row.label])) is not None],
+        source_classes=[one for one in of_source if one is not None],
         provenance=_provenance(
             list({record.trial: record for group in confirmed.values() for record in group}.values())
         ),
@@ -127,25 +163,55 @@ def _classes(row: Row, confirmed: Sequence[Record]) -> Classes | None:
     found = [(record, pairs) for record in confirmed if (pairs := _called(record, row.variant)) is not None]
     if not found:
         return None
-    size = 1 + max(int(pairs.max()) for _, pairs in found)
-    names = [name for record, _ in found for name in (_class_names(record),) if len(name) >= size]
-    known = names[0] if names else [str(number) for number in range(size)]
-    counts = np.zeros((len(known), len(known)), np.int64)
-    for _, pairs in found:
-        np.add.at(counts, (pairs[0], pairs[1]), 1)
-    return Classes(row.label, known, counts)
+    images = [record.details.get("images", {}) for record, _ in found]
+    names = _names([one.get("per_class", {}).get("target_test", ()) for one in images], [pairs for _, pairs in found])
+    kinds, counts = np.unique(np.concatenate([pairs for _, pairs in found], axis=1), axis=1, return_counts=True)
+    return Classes(row.label, names, np.stack([*kinds, counts], axis=1))
 
 
 def _called(record: Record, variant: str | None) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    answers = _answers(record, record.measured_step, "target", HEAD, variant)
+    return None if answers is None else answers[0].confusion(answers[1])
+
+
+def _source_classes(row: Row, confirmed: Sequence[Record]) -> SourceClasses | None:
+    """None where no record says which class each query has."""
+    found = [(record, table) for record in confirmed if (table := _kept(record, row.variant)) is not None]
+    if not found:
+        return None
+    told = [record.details.get("images", {}).get("source_classes", ()) for record, _ in found]
+    names = _names(told, [labels for _, (labels, *_) in found])
+    each = [[np.bincount(labels[right], minlength=len(names)) for right in rights] for _, (labels, *rights) in found]
+    n, before, after = np.sum(each, axis=0)
+    return SourceClasses(row.label, names, n, before, after)
+
+
+def _kept(record: Record, variant: str | None) -> tuple[Counts, Bits, Bits, Bits] | None:
+    """Class of each query of the source; all of them, those that were right before, and those that were afterwards.
+
+    None where the record does not say.
+    """
+    both = [_answers(record, 0, "source", KNN, None), _answers(record, record.measured_step, "source", KNN, variant)]
+    (before, n), (after, of) = ((None, 0) if one is None else one for one in both)
+    if before is None or after is None or (before.images, n) != (after.images, of):
+        return None
+    labels = before.labels(n)
+    return None if labels is None else (labels, np.ones(n, np.bool_), before.array(n), after.array(n))
+
+
+def _answers(record: Record, step: int, domain: str, probe: str, variant: str | None) -> tuple[Answers, int] | None:
+    """The answers of a reading of test data, and to how many images; None where they were not kept."""
     if record.status != "ok":
         return None
-    key = (record.measured_step, "test", "target", HEAD, variant)
-    answers = [(reading.answers, reading.n) for reading in record.readings if reading.key == key]
-    return answers[0][0].confusion(answers[0][1] or 0) if answers and answers[0][0] else None
+    key = (step, "test", domain, probe, variant)
+    return next(((one.answers, one.n) for one in record.readings if one.key == key and one.answers and one.n), None)
 
 
-def _class_names(record: Record) -> list[str]:
-    return list(record.details.get("images", {}).get("per_class", {}).get("target_test", {}))
+def _names(told: Sequence[Iterable[Any]], numbers: Sequence[np.ndarray[Any, np.dtype[np.int64]]]) -> list[str]:
+    """The names of classes with such numbers, the first of those told that name all of them; else the numbers."""
+    size = 1 + max(int(own.max()) for own in numbers)
+    names = [[str(name) for name in own] for own in told]
+    return next((own for own in names if len(own) >= size), [str(number) for number in range(size)])
 
 
 def _provenance(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import html
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.folder import LaunchFolder
 from bench.records import Record, write_atomically
-from bench.reporting.evidence import Classes, Evidence, gather
+from bench.reporting.evidence import Classes, Evidence, SourceClasses, gather
 from bench.reporting.findings import LEGEND, TEST_LEGEND, basis, caveats, findings, interval_legend, probe
 from bench.reporting.picture import style_of
 from bench.reporting.rows import QUANTITIES, Leaderboard, build, lines
@@ -160,7 +160,7 @@ def launch(board: Leaderboard, evidence: Evidence, *, link: str = "") -> dict[st
     Args:
         link: what leads from the page to the launch folder, empty or with a slash at its end.
     """
-    names: list[Sequence[str]] = []
+    held = _Held()
     marked = [TEST_LEGEND] if any(row.test_selected for row in board.rows) else []
     ends = (board.source_accuracy_before, board.source_accuracy_before_max)
     return {
@@ -180,8 +180,11 @@ def launch(board: Leaderboard, evidence: Evidence, *, link: str = "") -> dict[st
         "searched": _searched(evidence),
         "ranges": {method: dict(space) for method, space in evidence.ranges.items()},
         "curves": _curves(evidence),
-        "classes": {own.label: _classes(own, names) for own in evidence.classes},
-        "class_names": [[printable(name) for name in own] for own in names],
+        "classes": {own.label: _classes(own, held) for own in evidence.classes},
+        "source_classes": {own.label: _source_classes(own, held) for own in evidence.source_classes},
+        "class_names": [[printable(name) for name in own] for own in held.names],
+        "class_images": held.images,
+        "source_queries": held.queries,
         "provenance": [[own["field"], printable(own["value"]), own["records"]] for own in evidence.provenance],
         "trials": len(evidence.searched) + len({seed["trial"] for seed in evidence.seeds}),
     }
@@ -229,19 +232,43 @@ def _thinned(points: list[list[Any]]) -> list[list[Any]]:
     return [points[index] for index in np.linspace(0, len(points) - 1, POINTS).round().astype(int)]
 
 
-def _classes(found: Classes, names: list[Sequence[str]]) -> dict[str, Any]:
-    """Counts of a row by class; class names stand once in the file, in ``names``, which may be added to."""
-    if found.names not in names:
-        names.append(found.names)
-    counts, whole = found.counts, len(found.names) <= MATRIX
-    cells = [[int(i), int(j), int(counts[i, j])] for i, j in np.argwhere(counts)]
+@dataclass(frozen=True)
+class _Held:
+    """What is the same for most rows, and stands once in the file: rows say the place in these lists.
+
+    ``names`` of classes; ``images`` of each class of the target, with the place of their names; ``queries`` of each
+    class of the source likewise, with how many of them were right before training.
+    """
+
+    names: list[Sequence[str]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    queries: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _place(own: Any, held: list[Any]) -> int:
+    """Where something stands in a list, to which it is added if need be."""
+    if own not in held:
+        held.append(own)
+    return held.index(own)
+
+
+def _classes(found: Classes, held: _Held) -> dict[str, Any]:
+    """Counts of a row by class."""
+    cells, whole = found.cells.tolist(), len(found.names) <= MATRIX
     if not whole:
         wrong = [cell for cell in cells if cell[0] != cell[1]]
         cells = sorted(wrong, key=lambda cell: -cell[2])[:PAIRS]
+    images = {"names": _place(found.names, held.names), "n": found.n.tolist()}
     return {
-        "names": names.index(found.names),
-        "n": counts.sum(axis=1).tolist(),
-        "right": counts.diagonal().tolist(),
+        "images": _place(images, held.images),
+        "right": found.right.tolist(),
         "cells": cells,
         "whole": whole,
     }
+
+
+def _source_classes(found: SourceClasses, held: _Held) -> dict[str, Any]:
+    """Right answers of a row by class of the source."""
+    names = _place(found.names, held.names)
+    queries = {"names": names, "n": found.n.tolist(), "before": found.before.tolist()}
+    return {"queries": _place(queries, held.queries), "after": found.after.tolist()}

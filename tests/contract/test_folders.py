@@ -80,6 +80,7 @@ def test_a_folder_as_a_source(tmp_path: Path) -> None:
     source = data.source(f"folder:{classes(tmp_path)}", size=16, per_class=5)
     assert (len(source.bank), len(source.val), len(source.test)) == (15, 9, 9)
     assert torch.bincount(source.bank.labels).tolist() == [5, 5, 5]
+    assert source.class_names == data.target(f"folder:{tmp_path}", size=16).class_names
 
 
 def test_imagenet_layout(tmp_path: Path) -> None:
@@ -87,6 +88,7 @@ def test_imagenet_layout(tmp_path: Path) -> None:
     classes(tmp_path / "val", names=("n01", "n02"), count=4)
     source = data.source(f"imagenet1k:{tmp_path}", size=16, per_class=3)
     assert (len(source.bank), len(source.val), len(source.test)) == (6, 4, 4)
+    assert source.class_names == ["n01", "n02"]
     assert isinstance(source.val, FileImages)
     assert isinstance(source.test, FileImages)
     assert not set(source.val.paths) & set(source.test.paths)

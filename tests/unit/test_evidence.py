@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,10 @@ STEPS = (0, 50, 100, 150)
 """At which a search trial was measured."""
 
 
+SOURCE_CLASSES = (0, 0, 1, 1, 2)
+"""Of the queries of the source."""
+
+
 def knn(step: int, accuracy: float, split: str = "val") -> Reading:
     numbers = {"top1": accuracy}
     key = {"step": step, "split": split, "domain": "source", "probe": KNN}
@@ -39,6 +44,15 @@ def head(step: int, true: Sequence[int], called: Sequence[int], split: str = "te
     )
 
 
+def kept(step: int, right: Sequence[bool], classes: Sequence[int] | None = None) -> Reading:
+    """Which queries of the source were right, and at step 0 which class each of them has."""
+    told = {} if classes is None else {"classes": packed_classes(np.array(classes))}
+    answers = Answers(**{**Answers.of("the queries", np.array(right)).model_dump(exclude_none=True), **told})
+    key = {"step": step, "split": "test", "domain": "source", "probe": KNN}
+    numbers = {"top1": 100 * float(np.mean(right))}
+    return Reading.model_validate({**key, "n": len(right), "numbers": numbers, "answers": answers})
+
+
 def way(searched: Make, trial: str, lr: float, forgotten: Sequence[float]) -> Record:
     """A search trial that was read on its way."""
     read = [knn(step, 90.0 - points) for step, points in zip(STEPS, forgotten, strict=True)]
@@ -47,14 +61,15 @@ def way(searched: Make, trial: str, lr: float, forgotten: Sequence[float]) -> Re
 
 
 def confirmed(record: Make, seed: int, called: Sequence[int], **changes: object) -> Record:
-    read = (knn(0, 90.0, "test"), knn(150, 80.0, "test"), head(150, [0, 0, 1, 2], called))
+    before, after = kept(0, [True] * 4 + [False], SOURCE_CLASSES), kept(150, [seed > 0, True, True, False, False])
     per_class = {"target_test": {"cat": 2, "dog": 1, "<b>": 1}}
+    images = {"per_class": per_class, "source_classes": ["disk", "<i>frame", "triangle"]}
     return record(
         trial=f"full-confirm-seed{seed}",
         seed=seed,
-        readings=read,
+        readings=(before, after, head(150, [0, 0, 1, 2], called)),
         hyperparameters={"lr": 0.1},
-        details={"checkpoint_bytes": 1000 + 2 * seed, "images": {"per_class": per_class}},
+        details={"checkpoint_bytes": 1000 + 2 * seed, "images": images},
         provenance={"commit": "abc", "peak_memory": {"bytes": 5_000_000 + seed, "of": "process"}, "versions": {}},
         **changes,
     )
@@ -99,13 +114,65 @@ def test_a_curve_of_confirmed_trials_goes_before_that_of_the_search(records: lis
 def test_counts_of_classes_are_summed_over_seeds(records: list[Record]) -> None:
     (found,) = gather(build(records), records).classes
     assert (found.label, found.names) == ("full", ["cat", "dog", "<b>"])
-    assert found.counts.tolist() == [[2, 1, 1], [0, 2, 0], [0, 1, 1]]
+    assert found.cells.tolist() == [[0, 0, 2], [0, 1, 1], [0, 2, 1], [1, 1, 2], [2, 1, 1], [2, 2, 1]]
+    assert (found.n.tolist(), found.right.tolist()) == ([4, 2, 2], [2, 2, 1])
+
+
+def test_classes_take_no_more_room_than_there_are_images(record: Make) -> None:
+    """As many as iNaturalist has, and more: a matrix of them would take 34 GB."""
+    made = record(readings=(knn(0, 90.0, "test"), knn(150, 80.0, "test"), head(150, [0, 1, 65_535], [0, 65_535, 7])))
+    tracemalloc.start()
+    (found,) = gather(build([made]), [made]).classes
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+    assert found.cells.tolist() == [[0, 0, 1], [1, 65_535, 1], [65_535, 7, 1]]
+    assert (len(found.names), found.n.sum(), found.right.sum()) == (65_536, 3, 1)
+
+
+def test_what_is_forgotten_is_counted_by_class_of_the_source(records: list[Record]) -> None:
+    (found,) = gather(build(records), records).source_classes
+    assert (found.label, found.names) == ("full", ["disk", "<i>frame", "triangle"])
+    assert (found.n.tolist(), found.before.tolist(), found.after.tolist()) == ([4, 4, 2], [4, 4, 0], [3, 2, 0])
+    row = build(records).rows[0]
+    assert row.source_accuracy is not None
+    assert 100 * found.after.sum() / found.n.sum() == pytest.approx(row.source_accuracy.mean)
+
+
+def test_a_variants_own_answers_are_counted_by_class(record: Make) -> None:
+    """Those of the untouched backbone are the same for all variants; without names classes have their numbers."""
+    half = kept(150, [False] * 5).model_copy(update={"variant": "half"})
+    target = head(150, [0, 1], [0, 1])
+    read = (kept(0, [True] * 5, SOURCE_CLASSES), kept(150, [True] * 5), half, target)
+    read += (target.model_copy(update={"variant": "half"}),)
+    made = record(readings=read)
+    found = {own.label: own for own in gather(build([made]), [made]).source_classes}
+    assert found["full"].after.tolist() == found["full"].before.tolist() == [2, 2, 1]
+    assert found["full half"].after.tolist() == [0, 0, 0]
+    assert found["full half"].names == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("lacking", ["classes", "answers", "other images", "failed"])
+def test_records_that_do_not_say_the_classes_of_the_source_count_for_none(
+    record: Make, failed: Make, lacking: str
+) -> None:
+    good, other = confirmed(record, 0, [0, 1, 1, 2]), confirmed(record, 1, [0, 2, 1, 1])
+    before, after, target = other.readings
+    assert after.answers is not None
+    elsewhere = after.answers.model_copy(update={"images": "b"})
+    changed = {
+        "classes": (kept(0, [True] * 4 + [False]), after, target),
+        "answers": (before, after.model_copy(update={"answers": None}), target),
+        "other images": (before, after.model_copy(update={"answers": elsewhere}), target),
+    }
+    other = failed(other) if lacking == "failed" else other.model_copy(update={"readings": changed[lacking]})
+    (found,) = gather(build([good, other]), [good, other]).source_classes
+    assert found.n.tolist() == [2, 2, 1]
 
 
 def test_records_of_earlier_versions_have_no_classes(paper_records: Callable[..., list[Record]]) -> None:
     old = paper_records()
     found = gather(build(old), old)
-    assert (found.classes, found.curves, found.searched) == ([], [], [])
+    assert (found.classes, found.source_classes, found.curves, found.searched) == ([], [], [], [])
     assert len(found.seeds) == len(old)
 
 

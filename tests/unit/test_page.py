@@ -121,10 +121,10 @@ def large(answered: Make, searched: Make, *, rows: int, classes: int, trials: in
                 called=packed_classes(given),
             )
             target = one.readings[1].model_copy(update={"answers": kept})
-            details = {"images": {"per_class": {"target_test": named}}}
-            made.append(
-                one.model_copy(update={"readings": (one.readings[0], target, one.readings[2]), "details": details})
-            )
+            before = one.readings[0].answers.model_copy(update={"classes": packed_classes(true)})  # type: ignore[union-attr]
+            readings = (one.readings[0].model_copy(update={"answers": before}), target, one.readings[2])
+            details = {"images": {"per_class": {"target_test": named}, "source_classes": list(named)}}
+            made.append(one.model_copy(update={"readings": readings, "details": details}))
         for trial in range(trials):
             lr = values["lr"] if trial == 0 else float(rng.random())
             found = searched(
@@ -143,7 +143,9 @@ def test_forty_rows_take_less_than_a_megabyte(answered: Make, searched: Make, cl
     (own,) = held(text)
     assert len(own["rows"]) == len(own["classes"]) == len(own["curves"]) == 40
     assert all(found["whole"] is (classes <= page.MATRIX) for found in own["classes"].values())
-    assert all(sum(found["n"]) == 30_000 for found in own["classes"].values())
+    assert len(own["source_classes"]) == 40
+    assert all(sum(found["n"]) == 30_000 for found in (*own["class_images"], *own["source_queries"]))
+    assert (len(own["class_names"]), len(own["class_images"])) == (1, 1)  # what all rows share stands there once
     steps = [point[0] for point in own["curves"]["lora rank=0"]]
     assert (steps[0], steps[-1], len(steps)) == (0, 150, page.POINTS)
 

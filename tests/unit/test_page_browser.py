@@ -18,7 +18,7 @@ from bench.reporting.evidence import gather
 from bench.reporting.rows import QUANTITIES, Line, build, cell, lines
 from tests import browser
 from tests.browser import Browser
-from tests.unit.test_evidence import confirmed, way
+from tests.unit.test_evidence import confirmed, head, kept, way
 
 pytestmark = [
     pytest.mark.skipif(browser.found() is None, reason="no Chromium or Chrome on PATH"),
@@ -275,8 +275,16 @@ def test_a_row_shows_its_search_classes_curves_and_records(
     body = quiet.run("document.getElementById('row-body').innerText")
     for said in ("2 trials; 1 without a result (crosses); ringed: confirmed", "Peak memory\n5 MB", "Checkpoint\n1 kB"):
         assert said in body
-    bars = quiet.run("[...document.querySelectorAll('.bars li')].map(e => e.innerText.split(/\\s+/).join(' '))")
+    bars = quiet.run("[...document.querySelectorAll('.bars.classes li')].map(e => e.innerText.split(/\\s+/).join(' '))")
     assert bars == ["<b> 50.0 of 2", "cat 50.0 of 4", "dog 100.0 of 2"]
+    lost = "[...document.querySelectorAll('.bars.forgotten li')].map(e => e.innerText.split('\\n').join(' '))"
+    assert quiet.run(lost) == [
+        "<i>frame 50.0 (100.0 to 50.0)",
+        "disk 25.0 (100.0 to 75.0)",
+        "triangle 0.0 (0.0 to 0.0)",
+    ]
+    gone = "[...document.querySelectorAll('.bars.forgotten .gone')].map(e => e.style.width)"
+    assert quiet.run(gone) == ["50%", "25%", "0%"]
     cells = quiet.run("[...document.querySelectorAll('.cell title')].map(e => e.textContent)")
     assert "cat taken for dog: 1 of 4 (25 %)" in cells
     assert quiet.run("document.querySelector('#curves .line').getAttribute('d').split('L').length") == 4
@@ -288,10 +296,37 @@ def test_a_row_shows_its_search_classes_curves_and_records(
     assert "./records/full-search-02.json" in links
 
 
+def test_a_list_of_many_classes_is_shown_whole_if_wanted_and_the_address_remembers(
+    quiet: Browser, show: Show, record: Make
+) -> None:
+    quiet.media(prefers_reduced_motion="reduce")  # what has the focus is scrolled to, and then clicked
+    every = list(range(20))
+    half = kept(150, [number % 2 == 0 for number in every])
+    made = record(readings=(kept(0, [True] * 20, every), half, head(150, every, [0] * 20)))
+    address = show([made])
+    shown = "['classes', 'forgotten'].map(e => document.querySelectorAll(`.bars.${e} li`).length)"
+    assert quiet.run(shown) == [12, 12]
+    quiet.run("document.getElementById('all-forgotten').focus()")
+    quiet.press("Enter")
+    assert quiet.run(shown) == [12, 20]
+    assert quiet.run("[document.activeElement.id, document.activeElement.getAttribute('aria-expanded')]") == [
+        "all-forgotten",
+        "true",
+    ]
+    quiet.until("location.hash === '#whole=forgotten'")
+    quiet.click("#all-classes")
+    quiet.until("location.hash === '#whole=forgotten%2Cclasses'")
+    quiet.open(f"{address}#whole=forgotten")
+    assert quiet.run(shown) == [12, 20]
+    quiet.click("#all-forgotten")
+    assert quiet.run(shown) == [12, 12]
+
+
 def test_panels_without_data_say_so(quiet: Browser, paper: str) -> None:
     said = quiet.run("document.getElementById('main').innerText")
     for words in (
         "These records do not say what each test image was taken for",
+        "These records do not say which class each image of the source has",
         "No record of a search trial of this row is here.",
         "so there are no curves",
         "Not recorded: peak memory, checkpoint file.",

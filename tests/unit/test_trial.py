@@ -53,7 +53,7 @@ def small_data(train: int = 1000) -> Iterator[None]:
 
     def source(name: str, **_: Any) -> Source:
         assert name == "shapes"
-        return Source(bank=drawn(210, 1), val=drawn(105, 2), test=drawn(105, 3))
+        return Source(drawn(210, 1), drawn(105, 2), drawn(105, 3), shapes.CLASS_NAMES)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "target", functools.cache(target))
@@ -116,6 +116,8 @@ def test_a_search_trial_sees_validation_and_a_confirmation_test_data(probes: Map
             assert (confirmed if phase == "search" else searched) is None
         assert f"target_{split}" in record.details["images"]
         assert f"target_{other}" not in record.details["images"]
+        named = list(shapes.CLASS_NAMES) if phase == "confirm" else None  # what tells its answers apart
+        assert record.details["images"].get("source_classes") == named
         identities = record.details["images"]["identity"]
         assert set(identities) == {"target_train", f"target_{split}", "source_bank", "source_queries"}
         assert record.status == "ok"
@@ -465,10 +467,11 @@ def test_a_confirmation_keeps_which_images_were_right(watched: Watched) -> None:
             images = getattr(getattr(sets, reading.domain), reading.split)
             assert reading.answers.images == images.identity()
             right = reading.answers.array(reading.n)
-            pairs = reading.answers.confusion(reading.n)
+            pairs, classes = reading.answers.confusion(reading.n), reading.answers.labels(reading.n)
             assert (pairs is not None) is (reading.probe == HEAD)
-            if pairs is not None:
-                assert pairs[0].tolist() == images.labels.tolist()
+            assert (classes is not None) is (reading.probe == HEAD or reading.step == 0)
+            if classes is not None:
+                assert classes.tolist() == images.labels.tolist()
             assert 100 * right.mean() == pytest.approx(reading.numbers["top1"])
     again = Record.model_validate_json(watched.record.model_dump_json())
     assert again == watched.record

@@ -1,10 +1,11 @@
-// Accuracy by class, and what was taken for what.
+// Accuracy by class, what was forgotten by class, and what was taken for what.
 
 const FEW = 12;
-let showAllClasses = false;
+const isWhole = (id) => state.whole.split(",").includes(id); // whether a list of more classes is shown as a whole
 
 function classesOf(row) {
-  return row.launch.classes[row.label];
+  const found = row.launch.classes[row.label];
+  return found && { ...found, ...row.launch.class_images[found.images] };
 }
 
 function perClass(row) {
@@ -13,11 +14,16 @@ function perClass(row) {
   const why = "These records do not say what each test image was taken for (they are from an earlier version).";
   if (!found) return [title, h("p", { class: "muted" }, why)];
   const order = worstFirst(found, row.launch.class_names[found.names]);
-  const shown = showAllClasses ? order : order.slice(0, FEW);
-  const list = h("ul", { class: "bars" }, shown.map(classBar));
-  list.style.setProperty("--what", `${Math.min(22, Math.max(...shown.map((own) => own.name.length)))}ch`);
   const about = "Test images of all seeds, the worst class first, in percent.";
-  return [title, h("p", { class: "muted small" }, about), list, order.length > FEW ? moreClasses(order.length) : null];
+  return [title, h("p", { class: "muted small" }, about), classList("classes", order, classBar)];
+}
+
+// The first of some classes in their order, or all of them, each drawn as a bar.
+function classList(id, order, bar) {
+  const shown = isWhole(id) ? order : order.slice(0, FEW);
+  const list = h("ul", { class: `bars ${id}` }, shown.map(bar));
+  list.style.setProperty("--what", `${Math.min(22, Math.max(...shown.map((own) => own.name.length)))}ch`);
+  return [list, order.length > FEW ? moreClasses(id, order.length) : null];
 }
 
 function worstFirst(found, names) {
@@ -39,14 +45,46 @@ function classBar({ name, n, share: part }) {
   );
 }
 
-function moreClasses(all) {
-  const toggle = () => {
-    showAllClasses = !showAllClasses;
-    renderRow();
-    $("all-classes").focus();
-  };
-  const about = { type: "button", class: "more", id: "all-classes", "aria-expanded": String(showAllClasses) };
-  return h("button", { ...about, onclick: toggle }, showAllClasses ? "Show the worst only" : `Show all ${all} classes`);
+function moreClasses(id, all) {
+  const others = state.whole.split(",").filter((own) => own && own !== id);
+  const toggle = () => setState({ whole: (isWhole(id) ? others : [...others, id]).join(",") });
+  const about = { type: "button", class: "more", id: `all-${id}`, "aria-expanded": String(isWhole(id)) };
+  return h("button", { ...about, onclick: toggle }, isWhole(id) ? "Show the first only" : `Show all ${all} classes`);
+}
+
+function forgottenByClass(row) {
+  const found = row.launch.source_classes[row.label];
+  const title = h("h3", null, "Forgotten by class");
+  const why = "These records do not say which class each image of the source has (they are from an earlier version).";
+  if (!found) return [title, h("p", { class: "muted" }, why)];
+  const { names, n, before } = row.launch.source_queries[found.queries];
+  const order = row.launch.class_names[names]
+    .map((name, index) => ({ name, n: n[index], before: before[index], after: found.after[index] }))
+    .filter((own) => own.n)
+    .map((own) => ({ ...own, lost: (own.before - own.after) / own.n }))
+    .sort((a, b) => b.lost - a.lost || a.name.localeCompare(b.name));
+  const about =
+    "Source accuracy over all seeds in percent, before and after training; what is most forgotten first, and in bold by how many points. Pale: what was lost.";
+  return [title, h("p", { class: "muted small" }, about), classList("forgotten", order, forgottenBar)];
+}
+
+function forgottenBar({ name, n, before, after, lost }) {
+  const kept = h("span", null),
+    gone = h("span", { class: "gone" });
+  kept.style.width = `${(100 * after) / n}%`;
+  gone.style.width = `${100 * Math.max(0, lost)}%`;
+  return h(
+    "li",
+    null,
+    h("span", { class: "what", title: `${name}, ${count(n)} images` }, name),
+    h("span", { class: "track", "aria-hidden": "true" }, kept, gone),
+    h(
+      "span",
+      { class: "value" },
+      h("b", null, one(100 * lost)),
+      ` (${one((100 * before) / n)} to ${one((100 * after) / n)})`,
+    ),
+  );
 }
 
 function confusion(row) {

@@ -33,7 +33,8 @@ function renderRow() {
       h("div", null, search(row)),
       h("div", { class: "full" }, seeds(row)),
       h("div", null, perClass(row)),
-      h("div", null, confusion(row)),
+      h("div", null, forgottenByClass(row)),
+      h("div", { class: "full" }, confusion(row)),
     ),
   );
 }
