@@ -167,9 +167,11 @@ def _check(one: Side, other: Side, first: Outcome, second: Outcome, quantity: st
             f"{one.folder} is of benchmark {one.benchmark} and {other.folder} of {other.benchmark}: compare rows of one"
         )
     if (what := different_images(first, second, quantity)) is not None:
+        where = f"in {one.folder} than in {other.folder}"
+        if one.folder == other.folder:
+            where = f"for {one.row!r} than for {other.row!r} of {one.folder}"
         raise ValueError(
-            f"{quantity} was measured on other {what} images in {one.folder} than in {other.folder}: compare rows that "
-            f"were measured on the same ones"
+            f"{quantity} was measured on other {what} images {where}: compare rows that were measured on the same ones"
         )
 
 

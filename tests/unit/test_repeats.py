@@ -23,6 +23,7 @@ from bench.reporting.compare import compare, sentences
 from bench.reporting.findings import caveats, findings, interval_legend
 from bench.reporting.outcomes import Outcome, difference
 from bench.reporting.rows import QUANTITIES, build, outcomes
+from bench.reporting.statistics import wilson
 from bench.spec import SearchContext, SpecError, Study
 
 Make = Callable[..., Record]
@@ -129,8 +130,10 @@ def test_a_row_averages_over_its_searches(answered: Make) -> None:
     assert row.mean.low is not None
     assert row.mean.high is not None
     # Student's t with two degrees of freedom: searches vary by 5 points, and there are three.
-    half = 4.3 * 5 / np.sqrt(3)
-    assert row.mean.high - row.mean.mean == pytest.approx(min(half, 100 - row.mean.mean), rel=0.15)
+    share = np.mean(LEVELS)
+    low, high = wilson(share, share * (1 - share) / (0.05**2 / 3), 4.3)
+    assert (row.mean.low, row.mean.high) == pytest.approx((100 * low, 100 * high), abs=3)
+    assert high < 0.94
 
 
 def test_without_repeats_every_configuration_is_a_row(answered: Make) -> None:
