@@ -150,7 +150,10 @@ def _of_few_draws(rows: Sequence[Row], *, several: bool) -> Iterator[str]:
         ("search", [row.label for row in alone if searches and row.repeated]),
     ):
         if labels:
-            yield f"Of one {what} alone, with intervals and comparisons over images only: {', '.join(labels)}."
+            yield (
+                f"Of one {what} alone, so that intervals are over images only, and comparisons leave out what another "
+                f"{what} of theirs would give: {', '.join(labels)}."
+            )
     single = [row.label for row in rows if not row.repeated and row not in alone]
     if single and any(row.repeated for row in rows):
         yield f"Of a single search, so that intervals leave out what another would have chosen: {', '.join(single)}."

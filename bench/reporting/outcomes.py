@@ -192,6 +192,11 @@ def counted_in(first: Outcome, second: Outcome) -> str:
     return " or ".join(sorted({"searches" if outcome.repeated else "seeds" for outcome in (first, second)}))
 
 
+def of_one_seed(*outcomes: Outcome) -> bool:
+    """Whether one of some rows has a single seed, or search, which does not say how much these differ."""
+    return min(len(outcome.seeds) for outcome in outcomes) < 2
+
+
 def one_of(counted: str) -> str:
     """The singular of what :func:`counted_in` says."""
     return counted.replace("seeds", "seed").replace("searches", "search")
@@ -252,13 +257,12 @@ def _least(tables: Sequence[Array], quantity: str, *compared: Outcome) -> list[f
 
 
 def _seeds_apart(first: Outcome, second: Outcome, quantity: str) -> tuple[Seeds, ...]:
-    """What the seeds contribute to a difference: paired if they are equal; nothing is known if one row has one."""
+    """What the seeds contribute to a difference: paired if they are equal; of a row with one seed nothing is known."""
     one = first.accuracies(quantity)
     other = [(-weight, shares) for weight, shares in second.accuracies(quantity)]
     if first.seeds == second.seeds:
         return Seeds.of([*one, *other])
-    parts = Seeds.of(one), Seeds.of(other)
-    return (*parts[0], *parts[1]) if all(parts) else ()
+    return (*Seeds.of(one), *Seeds.of(other))
 
 
 def of_seeds(outcome: Outcome, seeds: Sequence[int]) -> Outcome:
@@ -271,5 +275,7 @@ def _apart(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     """The difference of two rows that are not known to have images in common; their seeds are paired if equal."""
     one, other = first.estimate(quantity), second.estimate(quantity)
     images = tuple(Images(part.weighted, part.n) for estimate in (one, other) for part in estimate.images)
-    seeds = _seeds_apart(first, second, quantity)
-    return Estimate(one.value - other.value, images, seeds, counted=one.counted and other.counted)
+    counted = one.counted and other.counted
+    known = counted or not of_one_seed(first, second)  # of a row without either, no interval would hold anything
+    seeds = _seeds_apart(first, second, quantity) if known else ()
+    return Estimate(one.value - other.value, images, seeds, counted=counted)

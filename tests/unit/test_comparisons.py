@@ -172,7 +172,10 @@ def test_a_board_says_what_its_intervals_leave_out(launch_of: LaunchOf, failed: 
     mixed = [*launch_of({"lora": (0.9, 0.8)}), *launch_of({"full": (0.9, 0.5)}, images="others")]
     assert "Some rows answered different images" in said(build(mixed))
     lost = [failed(one) if one.method == "lora" and one.seed else one for one in records]
-    assert "Of one seed alone, with intervals and comparisons over images only: lora." in said(build(lost))
+    assert (
+        "Of one seed alone, so that intervals are over images only, and comparisons leave out what another seed of "
+        "theirs would give: lora."
+    ) in said(build(lost))
     assert "forgets at most 0 points" in said(build(launch_of({"full": (0.9, 0.5)}), forgetting_limit=0.0))
 
 
@@ -289,6 +292,26 @@ def test_a_pair_of_which_one_seed_is_left_does_not_say_what_would_tell_it_apart(
     text = said(build(lost))
     assert "one seed does not say how many would tell them apart" in text
     assert "no number of seeds" not in text
+
+
+def test_what_a_row_of_several_seeds_leaves_open_counts_against_a_row_of_one(
+    launch_of: LaunchOf, tmp_path: Path
+) -> None:
+    """Of the one seed nothing is known; but the other row's mean is no surer for that."""
+    records = launch_of({"full": (0.9, 0.5), "lora": (0.9, 0.8)})
+    alone = [one for one in records if one.method == "full" or one.seed == 0]
+    rows = of(alone)
+    apart = difference(rows["full"], rows["lora"], "target_accuracy")
+    assert apart.seeds == rows["full"].estimate("target_accuracy").seeds
+    for one in alone:
+        one.write(tmp_path / "records")
+    found = compare.compare(f"{tmp_path}:full", "lora", ["target_accuracy"])
+    assert found.lines[0].seeds is None
+    told = " ".join(compare.sentences(found))
+    assert "one seed does not say how many would do it" in told
+    assert (
+        "A row of one seed: its intervals are over images alone, and its differences leave out its other seeds" in told
+    )
 
 
 def test_of_two_equal_rows_it_is_said_that_they_are_equal(launch_of: LaunchOf) -> None:

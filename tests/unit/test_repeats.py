@@ -229,7 +229,10 @@ def test_rows_say_when_they_are_of_one_search_alone(answered: Make, failed: Make
     assert (row.mean.n, row.seeds) == (1, 2)
     assert "one search does not say how much searches differ" in interval_legend(build(only))
     both = [*lora, *lost(full, failed, *(record.trial for record in full if record.repeat))]
-    assert caveats(build(both)) == ["Of one search alone, with intervals and comparisons over images only: full."]
+    assert caveats(build(both)) == [
+        "Of one search alone, so that intervals are over images only, and comparisons leave out what another search of "
+        "theirs would give: full."
+    ]
     single = [record for record in confirmed(answered, repeated=False) if record.seed < 2]
     assert caveats(build([*lora, *single])) == [
         "Of a single search, so that intervals leave out what another would have chosen: full."
@@ -261,7 +264,7 @@ def test_searches_are_counted_where_rows_average_searches(answered: Make, tmp_pa
     assert "one search does not say how many" in said or "told apart with these searches" in said
     told = list(sentences(compare(f"{folder_of(tmp_path / 'one', one)}:full", "lora")))
     assert (
-        "A row of one search: its intervals and differences are over images alone, and leave out other searches."
+        "A row of one search: its intervals are over images alone, and its differences leave out its other searches."
         in told
     )
 
