@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 from bench.folder import LaunchFolder
 from bench.reporting import rows
 from bench.reporting.comparisons import Difference
-from bench.reporting.outcomes import Outcome, alike, counted_in, difference, different_images, one_of, same_images
+from bench.reporting.outcomes import (
+    Outcome,
+    alike,
+    counted_in,
+    difference,
+    different_images,
+    of_one_seed,
+    one_of,
+    same_images,
+)
 from bench.reporting.rows import QUANTITIES, with_interval
 from bench.reporting.screen import plain
 from bench.reporting.statistics import Estimate, holm, seeds_needed
@@ -107,7 +116,7 @@ def _compared(case: tuple[str, str, Outcome, Outcome], estimate: Estimate, p: fl
         first=first.estimate(quantity),
         second=second.estimate(quantity),
         apart=Difference.of(estimate, p),
-        seeds=seeds_needed(estimate, family),
+        seeds=None if of_one_seed(a, b) else seeds_needed(estimate, family),
         paired=same_images(a, b, quantity),
         counted_in=counted_in(a, b),
         left_out=(_without(a, first), _without(b, second)),
@@ -167,9 +176,11 @@ def _check(one: Side, other: Side, first: Outcome, second: Outcome, quantity: st
             f"{one.folder} is of benchmark {one.benchmark} and {other.folder} of {other.benchmark}: compare rows of one"
         )
     if (what := different_images(first, second, quantity)) is not None:
+        where = f"in {one.folder} than in {other.folder}"
+        if one.folder == other.folder:
+            where = f"for {one.row!r} than for {other.row!r} of {one.folder}"
         raise ValueError(
-            f"{quantity} was measured on other {what} images in {one.folder} than in {other.folder}: compare rows that "
-            f"were measured on the same ones"
+            f"{quantity} was measured on other {what} images {where}: compare rows that were measured on the same ones"
         )
 
 
@@ -212,15 +223,21 @@ def sentences(found: Comparison) -> Iterator[str]:
     told = [name for name, line in zip(names, lines, strict=True) if line.apart.told_apart]
     how = f"(95 %, Holm over {len(lines)} comparison{'s' * (len(lines) > 1)})"
     yield f"Told apart: {'; '.join(told)} {how}." if told else f"Nothing is told apart {how}."
-    rest = [f"{name} ({_needed(line)})" for name, line in zip(names, lines, strict=True) if not line.apart.told_apart]
+    rest: dict[str, list[str]] = {}
+    for name, line in zip(names, lines, strict=True):
+        if not line.apart.told_apart:
+            rest.setdefault(_needed(line), []).append(name)
     if rest:
-        yield f"Not told apart: {'; '.join(rest)}."
+        each = [f"{'; '.join(alike)} ({why})" for why, alike in rest.items()]
+        yield f"Not told apart: {'; '.join(each)}."
     yield from dict.fromkeys(said for line in lines for said in _left_out(line, several))
     for counted in dict.fromkeys(
         line.counted_in for line in lines if _of_one_seed(line) and line.apart.low is not None
     ):
-        one = one_of(counted)
-        yield f"A row of one {one}: its intervals and differences are over images alone, and leave out other {counted}."
+        yield (
+            f"A row of one {one_of(counted)}: its intervals are over images alone, and its differences leave out its "
+            f"other {counted}."
+        )
     if not all(line.paired for line in lines):
         yield "The records do not say which images were right: differences count as if they came from different images."
 

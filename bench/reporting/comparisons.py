@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.reporting.front import EQUAL, Draws, Hypervolume, Region, hypervolumes
-from bench.reporting.outcomes import Outcome, alike, counted_in, difference
+from bench.reporting.outcomes import Outcome, alike, counted_in, difference, of_one_seed
 from bench.reporting.statistics import LEVEL, Estimate, holm, seeds_needed
 
 ALPHA = 1 - LEVEL
@@ -213,8 +213,8 @@ def _separation(
         first=labels[first],
         second=labels[second],
         difference=Difference.of(apart, behind[second].p),
-        seeds=seeds_needed(apart, _pairs(len(outcomes))),
-        of_one_seed=not apart.seeds,
+        seeds=None if of_one_seed(*pair) else seeds_needed(apart, _pairs(len(outcomes))),
+        of_one_seed=of_one_seed(*pair),
         counted_in=counted_in(*pair),
         shared=[len(own.seeds) for own in alike(*pair)] != [len(own.seeds) for own in pair],
     )

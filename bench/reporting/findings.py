@@ -70,8 +70,12 @@ def basis(board: Leaderboard) -> str:
     searches = max(row.searches for row in board.rows)
     of_each = f"{searches} search{'es' * (searches != 1)} a row, with " if repeated(board) else ""
     parts = [f"{of_each}{seed_count(board)} a row: {_seeds(board)}"]
-    for field, what in (("target_images", "test images"), ("source_images", "source queries")):
+    for field, one, several in (
+        ("target_images", "test image", "test images"),
+        ("source_images", "source query", "source queries"),
+    ):
         numbers = sorted({number for row in board.rows if (number := getattr(row, field)) is not None})
+        what = one if numbers == [1] else several
         parts += [f"{' or '.join(f'{number:,}' for number in numbers)} {what}"] if numbers else []
     chosen = f"chosen by {board.objective}" if board.objective else "what chose the rows was not recorded"
     return "; ".join([*parts, chosen]) + "."
@@ -108,8 +112,9 @@ def probe(board: Leaderboard) -> str:
 
 
 def findings(board: Leaderboard) -> list[str]:
-    """What the study can and cannot tell apart, a sentence each."""
-    return [*_of_mean(board), *_of_the_first_two(board), *_under_the_limit(board), *_of_methods(board)]
+    """What the study can and cannot tell apart, and what its rows were given, a sentence each."""
+    said = [*_of_mean(board), *_of_the_first_two(board), *_under_the_limit(board), *_of_methods(board)]
+    return [*said, *_of_budgets(board)]
 
 
 def caveats(board: Leaderboard) -> list[str]:
@@ -145,7 +150,10 @@ def _of_few_draws(rows: Sequence[Row], *, several: bool) -> Iterator[str]:
         ("search", [row.label for row in alone if searches and row.repeated]),
     ):
         if labels:
-            yield f"Of one {what} alone, with intervals and comparisons over images only: {', '.join(labels)}."
+            yield (
+                f"Of one {what} alone, so that intervals are over images only, and comparisons leave out what another "
+                f"{what} of theirs would give: {', '.join(labels)}."
+            )
     single = [row.label for row in rows if not row.repeated and row not in alone]
     if single and any(row.repeated for row in rows):
         yield f"Of a single search, so that intervals leave out what another would have chosen: {', '.join(single)}."
@@ -213,6 +221,19 @@ def _of_methods(board: Leaderboard) -> Iterator[str]:
     if len(board.hypervolumes) > 1:
         each = (f"{own.method} {with_interval(own.value, own.low, own.high)}" for own in board.hypervolumes)
         yield f"Hypervolume of each method's rows, in percent of all accuracies: {'; '.join(each)}."
+
+
+def _of_budgets(board: Leaderboard) -> Iterator[str]:
+    """What a trial of each row trains with; what most rows have comes first."""
+    found: dict[str, list[str]] = {}
+    for row in board.rows:
+        if "train_images" in row.costs:
+            said = f"{row.costs['steps']:,.0f} steps, {row.costs['train_images']:,.0f} images"
+            found.setdefault(said, []).append(row.label)
+    if found:
+        usual = max(found, key=lambda said: len(found[said]))
+        others = "; ".join(f"{_named(labels)}: {said}" for said, labels in found.items() if said != usual)
+        yield f"Each trial trains {usual}{f' ({others})' if others else ''}."
 
 
 def _named(labels: Sequence[str]) -> str:

@@ -103,6 +103,7 @@ def _by_images(outcomes: Sequence[Outcome], domain: str, count: int, rng: np.ran
         lengths = np.linalg.norm(centred, axis=1, keepdims=True)
         unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
         correlation[np.ix_(rows, rows)] = unit @ unit.T
+    np.fill_diagonal(correlation, 1)  # also of a row whose images' means do not vary
     deviations = np.sqrt([sum(part.variance for part in estimate.images) for estimate in estimates])
     normal = rng.standard_normal((count, len(outcomes))) @ _root(correlation).T
     return np.asarray([estimate.value for estimate in estimates] + normal * deviations)

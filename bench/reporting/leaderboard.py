@@ -118,7 +118,9 @@ def on_front(line: Line) -> tuple[str, str]:
     probability = line["pareto_probability"]
     if probability is None or probability < MAYBE_ON_FRONT:
         return "", ""
-    return "★" if probability >= FRONT else "☆", f"{probability:.0%}"
+    if probability >= FRONT:
+        return "★", f"{probability:.0%}"
+    return "☆", f"{min(probability, FRONT - 0.01):.0%}"  # what falls short of the limit is not rounded up to it
 
 
 def _chosen(line: Line) -> dict[str, Any]:

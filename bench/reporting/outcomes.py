@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.readings import HEAD, KNN, Reading
 from bench.records import Record
-from bench.reporting.statistics import Array, Estimate, Images, Seeds, of_answers
+from bench.reporting.statistics import Array, Estimate, Images, Seeds, changed, of_answers, one_answer
 
 NAMES = ("target", "source", "before")
 DOMAINS = {HEAD: "target", KNN: "source"}
@@ -66,8 +66,19 @@ class Answered:
     @property
     def binomial(self) -> float:
         """Variance of the accuracy through its images, if nothing but the accuracy is known."""
-        share = float(self.shares.mean())
-        return share * (1 - share) / self.n if self.n else 0.0
+        if not self.n:
+            return 0.0
+        return one_answer(self.n) if self.at_an_end else self.share * (1 - self.share) / self.n
+
+    @property
+    def share(self) -> float:
+        """Mean over the seeds."""
+        return float(self.shares.mean())
+
+    @property
+    def at_an_end(self) -> bool:
+        """Whether every seed's answers were all right, or all wrong."""
+        return self.share in (0.0, 1.0)
 
 
 def of_searches(records: Sequence[Record]) -> bool:
@@ -127,13 +138,19 @@ class Outcome:
     def estimate(self, quantity: str) -> Estimate:
         """A quantity (see ``WEIGHTS``) with its uncertainty over seeds and images, as a share."""
         weights = WEIGHTS[quantity]
-        shares = min(weights.values()) > 0
+        shares, accuracies = min(weights.values()) > 0, self.accuracies(quantity)
+        seeds = Seeds.of(accuracies)
         if self.by_image:
-            return of_answers(self.tables(quantity), shares=shares)
-        means = np.asarray(sum(weight * self.answers[name].shares for name, weight in weights.items()))
+            tables = self.tables(quantity)
+            return of_answers(tables, seeds, shares=shares, least=None if shares else _least(tables, quantity, self))
+        value = float(np.sum([weight * own.mean() for weight, own in accuracies]))
         images = tuple(self._approximate(weights))
         counted = self._same_features(weights) or all(self.answers[name].n is not None for name in weights)
-        return Estimate(float(means.mean()), images, Seeds.of(means), share=shares, counted=counted)
+        return Estimate(value, images, seeds, share=shares, counted=counted)
+
+    def accuracies(self, quantity: str) -> list[tuple[float, Array]]:
+        """The accuracies whose sum a quantity is: weight, and shares of the seeds, ``[s]``."""
+        return [(weight, self.answers[name].shares) for name, weight in WEIGHTS[quantity].items()]
 
     def tables(self, quantity: str) -> list[Array]:
         """The weighted answers that make a quantity, ``[seeds, images]``, one table a data set; needs ``by_image``."""
@@ -151,7 +168,7 @@ class Outcome:
             return [Images(0.0, self.answers["source"].n or 0)]
         parts = [(own, weight) for name, weight in weights.items() if (own := self.answers[name]).n]
         if min(weights.values()) > 0:
-            return [Images(own.binomial, own.n or 0, float(own.shares.mean()), weight) for own, weight in parts]
+            return [Images(own.binomial, own.n or 0, own.share, weight) for own, weight in parts]
         return [Images(own.binomial, own.n or 0) for own, _ in parts]
 
     def _same_features(self, weights: Mapping[str, float]) -> bool:
@@ -173,6 +190,11 @@ def _judged(record: Record, variant: str | None) -> dict[str, Reading]:
 def counted_in(first: Outcome, second: Outcome) -> str:
     """What more of would tell two rows apart: ``seeds``, ``searches``, or either where the rows differ in it."""
     return " or ".join(sorted({"searches" if outcome.repeated else "seeds" for outcome in (first, second)}))
+
+
+def of_one_seed(*outcomes: Outcome) -> bool:
+    """Whether one of some rows has a single seed, or search, which does not say how much these differ."""
+    return min(len(outcome.seeds) for outcome in outcomes) < 2
 
 
 def one_of(counted: str) -> str:
@@ -213,13 +235,34 @@ def difference(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     first, second = alike(first, second)
     if not same_images(first, second, quantity):
         return _apart(first, second, quantity)
-    one, other = first.tables(quantity), second.tables(quantity)
+    one, other, seeds = first.tables(quantity), second.tables(quantity), _seeds_apart(first, second, quantity)
     if first.seeds == second.seeds:
-        return of_answers([a - b for a, b in zip(one, other, strict=True)], shares=False)
-    means = [a.mean(axis=0, keepdims=True) - b.mean(axis=0, keepdims=True) for a, b in zip(one, other, strict=True)]
-    images = of_answers(means, shares=False)
-    seeds = [Seeds.of(np.asarray(sum(table.mean(axis=1) for table in tables))) for tables in (one, other)]
-    return Estimate(images.value, images.images, (*seeds[0], *seeds[1]) if all(seeds) else ())
+        tables = [a - b for a, b in zip(one, other, strict=True)]
+    else:
+        pairs = zip(one, other, strict=True)
+        tables = [a.mean(axis=0, keepdims=True) - b.mean(axis=0, keepdims=True) for a, b in pairs]
+    return of_answers(tables, seeds, shares=False, least=_least(tables, quantity, first, second))
+
+
+def _least(tables: Sequence[Array], quantity: str, *compared: Outcome) -> list[float]:
+    """What one answer changes in each table of differences: what one did; if none did it is certain that none does, but
+    where all were right, or all wrong, as different models' may be by chance.
+    """
+    weights, found = WEIGHTS[quantity], []
+    for table, of_target in zip(tables, dict.fromkeys(name == "target" for name in weights), strict=True):
+        names = [name for name in weights if (name == "target") is of_target]
+        at_an_end = all(outcome.answers[name].at_an_end for outcome in compared for name in names)
+        found.append(changed(table) or (abs(weights[names[0]]) if at_an_end else 0.0))
+    return found
+
+
+def _seeds_apart(first: Outcome, second: Outcome, quantity: str) -> tuple[Seeds, ...]:
+    """What the seeds contribute to a difference: paired if they are equal; of a row with one seed nothing is known."""
+    one = first.accuracies(quantity)
+    other = [(-weight, shares) for weight, shares in second.accuracies(quantity)]
+    if first.seeds == second.seeds:
+        return Seeds.of([*one, *other])
+    return (*Seeds.of(one), *Seeds.of(other))
 
 
 def of_seeds(outcome: Outcome, seeds: Sequence[int]) -> Outcome:
@@ -232,9 +275,7 @@ def _apart(first: Outcome, second: Outcome, quantity: str) -> Estimate:
     """The difference of two rows that are not known to have images in common; their seeds are paired if equal."""
     one, other = first.estimate(quantity), second.estimate(quantity)
     images = tuple(Images(part.weighted, part.n) for estimate in (one, other) for part in estimate.images)
-    seeds: tuple[Seeds, ...] = (*one.seeds, *other.seeds) if one.seeds and other.seeds else ()
-    if first.seeds == second.seeds and seeds:
-        weights = WEIGHTS[quantity].items()
-        apart = sum(weight * (first.answers[name].shares - second.answers[name].shares) for name, weight in weights)
-        seeds = Seeds.of(np.asarray(apart))
-    return Estimate(one.value - other.value, images, seeds, counted=one.counted and other.counted)
+    counted = one.counted and other.counted
+    known = counted or not of_one_seed(first, second)  # of a row without either, no interval would hold anything
+    seeds = _seeds_apart(first, second, quantity) if known else ()
+    return Estimate(one.value - other.value, images, seeds, counted=counted)

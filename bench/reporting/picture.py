@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
 from pathlib import Path
@@ -18,6 +19,9 @@ PALE = 0.4
 """Rows that can be told from the one with the highest MEAN are drawn so."""
 
 LEGEND = "bars: 95 % intervals\npale: told from the highest MEAN"
+
+MANY, COLUMNS = 12, 5
+"""A legend of more names stands below the rows, in so many columns."""
 
 
 def draw(board: Leaderboard, path: Path) -> None:
@@ -90,8 +94,19 @@ def _draw(board: Leaderboard, path: Path) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if rows:
-        axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9, title=LEGEND, title_fontsize=7)
+        _draw_legend(figure, axes)
     _save(figure, path)
+
+
+def _draw_legend(figure: Any, axes: Any) -> None:
+    """Among the rows where there is room; of many methods below them, on a figure that is higher for it."""
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) <= MANY:
+        axes.legend(loc="best", fontsize=8, frameon=True, framealpha=0.9, title=LEGEND, title_fontsize=7)
+        return
+    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(names) / COLUMNS) + 0.4)
+    look = {"fontsize": 7, "title": LEGEND.replace("\n", "; "), "title_fontsize": 7}
+    figure.legend(handles, names, loc="outside lower center", ncols=COLUMNS, **look)
 
 
 def _draw_untouched(axes: Any, board: Leaderboard) -> None:

@@ -38,8 +38,17 @@ FACTS = ("failed", "pareto", "best", "test_selected", "by_image")
 COUNTS = ("seeds", "target_images", "source_images", "searches", "search_trials")
 """So much stands behind a row; ``seeds`` are those that succeeded, of all its searches."""
 
-COSTS = ("train_seconds", "eval_seconds", "peak_memory", "checkpoint_bytes")
-"""What a trial of the row took: means over its seeds in seconds and bytes, of the peak memory the highest."""
+COSTS = (
+    "steps",
+    "train_images",
+    "train_seconds",
+    "accelerator_seconds",
+    "eval_seconds",
+    "peak_memory",
+    "checkpoint_bytes",
+)
+"""What a trial of the row took: optimizer steps, images that these saw, seconds of training, the same times the workers
+that trained at once, seconds of measuring, bytes; means over its seeds, of the peak memory the highest."""
 
 CHANCES = ("best_probability", "pareto_probability")
 """These columns say how probable something is of a row that has succeeded."""
@@ -274,13 +283,21 @@ def _family(row: Row) -> str:
 def costs_of(record: Record) -> dict[str, float]:
     """What a trial took, see :data:`COSTS`, as far as its record says."""
     peak = record.provenance.get("peak_memory") or {}
+    batch, workers = record.config.get("train", {}).get("batch_size"), record.provenance.get("workers")
     costs = {
+        "steps": record.steps,
+        "train_images": _product(record.steps, batch),
         "train_seconds": record.train_seconds,
+        "accelerator_seconds": _product(record.train_seconds, workers),
         "eval_seconds": record.eval_seconds,
         "peak_memory": peak.get("bytes"),
         "checkpoint_bytes": record.details.get("checkpoint_bytes"),
     }
     return {name: float(value) for name, value in costs.items() if value is not None}
+
+
+def _product(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one * other
 
 
 def _costs(records: Sequence[Record]) -> dict[str, float]:

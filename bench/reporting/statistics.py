@@ -10,9 +10,11 @@ McCulloch 1992, chapter 4). The mean over all answers therefore has two variance
 
 The interval is a Student's t of their sum, whose degrees of freedom are the harmonic mean of those of the parts,
 weighted by their variances: 2 / x for three seeds that make x of the variance. (Satterthwaite's 1946, 2 / x^2, count on
-x itself being known; of three seeds they cover 92 %.) Near 0 and 100 % the images' part is Wilson's (1927, JASA 22:209)
-with the effective number of images, and the parts' distances are joined by their squares (Zou and Donner 2008,
-Statistics in Medicine 27:1693). Paired differences vary at least as one changed answer does.
+x itself being known; of three seeds they cover 92 %.) An accuracy that varies much is skewed, since it ends at 0 and
+100 %: each part is Wilson's (1927, JASA 22:209) with the number of answers that would vary as much, and the parts'
+distances are joined by their squares (Zou and Donner 2008, Statistics in Medicine 27:1693). So is, in a quantity that
+is made of several accuracies, a mean or a difference, what seeds do to each. Paired differences vary at least as one
+changed answer does.
 
 All quantities here are shares: 1 is 100 percent. ``docs/statistics.md`` shows what is covered.
 """
@@ -45,16 +47,65 @@ MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
+class Moved:
+    """One accuracy of those that a quantity is made of: its mean, its weight in the quantity, and the variance of what
+    the quantity has of it, over the seeds.
+    """
+
+    share: float
+    weight: float
+    variance: float
+
+    def distances(self, quantile: float) -> tuple[float, float]:
+        """How far what the quantity has of it may lie below and above, for such a quantile."""
+        below, above = _distances(self.share, self.variance / self.weight**2, quantile)
+        ends = (below, above) if self.weight > 0 else (above, below)
+        return abs(self.weight) * ends[0], abs(self.weight) * ends[1]
+
+
+@dataclass(frozen=True)
 class Seeds:
-    """What the seeds contribute: the variance of the mean over them, and its degrees of freedom."""
+    """What the seeds contribute: the variance of the mean over them, and its degrees of freedom.
+
+    ``moved``: the accuracies that it comes from; without them nothing is known of its shape, and it is symmetric.
+    """
 
     variance: float
     df: int
+    moved: tuple[Moved, ...] = ()
 
     @classmethod
-    def of(cls, means: Array) -> tuple[Seeds, ...]:
-        """The contribution of seeds with such means, ``[s]``; of a single seed nothing can be known."""
-        return (cls(float(means.var(ddof=1)) / len(means), len(means) - 1),) if len(means) > 1 else ()
+    def of(cls, accuracies: Sequence[tuple[float, Array]]) -> tuple[Seeds, ...]:
+        """The contribution of seeds to a sum of accuracies; of a single seed nothing can be known.
+
+        Args:
+            accuracies: the weight of each, and the seeds' shares, ``[s]``.
+        """
+        count = len(accuracies[0][1])
+        if count < 2:
+            return ()
+        total = np.sum([weight * shares for weight, shares in accuracies], axis=0)
+        moved = (Moved(float(own.mean()), weight, weight**2 * _of_mean(own)) for weight, own in accuracies)
+        return (cls(_of_mean(total), count - 1, tuple(moved)),)
+
+    def distances(self, quantile: float) -> tuple[float, float]:
+        """How far the quantity may lie below and above by the seeds alone, for such a quantile.
+
+        The accuracies' distances, joined by their squares, are longer where seeds move accuracies together and shorter
+        where they move them against each other, as the deviation is.
+        """
+        apart = sum(one.variance for one in self.moved)
+        if apart == 0:
+            return (quantile * math.sqrt(self.variance),) * 2
+        each = [one.distances(quantile) for one in self.moved]
+        together = math.sqrt(self.variance / apart)
+        return together * math.hypot(*(low for low, _ in each)), together * math.hypot(*(high for _, high in each))
+
+    def of_so_many(self, count: int) -> Seeds:
+        """What so many seeds would contribute that vary as these do."""
+        part = (self.df + 1) / count
+        moved = tuple(replace(one, variance=part * one.variance) for one in self.moved)
+        return Seeds(part * self.variance, count - 1, moved)
 
 
 @dataclass(frozen=True)
@@ -77,12 +128,28 @@ class Images:
 
     def distances(self, quantile: float) -> tuple[float, float]:
         """How far what the quantity has of it may lie below and above, for such a quantile."""
-        if self.share is None or (0 < self.share < 1 and self.variance == 0):
-            return quantile * math.sqrt(self.weighted), quantile * math.sqrt(self.weighted)
-        each = self.share * (1 - self.share)
-        effective = each / self.variance if each > 0 else self.n  # independent answers that vary as much (Kish 1965)
-        low, high = wilson(self.share, effective, quantile)
-        return self.weight * (self.share - low), self.weight * (high - self.share)
+        if self.share is None:
+            return (quantile * math.sqrt(self.weighted),) * 2
+        below, above = _distances(self.share, self.variance, quantile, self.n)
+        return self.weight * below, self.weight * above
+
+
+def _distances(share: float, variance: float, quantile: float, n: int | None = None) -> tuple[float, float]:
+    """How far Wilson's ends lie from a share of such a variance.
+
+    Args:
+        n: so many answers were all right, or all wrong, if no variance is seen at the end of the scale; None: that is
+            certain.
+    """
+    each = share * (1 - share)
+    if each <= 0 and n is not None:
+        effective: float = n
+    elif each <= 0 or variance <= 0:
+        return 0.0, 0.0
+    else:
+        effective = each / variance  # independent answers that vary as much (Kish 1965)
+    low, high = wilson(share, effective, quantile)
+    return share - low, high - share
 
 
 def wilson(share: float, n: float, z: float) -> tuple[float, float]:
@@ -95,7 +162,7 @@ def wilson(share: float, n: float, z: float) -> tuple[float, float]:
 class Estimate:
     """A quantity, and what makes it uncertain. Without ``seeds`` there was one seed: the images' uncertainty alone.
 
-    ``share``: it is an accuracy or a mean of some, and lies between 0 and 1; otherwise it is a difference.
+    ``share``: it is an accuracy or a mean of some, and lies between 0 and 1; otherwise it is a difference of two.
     ``counted``: the numbers of all images are known; otherwise ``images`` lacks some.
     """
 
@@ -115,12 +182,9 @@ class Estimate:
         """Between which values the quantity lies; None if nothing is known of that."""
         if not self.known:
             return None
-        quantile = student(self._df, level)
-        seeds = [quantile * math.sqrt(part.variance) for part in self.seeds]
-        images = [part.distances(quantile) for part in self.images]
-        low = self.value - math.hypot(*seeds, *(below for below, _ in images))
-        high = self.value + math.hypot(*seeds, *(above for _, above in images))
-        return (max(0.0, low), min(1.0, high)) if self.share else (low, high)
+        below, above = self._joined([student(self._df, level)] * (len(self.seeds) + len(self.images)))
+        low, high = self.value - below, self.value + above
+        return max(0.0 if self.share else -1.0, low), min(1.0, high)
 
     def percent(self) -> tuple[float, float | None, float | None]:
         """Value and ends of the interval times 100, as they are shown."""
@@ -150,20 +214,30 @@ class Estimate:
         distance = abs(self.value - null)
         if self.variance <= ROUNDING**2:
             return float(distance <= ROUNDING)
-        scale = student(self._df, LEVEL) * math.sqrt(self.variance) / self._joined(LEVEL)
+        side = 0 if null < self.value else 1
+        ends = self._joined([student(self._df, LEVEL)] * (len(self.seeds) + len(self.images)))
+        scale = ends[side] / self._joined(self._own_quantiles(LEVEL))[side]
         low, high = math.log(SMALLEST), 0.0
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            low, high = (low, middle) if scale * self._joined(1 - math.exp(middle)) < distance else (middle, high)
+            reached = scale * self._joined(self._own_quantiles(1 - math.exp(middle)))[side]
+            low, high = (low, middle) if reached < distance else (middle, high)
         return math.exp(high)
 
-    def _joined(self, level: float) -> float:
-        """The parts' distances, each with its own quantile, joined by their squares."""
-        images = math.sqrt(sum(part.weighted for part in self.images))
-        return math.hypot(
-            student(math.inf, level) * images,
-            *(student(part.df, level) * math.sqrt(part.variance) for part in self.seeds),
-        )
+    def _joined(self, quantiles: Sequence[float]) -> tuple[float, float]:
+        """The parts' distances below and above, each with its quantile, joined by their squares."""
+        parts: tuple[Seeds | Images, ...] = (*self.seeds, *self.images)
+        each = [part.distances(quantile) for part, quantile in zip(parts, quantiles, strict=True)]
+        return math.hypot(*(below for below, _ in each)), math.hypot(*(above for _, above in each))
+
+    def _own_quantiles(self, level: float) -> list[float]:
+        """Of each part by itself: of the seeds, then of the images."""
+        return [*(student(part.df, level) for part in self.seeds), *[student(math.inf, level)] * len(self.images)]
+
+
+def _of_mean(values: Array) -> float:
+    """Variance of the mean of some values."""
+    return float(values.var(ddof=1)) / len(values)
 
 
 def student(df: float, level: float) -> float:
@@ -171,25 +245,45 @@ def student(df: float, level: float) -> float:
     return float(special.ndtri((1 + level) / 2) if math.isinf(df) else special.stdtrit(df, (1 + level) / 2))
 
 
-def of_answers(tables: Sequence[Array], *, shares: bool) -> Estimate:
+def of_answers(
+    tables: Sequence[Array], seeds: tuple[Seeds, ...], *, shares: bool, least: Sequence[float] | None = None
+) -> Estimate:
     """The sum of the means of some tables of answers, weighted as they are; each has images of its own.
 
     Args:
         tables: ``[seeds, images]`` of equal seeds: 0 or 1 for accuracies, -1 to 1 for differences, times a weight.
+        seeds: what the seeds contribute, see :meth:`Seeds.of`.
         shares: the tables are accuracies, times ``1 / len(tables)``.
+        least: of tables of differences what one answer would change; by default what one did change, and nothing if
+            none did in any seed, which is certain then.
     """
-    means = sum(table.mean(axis=1) for table in tables)
-    weight = 1 / len(tables) if shares else None
-    parts = tuple(_images(table, weight) for table in tables)
-    return Estimate(float(np.mean(means)), parts, Seeds.of(np.asarray(means)), share=shares)
+    value = float(np.sum([table.mean() for table in tables]))
+    if shares:
+        images = [_of_accuracy(table, 1 / len(tables)) for table in tables]
+    else:
+        changes = [changed(table) for table in tables] if least is None else least
+        images = [_of_difference(*each) for each in zip(tables, changes, strict=True)]
+    return Estimate(value, tuple(images), seeds, share=shares)
 
 
-def _images(table: Array, weight: float | None) -> Images:
-    variance, n = image_variance(table), table.shape[1]
-    if weight is None:
-        change = float(np.abs(table).max(initial=0.0))  # 0 if no answer changed in any seed: that is certain
-        return Images(max(variance, (change / n) ** 2), n)
-    return Images(variance / weight**2, n, min(1.0, float(table.mean()) / weight), weight)
+def changed(table: Array) -> float:
+    """What one answer changes at most in a table of differences."""
+    return float(np.abs(table).max(initial=0.0))
+
+
+def _of_accuracy(table: Array, weight: float) -> Images:
+    variance, n, share = image_variance(table) / weight**2, table.shape[1], min(1.0, float(table.mean()) / weight)
+    return Images(variance if 0 < share < 1 else one_answer(n), n, share, weight)
+
+
+def _of_difference(table: Array, change: float) -> Images:
+    n = table.shape[1]
+    return Images(max(image_variance(table), change**2 * one_answer(n)), n)
+
+
+def one_answer(n: int) -> float:
+    """Variance of an accuracy that one of n answers may change: where all were right or all were wrong."""
+    return 1 / n**2
 
 
 def image_variance(table: Array) -> float:
@@ -230,10 +324,10 @@ def seeds_needed(difference: Estimate, family: int = 1) -> int | None:
     """
     if not difference.seeds:
         return None
-    each = sum(part.variance * (part.df + 1) for part in difference.seeds)
 
     def enough(count: int) -> bool:
-        return replace(difference, seeds=(Seeds(each / count, count - 1),)).p_value() * family < 1 - LEVEL
+        planned = replace(difference, seeds=tuple(part.of_so_many(count) for part in difference.seeds))
+        return planned.p_value() * family < 1 - LEVEL
 
     counts = range(2, MOST_SEEDS + 1)
     place = bisect.bisect_left(counts, True, key=enough)

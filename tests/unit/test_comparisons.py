@@ -56,7 +56,7 @@ def test_the_same_images_make_differences_sharper(launch_of: LaunchOf) -> None:
             difference(known["lora"], known["full"], quantity).interval() for known in (by_image, by_accuracy)
         )
         assert width(sharp) < width(blunt)
-        assert sum(sharp) == pytest.approx(sum(blunt))
+        assert sum(sharp) == pytest.approx(sum(blunt), abs=0.01)
         assert by_image["lora"].estimate(quantity).value == pytest.approx(by_accuracy["lora"].estimate(quantity).value)
 
 
@@ -172,7 +172,10 @@ def test_a_board_says_what_its_intervals_leave_out(launch_of: LaunchOf, failed: 
     mixed = [*launch_of({"lora": (0.9, 0.8)}), *launch_of({"full": (0.9, 0.5)}, images="others")]
     assert "Some rows answered different images" in said(build(mixed))
     lost = [failed(one) if one.method == "lora" and one.seed else one for one in records]
-    assert "Of one seed alone, with intervals and comparisons over images only: lora." in said(build(lost))
+    assert (
+        "Of one seed alone, so that intervals are over images only, and comparisons leave out what another seed of "
+        "theirs would give: lora."
+    ) in said(build(lost))
     assert "forgets at most 0 points" in said(build(launch_of({"full": (0.9, 0.5)}), forgetting_limit=0.0))
 
 
@@ -181,7 +184,7 @@ def test_records_that_do_not_say_how_many_images_have_intervals_over_seeds(launc
     assert "was not recorded for every row: its intervals are over seeds alone" in said(board)
     row = found(board)["lora"]
     assert row.mean and row.mean.std and row.mean.low is not None
-    assert row.mean.mean - row.mean.low == pytest.approx(4.3027 * row.mean.std / 3**0.5, rel=1e-4)
+    assert row.mean.mean - row.mean.low == pytest.approx(4.3027 * row.mean.std / 3**0.5, rel=0.1)
 
 
 def read(
@@ -237,9 +240,10 @@ def test_differences_over_seeds_alone_may_lie_below_0() -> None:
     for estimate in (worse, gained):
         low, high = estimate.interval()
         assert low < estimate.value < high < 0
-        assert low + high == pytest.approx(2 * estimate.value)
+        assert low + high == pytest.approx(2 * estimate.value, abs=0.01)
     low, high = read([0.99, 0.95, 1.0], 0.7).estimate("target_accuracy").interval()
-    assert low < high == 1
+    assert 0.98 - low > high - 0.98 > 0
+    assert high < 1
 
 
 def rivals(seed: int, seeds: int = 3, n: int = 1000) -> list[Outcome]:
@@ -288,6 +292,26 @@ def test_a_pair_of_which_one_seed_is_left_does_not_say_what_would_tell_it_apart(
     text = said(build(lost))
     assert "one seed does not say how many would tell them apart" in text
     assert "no number of seeds" not in text
+
+
+def test_what_a_row_of_several_seeds_leaves_open_counts_against_a_row_of_one(
+    launch_of: LaunchOf, tmp_path: Path
+) -> None:
+    """Of the one seed nothing is known; but the other row's mean is no surer for that."""
+    records = launch_of({"full": (0.9, 0.5), "lora": (0.9, 0.8)})
+    alone = [one for one in records if one.method == "full" or one.seed == 0]
+    rows = of(alone)
+    apart = difference(rows["full"], rows["lora"], "target_accuracy")
+    assert apart.seeds == rows["full"].estimate("target_accuracy").seeds
+    for one in alone:
+        one.write(tmp_path / "records")
+    found = compare.compare(f"{tmp_path}:full", "lora", ["target_accuracy"])
+    assert found.lines[0].seeds is None
+    told = " ".join(compare.sentences(found))
+    assert "one seed does not say how many would do it" in told
+    assert (
+        "A row of one seed: its intervals are over images alone, and its differences leave out its other seeds" in told
+    )
 
 
 def test_of_two_equal_rows_it_is_said_that_they_are_equal(launch_of: LaunchOf) -> None:
@@ -460,3 +484,71 @@ def test_a_region_of_what_does_not_vary_is_flat() -> None:
     region = Draws(varying, np.full((10_000, 1), 0.9)).regions()[0]
     assert region.source == 0
     assert region.target == pytest.approx(1.96, abs=0.06)
+
+
+def of_right(right: dict[str, np.ndarray], n: int = 300, *, images: str | None = "x") -> Outcome:
+    """A row of three seeds that all answered like this; without ``images`` only the accuracies are known."""
+    tables = {name: np.tile(np.asarray(own, dtype=bool), (3, 1)) for name, own in right.items()}
+    known = {name: (images, table) if images else (None, None) for name, table in tables.items()}
+    return Outcome((0, 1, 2), {name: Answered(tables[name].mean(axis=1), n, *own) for name, own in known.items()})
+
+
+@pytest.mark.parametrize("images", ["x", None])
+@pytest.mark.parametrize("right", [True, False])
+def test_two_rows_that_got_all_images_right_may_differ_on_others(right: bool, images: str | None) -> None:
+    """Nothing was seen of how they differ, but of 300 images: the next one may tell. What is frozen is certain."""
+    same, some = np.full(300, right), np.arange(300) < 270
+    row = of_right({"target": same, "source": some, "before": some}, images=images)
+    for quantity, certain in (("target_accuracy", False), ("mean", False), ("forgetting", True)):
+        low, high = difference(row, row, quantity).interval()
+        if images or not certain:
+            assert (low == high == 0.0) is certain
+        assert -0.05 < low <= 0 <= high < 0.05
+    assert row.estimate("forgetting").interval() == (0.0, 0.0)
+    assert Draws.of([row]).target.std() > 0
+    assert Draws.of([row]).regions()[0].target > 0
+
+
+def test_differences_end_at_100_points_either_way() -> None:
+    everything, nothing = np.ones(4, dtype=bool), np.zeros(4, dtype=bool)
+    best = of_right({"target": everything, "source": everything, "before": everything}, 4)
+    worst = of_right({"target": nothing, "source": nothing, "before": everything}, 4)
+    low, high = difference(best, worst, "target_accuracy").interval()
+    assert 0 < low < high == 1.0
+    assert worst.estimate("forgetting").interval() == (pytest.approx(0.51, abs=0.01), 1.0)
+
+
+def test_a_star_says_no_more_than_its_chance(launch_of: LaunchOf) -> None:
+    board = build(launch_of(ROWS))
+    (line,) = (own for own in leaderboard.lines(board) if own["label"] == "lora")
+    for chance, shown in ((0.8478, ("☆", "85%")), (0.946, ("☆", "94%")), (0.95, ("★", "95%")), (0.999, ("★", "100%"))):
+        assert leaderboard.on_front({**line, "pareto_probability": chance}) == shown
+
+
+def test_one_image_is_called_one(launch_of: LaunchOf) -> None:
+    assert "; 1 test image; 1 source query; " in findings.basis(build(launch_of(ROWS, n=1)))
+
+
+def test_rows_of_one_folder_that_answered_different_images_are_named(tmp_path: Path, launch_of: LaunchOf) -> None:
+    for one in [*launch_of({"lora": (0.9, 0.8)}), *launch_of({"full": (0.9, 0.5)}, images="others")]:
+        one.write(tmp_path / "records")
+    with pytest.raises(ValueError, match="on other target images for 'lora' than for 'full' of "):
+        compare.compare(f"{tmp_path}:lora", "full")
+
+
+def test_rows_say_what_their_trials_were_given(launch_of: LaunchOf) -> None:
+    def given(record: Record, budget: int) -> Record:
+        asked = {"train": {"batch_size": 64}}
+        changes = {"steps": 150 * budget, "config": {**record.config, **asked}}
+        readings = tuple(one.model_copy(update={"step": one.step * budget}) for one in record.readings)
+        provenance = {**record.provenance, "workers": 2}
+        return record.model_copy(update={**changes, "readings": readings, "provenance": provenance})
+
+    records = [given(one, 10 if one.method == "linear" else 1) for one in launch_of(ROWS)]
+    board = build(records)
+    assert "Each trial trains 150 steps, 9,600 images (linear: 1,500 steps, 96,000 images)." in findings.findings(board)
+    line = next(own for own in leaderboard.lines(board) if own["label"] == "linear")
+    assert (line["steps"], line["train_images"]) == (1500, 96_000)
+    assert line["accelerator_seconds"] == pytest.approx(2 * line["train_seconds"])
+    assert "steps,train_images,train_seconds,accelerator_seconds" in leaderboard.as_csv(board)
+    assert not any("Each trial" in said for said in findings.findings(build(launch_of(ROWS))))

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,13 @@ def test_every_board_can_be_drawn(tmp_path: Path, paper_records: MakeAll, method
     assert image.startswith(b"\x89PNG")
     width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
     assert (width, height) == (1080, 750)
+
+
+def test_many_methods_leave_room_for_the_rows(tmp_path: Path, record: Make) -> None:
+    records = [record(method=f"mine{number}", trial=f"mine{number}", target=50.0 + number) for number in range(40)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a figure without room for its axes says so
+        draw(build(records), tmp_path / "pareto.png")
 
 
 def test_an_unknown_method_can_be_drawn(tmp_path: Path, paper_records: MakeAll, record: Make) -> None:

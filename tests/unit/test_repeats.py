@@ -23,6 +23,7 @@ from bench.reporting.compare import compare, sentences
 from bench.reporting.findings import caveats, findings, interval_legend
 from bench.reporting.outcomes import Outcome, difference
 from bench.reporting.rows import QUANTITIES, build, outcomes
+from bench.reporting.statistics import wilson
 from bench.spec import SearchContext, SpecError, Study
 
 Make = Callable[..., Record]
@@ -129,8 +130,10 @@ def test_a_row_averages_over_its_searches(answered: Make) -> None:
     assert row.mean.low is not None
     assert row.mean.high is not None
     # Student's t with two degrees of freedom: searches vary by 5 points, and there are three.
-    half = 4.3 * 5 / np.sqrt(3)
-    assert row.mean.high - row.mean.mean == pytest.approx(min(half, 100 - row.mean.mean), rel=0.15)
+    share = np.mean(LEVELS)
+    low, high = wilson(share, share * (1 - share) / (0.05**2 / 3), 4.3)
+    assert (row.mean.low, row.mean.high) == pytest.approx((100 * low, 100 * high), abs=3)
+    assert high < 0.94
 
 
 def test_without_repeats_every_configuration_is_a_row(answered: Make) -> None:
@@ -226,7 +229,10 @@ def test_rows_say_when_they_are_of_one_search_alone(answered: Make, failed: Make
     assert (row.mean.n, row.seeds) == (1, 2)
     assert "one search does not say how much searches differ" in interval_legend(build(only))
     both = [*lora, *lost(full, failed, *(record.trial for record in full if record.repeat))]
-    assert caveats(build(both)) == ["Of one search alone, with intervals and comparisons over images only: full."]
+    assert caveats(build(both)) == [
+        "Of one search alone, so that intervals are over images only, and comparisons leave out what another search of "
+        "theirs would give: full."
+    ]
     single = [record for record in confirmed(answered, repeated=False) if record.seed < 2]
     assert caveats(build([*lora, *single])) == [
         "Of a single search, so that intervals leave out what another would have chosen: full."
@@ -258,7 +264,7 @@ def test_searches_are_counted_where_rows_average_searches(answered: Make, tmp_pa
     assert "one search does not say how many" in said or "told apart with these searches" in said
     told = list(sentences(compare(f"{folder_of(tmp_path / 'one', one)}:full", "lora")))
     assert (
-        "A row of one search: its intervals and differences are over images alone, and leave out other searches."
+        "A row of one search: its intervals are over images alone, and its differences leave out its other searches."
         in told
     )
 

@@ -77,7 +77,8 @@ function withInterval(row, name) {
 function front(row) {
   const chance = row.pareto_probability;
   if (!known(chance) || chance < MAYBE) return "";
-  return `${chance >= FRONT ? "★" : "☆"} ${share(chance)}`;
+  if (chance >= FRONT) return `★ ${share(chance)}`;
+  return `☆ ${share(Math.min(chance, FRONT - 0.01))}`; // what falls short of the limit is not rounded up to it
 }
 
 const chosen = (row) =>

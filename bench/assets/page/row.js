@@ -63,6 +63,16 @@ function facts(row) {
     ],
     ["Trainable", known(row.trainable_parameters) ? count(row.trainable_parameters) : null],
     [
+      "Budget of a trial",
+      [
+        known(row.steps) ? `${count(row.steps)} steps` : null,
+        known(row.train_images) ? `${count(row.train_images)} images` : null,
+        known(row.accelerator_seconds) ? `${seconds(row.accelerator_seconds)} of an accelerator` : null,
+      ]
+        .filter(Boolean)
+        .join(", ") || null,
+    ],
+    [
       "Training",
       known(row.train_seconds)
         ? `${seconds(row.train_seconds)}${known(row.eval_seconds) ? `, and ${seconds(row.eval_seconds)} to measure` : ""}`
