@@ -37,11 +37,11 @@ def test_95_percent_intervals_cover_92_to_98_percent(world: str, seeds: int, ima
 
 @pytest.mark.parametrize(
     ("rows", "searches", "least"),
-    [("full, lora", 3, 92), ("full, lora", 5, 92), ("p=1, p=2", 3, 92), ("p=3, linear", 3, 86), ("p=3, linear", 5, 88)],
+    [("full, lora", 3, 92), ("p=1, p=2", 5, 92), ("p=3, linear", 3, 86)],
 )
 def test_intervals_hold_over_repeated_searches(rows: str, searches: int, least: float) -> None:
     """Of the reference study's rows, also of the one whose searches differ by 21 points, which is as skewed as that."""
-    found = coverage(SEARCHED[rows], 3, (300, 500), repeats=400, searches=searches)
+    found = coverage(SEARCHED[rows], 3, (300, 500), repeats=300, searches=searches)
     assert {name: share for name, (share, _) in found.items() if not least <= share <= 98} == {}
 
 
