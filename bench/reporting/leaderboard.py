@@ -24,6 +24,7 @@ from bench.reporting.findings import (
     seed_count,
 )
 from bench.reporting.markup import escaped, with_escaped
+from bench.reporting.mlflow_points import DECIMALS
 from bench.reporting.picture import draw, draw_curves
 from bench.reporting.rows import (
     BEHIND,
@@ -178,7 +179,8 @@ def for_mlflow(board: Leaderboard) -> pd.DataFrame:
     shown = [f"{quantity}_{part}" for quantity in QUANTITIES for part in PARTS if part != "n"]
     facts = [*COUNTS, "pareto", *CHANCES, "groups", "test_selected", "objective"]
     columns = ["label", "hyperparameters", "trainable_parameters", *shown, *facts]
-    named = rows[columns].rename(columns={"label": "row", **numbers})
+    exact = rows[columns].astype(dict.fromkeys((*shown, *CHANCES), float))  # or what has failed keeps it from rounding
+    named = exact.round(DECIMALS).rename(columns={"label": "row", **numbers})
     return named.assign(benchmark=board.benchmark)  # which tells the tables of several launches apart
 
 

@@ -24,6 +24,12 @@ COMMIT, DIRTY = "mlflow.source.git.commit", "mlflow.source.git.dirty"
 CONTEXT = "mlflow.data.context"
 """MLflow's tags, which its pages know: the last one of an input, all others of a run."""
 
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag of a run that is nested in another."""
+
+LAUNCH, FOLDER, STATUS = "launch", "folder", "status"
+"""Our tags: a launch's id and where it writes, on the parent; how it ended, on every run."""
+
 VIEW = "mlflow.sharedViewState."
 """MLflow's tag of an experiment that holds a view of its runs; the view's key follows."""
 
@@ -157,11 +163,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def trial_note(record: Record) -> str:
-    """A trial's result in one sentence."""
+def trial_note(record: Record, variant: str | None = None) -> str:
+    """A trial's result in one sentence; that of a variant if one is named."""
     split = "validation" if record.phase == "search" else "test"
-    about = f"{row_label(record.method, record.row)}, seed {record.seed}"
-    scores = record.scores
+    named = " ".join(filter(None, [row_label(record.method, record.row), variant]))
+    about, scores = f"{named}, seed {record.seed}", {**record.scores, **record.scores_of(variant)}
     if record.status == "failed" or scores["target_accuracy"] is None or scores["source_accuracy"] is None:
         return f"{about}: {record.status}{': ' if record.error else ''}{(record.error or '')[:500]}"
     forgotten = scores["forgetting"]

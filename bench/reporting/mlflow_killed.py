@@ -9,6 +9,7 @@ from bench.reporting.mlflow_store import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PARENT = "mlflow.parentRunId"
 
@@ -28,9 +29,14 @@ def mark(store: MlflowClient, launch: str) -> None:
     """
     experiments = [experiment.experiment_id for experiment in store.search_experiments()]
     for parent in store.search_runs(experiments, f"tags.launch = '{launch}'"):
-        place, name = [parent.info.experiment_id], parent.info.run_id
-        children = store.search_runs(place, f"tags.`{PARENT}` = '{name}' and attributes.status = 'RUNNING'")
-        for run in [*children, parent]:
+        for run in [*_running_in(store, parent), parent]:
             if run.info.status == "RUNNING":
                 store.set_tag(run.info.run_id, "status", "interrupted")
                 store.set_terminated(run.info.run_id, "KILLED")
+
+
+def _running_in(store: MlflowClient, outer: Run) -> list[Run]:
+    """The runs that are said to be running in another one, however deep."""
+    wanted = f"tags.`{PARENT}` = '{outer.info.run_id}' and attributes.status = 'RUNNING'"
+    found = list(store.search_runs([outer.info.experiment_id], wanted))
+    return [*(inner for run in found for inner in _running_in(store, run)), *found]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.records import Record
 from bench.reporting.mlflow_content import DATA_OF, DataSet, data_sets
+from bench.reporting.mlflow_points import rounded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,8 +78,8 @@ class Models:
             token = page.token or ""
         return found
 
-    def make(self, run_id: str, record: Record, parameters: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        """The id of a trial's model, which is made if need be.
+    def make(self, run_id: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        """The id of a run's model, which is made if need be, with such a name as far as MLflow takes it.
 
         Of two, made since an answer got lost, one is deleted.
         """
@@ -87,11 +88,9 @@ class Models:
             self.remove(model.model_id)
         if there:
             return str(there[0].model_id)
-        name = REFUSED.sub("_", record.trial)
-        told = {**tags, EXTERNAL: "true"}
-        return str(
-            self._client.create_logged_model(self._experiment, name, run_id, told, dict(parameters), KIND).model_id
-        )
+        named, told = REFUSED.sub("_", name), {**tags, EXTERNAL: "true"}
+        made = self._client.create_logged_model(self._experiment, named, run_id, told, dict(parameters), KIND)
+        return str(made.model_id)
 
     def ready(self, model_id: str) -> None:
         """Say that all of a model is there."""
@@ -108,14 +107,13 @@ class Models:
         for model in self.of(run_id):
             self.remove(model.model_id)
 
-    def is_complete(self, run_id: str, record: Record) -> bool:
-        """Whether a trial's model is there, once, with its scores on their data sets."""
+    def is_complete(self, run_id: str, scores: Mapping[str, float], on: Mapping[str, Dataset]) -> bool:
+        """Whether a run's model is there, once, with such scores on their data sets."""
         found = self.of(run_id)
         if len(found) != 1 or str(found[0].status) != "READY":
             return False
-        held = {(one.key, one.value, one.dataset_name, one.dataset_digest) for one in found[0].metrics or []}
-        on = data_set_of(record)
-        return held >= {(name, value, *on[name]) for name, value in record.scores.items() if value is not None}
+        held = {(one.key, rounded(one.value), one.dataset_name, one.dataset_digest) for one in found[0].metrics or []}
+        return held >= {(name, rounded(value), *on[name]) for name, value in scores.items()}
 
     def put_out(self, run_id: str, models: Sequence[str], step: int) -> None:
         """Say that a run has made models, which MLflow must be told only once."""

@@ -14,8 +14,8 @@ from bench import records
 from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting.mlflow_address import database_file, without_password
+from bench.reporting.mlflow_content import PARENT
 from bench.reporting.mlflow_logged import outputs
-from bench.reporting.mlflow_runs import PARENT
 from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store
 from bench.spec import row_label, shown
 

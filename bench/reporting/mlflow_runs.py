@@ -26,7 +26,11 @@ from bench.readings import flat, scores
 from bench.records import Record
 from bench.reporting.leaderboard import for_mlflow
 from bench.reporting.mlflow_content import (
+    FOLDER,
+    LAUNCH,
     NOTE,
+    PARENT,
+    STATUS,
     DataSet,
     compared_fields,
     data_sets,
@@ -39,7 +43,9 @@ from bench.reporting.mlflow_content import (
     user_tags,
 )
 from bench.reporting.mlflow_logged import Models, as_inputs, data_set_of, is_model, outputs
+from bench.reporting.mlflow_points import Measured, Point, agrees, rounded, shown, write
 from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, experiment_id, open_store
+from bench.reporting.mlflow_variants import Trained, Variants
 from bench.reporting.rows import Leaderboard, Spread
 from bench.spec import row_label
 
@@ -49,18 +55,8 @@ if TYPE_CHECKING:
 PAGE = 100
 """Runs are read in portions of so many: MLflow gives each with all of its parameters, tags and last metrics."""
 
-BATCH = 1000
-BATCH_PARAMETERS = 100
-"""MLflow takes no more in one request: points, parameters and tags together, and parameters alone."""
-
 COSTS = ("trainable_parameters", "train_seconds", "eval_seconds", "images_per_second")
 """A record says these of a trial beside its scores."""
-
-PARENT = "mlflow.parentRunId"
-"""MLflow's tag of a child run."""
-
-LAUNCH, FOLDER, STATUS = "launch", "folder", "status"
-"""Our tags: a launch's id and where it writes, on the parent; how it ended, on every run."""
 
 TABLES = "mlflow.loggedArtifacts"
 """MLflow's tag of a run that holds tables."""
@@ -73,13 +69,6 @@ CONFIGURATION = "configuration.yaml"
 RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 INTERRUPTED = "interrupted"
-
-Point = tuple[str, float, int, int]
-"""Of a curve: name, value, time in milliseconds since 1970, step."""
-
-Measured = tuple[str, float, int, int, str | None, str | None, str | None]
-"""A point with the model that it is of, and the name and the digest of the data set that it was measured on."""
-
 
 REFUSED = re.compile(r"[^\w.\- :]|^\.(?=\.)|_(?=x[0-9a-f]+_)")
 """Of a name what MLflow takes in no key, and an underscore that would be read as the beginning of such a character."""
@@ -170,7 +159,7 @@ def ended(record: Record) -> int:
 def final(record: Record) -> dict[str, float]:
     """The metrics of a trial that has ended."""
     values = {**flat(record.scores, record.phase), **{name: getattr(record, name) for name in COSTS}}
-    return {name: float(value) for name, value in values.items() if value is not None}
+    return {name: rounded(value) for name, value in values.items() if value is not None}
 
 
 def on_the_way(record: Record, now: int) -> list[Point]:
@@ -180,7 +169,7 @@ def on_the_way(record: Record, now: int) -> list[Point]:
     points: list[Point] = []
     for step in sorted({reading.step for reading in own if 0 < reading.step < record.measured_step}):
         read = flat(scores([*before, *(reading for reading in own if reading.step == step)]), "search")
-        points += [(name, value, now, step) for name, value in read.items()]
+        points += [(name, shown(name, value), now, step) for name, value in read.items()]
     return points
 
 
@@ -217,6 +206,7 @@ class Runs:
         self._client = open_store(launch.uri)
         self._experiment = experiment_id(self._client, launch.uri, launch.experiment)
         self._launch, self._models = launch, Models(self._client, self._experiment)
+        self._variants = Variants(self._client, self._experiment, self._models)
         self._seen: dict[tuple[str, str], DataSet] = {}  # by name and digest
         self._changed, self.began = False, 0  # when the parent run began, in milliseconds since 1970
         self._children = _Children()
@@ -251,7 +241,7 @@ class Runs:
         parameters = _but({**flatten(asked), **launch.parameters}, run.data.params)
         missing = _but(tags, run.data.tags)
         self._changed = bool(found) and bool(parameters or missing)
-        self._write(run_id, parameters, tags=missing)
+        write(self._client, run_id, parameters, tags=missing)
         return run_id
 
     def _describe_experiment(self) -> None:
@@ -335,7 +325,7 @@ class Runs:
             chosen = None
         for run in runs:
             if run is not chosen:
-                self._client.delete_run(run.id)
+                self._delete(run.id)
         if chosen is not None:
             (self._children.written if chosen.ended else self._children.open)[trial] = chosen.id
 
@@ -345,7 +335,7 @@ class Runs:
             if run.data.tags.get(FOLDER) == place and run.info.run_id != self.parent:
                 of_it = f"tags.`{PARENT}` = '{run.info.run_id}' and attributes.status = 'RUNNING'"
                 for child in list(self._search(of_it)):
-                    self._end(child.info.run_id, INTERRUPTED, "KILLED")
+                    self._interrupt(child.info.run_id)
                 self._end(run.info.run_id, INTERRUPTED, "KILLED")
 
     def is_written(self, trial: str) -> bool:
@@ -362,8 +352,7 @@ class Runs:
         """Make a trial's run, in place of an earlier try's that has ended; any other one goes on."""
         self._make_sure(trial)
         if trial in self._children.written and trial not in self._made:
-            self._models.delete(self._children.written[trial])
-            self._client.delete_run(self._children.written[trial])
+            self._delete(self._children.written[trial])
             del self._children.written[trial]
         self._make(trial, about)
 
@@ -371,8 +360,14 @@ class Runs:
         """Delete a trial's run that is being written, if there is one."""
         self._make_sure(trial)
         if trial in self._children.open:
-            self._client.delete_run(self._children.open[trial])
+            self._delete(self._children.open[trial])
             del self._children.open[trial]
+
+    def _delete(self, run_id: str) -> None:
+        """Delete a trial's run with what belongs to it."""
+        self._variants.delete(run_id)
+        self._models.delete(run_id)
+        self._client.delete_run(run_id)
 
     def _make(self, trial: str, about: About) -> str:
         """The id of a trial's run, which is made if need be; its parameters are written with the first points."""
@@ -396,34 +391,17 @@ class Runs:
         """Add points to a trial's curves, with the parameters that its run lacks, and set tags: in as few requests as
         MLflow allows, each of which costs it milliseconds."""
         run_id = self._make(trial, about)
-        self._write(run_id, self._undescribed.get(run_id, {}), points, tags or {})
+        write(self._client, run_id, self._undescribed.get(run_id, {}), points, tags or {})
         self._undescribed.pop(run_id, None)
         self._described.add(run_id)
 
     def log_of_launch(self, points: Sequence[Point]) -> None:
         """Add points to curves of the parent run."""
-        self._write(self.parent, {}, points)
+        write(self._client, self.parent, {}, points)
 
     def is_described(self, trial: str) -> bool:
         """Whether the run of a trial that is being written has its parameters."""
         return self._children.open.get(trial) in self._described
-
-    def _write(
-        self,
-        run_id: str,
-        parameters: Mapping[str, str],
-        points: Sequence[Point | Measured] = (),
-        tags: Mapping[str, str] = {},
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        params = [Param(name, value) for name, value in parameters.items()]
-        metrics, left = [Metric(*point) for point in points], [RunTag(name, value) for name, value in tags.items()]
-        while params or metrics or left:
-            some, params = params[:BATCH_PARAMETERS], params[BATCH_PARAMETERS:]
-            room = BATCH - len(some) - len(left)
-            self._client.log_batch(run_id, metrics=metrics[:room], params=some, tags=left)
-            metrics, left = metrics[room:], []
 
     def end(
         self,
@@ -455,6 +433,7 @@ class Runs:
         if model is not None:
             self._models.put_out(run_id, [model], record.measured_step)
             self._models.ready(model)
+            self._variants.write(Trained(run_id, about.parameters, about.tags, self._launch.tags[LAUNCH], now), record)
         self._client.set_terminated(run_id, RUN_STATUS[record.status], end_time=now)  # only now it counts as written
         self._children.open.pop(record.trial, None)
         self._children.written[record.trial] = run_id
@@ -466,7 +445,7 @@ class Runs:
 
     def _make_model(self, run_id: str, record: Record, about: About) -> str:
         tags = {**about.tags, NOTE: trial_note(record), LAUNCH: self._launch.tags[LAUNCH]}
-        return self._models.make(run_id, record, about.parameters, tags)
+        return self._models.make(run_id, record.trial, about.parameters, tags)
 
     def _final(
         self, run_id: str, record: Record, now: int, there: Mapping[str, float], model: str | None
@@ -474,10 +453,11 @@ class Runs:
         """The points of the final scores that a run or its model lacks."""
         on, points = data_set_of(record), list[Point | Measured]()
         for name, value in final(record).items():
-            known = there.get(name) == value
+            known = agrees(there.get(name), value)
             if model is not None and name in record.scores:
-                time = self._time_of(run_id, name, value, now) if known else now
-                points.append((name, value, time, record.steps, model, *on[name]))
+                own = there[name] if known else value
+                time = self._time_of(run_id, name, own, now) if known else now
+                points.append((name, own, time, record.steps, model, *on[name]))
             elif not known:
                 points.append((name, value, now, record.steps))
         return points
@@ -515,14 +495,19 @@ class Runs:
             and set(about.parameters) <= set(run.data.params)
             and {*about.tags, NOTE} <= set(tags)
             and _holds(run, data_sets(record))
-            and all(metrics.get(name) == value for name, value in final(record).items())
+            and all(agrees(metrics.get(name), value) for name, value in final(record).items())
             and RECORD in held
             and (tensors is None or tensors in self.artifacts(run.info.run_id, CHECKPOINTS))
             and (not is_model(record) or self._has_model(run.info.run_id, record))
         )
 
     def _has_model(self, run_id: str, record: Record) -> bool:
-        return self._models.is_complete(run_id, record) and bool(outputs(self._client, run_id))
+        scores = {name: value for name, value in record.scores.items() if value is not None}
+        return (
+            self._models.is_complete(run_id, scores, data_set_of(record))
+            and bool(outputs(self._client, run_id))
+            and self._variants.is_complete(run_id, record)
+        )
 
     def is_concluded(self, parent: Run, folder: LaunchFolder, board: Leaderboard | None) -> bool:
         """Whether the parent run holds all that :meth:`finish` writes but how the launch has ended."""
@@ -555,14 +540,20 @@ class Runs:
         """Delete models whose runs are gone: they were made twice, or again."""
         runs = set(self._children.written.values())
         for model in self._models.of_launch(self._launch.tags[LAUNCH]):
-            if model.source_run_id not in runs:
+            if self._variants.owner(model) not in runs:
                 self._models.remove(model.model_id)
 
     def _best(self, board: Leaderboard) -> list[str]:
-        """The models of the best row, one a seed; none if it is about what a method has made of them."""
-        trials = next((row.trials for row in board.rows if row.best and row.variant is None), ())
-        runs = [self._children.written[trial] for trial in trials if trial in self._children.written]
-        return [str(model.model_id) for run_id in runs for model in self._models.of(run_id)]
+        """The models of the best row, one a seed."""
+        best = next((row for row in board.rows if row.best), None)
+        if best is None:
+            return []
+        runs = [self._children.written[trial] for trial in best.trials if trial in self._children.written]
+        models = [
+            self._models.of(run_id) if best.variant is None else self._variants.models_of(run_id, best.variant)
+            for run_id in runs
+        ]
+        return [str(model.model_id) for own in models for model in own]
 
     def _attach(self, folder: LaunchFolder, board: Leaderboard) -> None:
         text = for_mlflow(board).to_json(orient="split", index=False, date_format="iso")
@@ -583,8 +574,8 @@ class Runs:
         there = self.read(self.parent).data.metrics
         for name in ("target_accuracy", "source_accuracy", "forgetting", "mean"):
             spread: Spread = getattr(best, name)
-            if there.get(f"best_{name}") != spread.mean:
-                self._client.log_metric(self.parent, f"best_{name}", spread.mean)
+            if not agrees(there.get(f"best_{name}"), spread.mean):
+                self._client.log_metric(self.parent, f"best_{name}", rounded(spread.mean))
         self._client.set_tag(self.parent, "best", best.label)
 
     def interrupt(self, *, parent: bool = True) -> None:
@@ -592,10 +583,16 @@ class Runs:
         for trial in [*self._children.open, *self._asked]:
             self._make_sure(trial)
             if trial in self._children.open:
-                self._end(self._children.open[trial], INTERRUPTED, "KILLED")
+                self._interrupt(self._children.open[trial])
                 del self._children.open[trial]
         if parent:
             self._end(self.parent, INTERRUPTED, "KILLED")
+
+    def _interrupt(self, run_id: str) -> None:
+        """End a trial's run that is open, with what of its variants is."""
+        for run in [run for run in self._variants.of(run_id) if run.info.status == "RUNNING"]:
+            self._end(run.info.run_id, INTERRUPTED, "KILLED")
+        self._end(run_id, INTERRUPTED, "KILLED")
 
 
 def _holds(run: Run, wanted: Iterable[DataSet]) -> bool:

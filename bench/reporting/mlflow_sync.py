@@ -14,10 +14,8 @@ from bench import cache
 from bench.folder import LaunchFolder, launch_folders
 from bench.records import Record
 from bench.reporting.mlflow_address import default_uri, without_password
-from bench.reporting.mlflow_content import source_tags
+from bench.reporting.mlflow_content import LAUNCH, STATUS, source_tags
 from bench.reporting.mlflow_runs import (
-    LAUNCH,
-    STATUS,
     Launch,
     Runs,
     attached,

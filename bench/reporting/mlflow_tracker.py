@@ -23,7 +23,9 @@ from typing import Any
 from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting.mlflow_address import reason, without_password
-from bench.reporting.mlflow_runs import LAUNCH, About, Launch, Point, Runs, flatten
+from bench.reporting.mlflow_content import LAUNCH
+from bench.reporting.mlflow_points import Point, shown
+from bench.reporting.mlflow_runs import About, Launch, Runs, flatten
 from bench.reporting.mlflow_store import passing
 from bench.reporting.mlflow_system import SystemMetrics
 from bench.reporting.rows import Leaderboard
@@ -97,7 +99,7 @@ class Tracker:
     def trial_reported(self, trial: str, metrics: Mapping[str, float], step: int) -> None:
         """Add points to a child run's curves."""
         now = _now()
-        points = [(name, float(value), now, step) for name, value in metrics.items()]
+        points = [(name, shown(name, value), now, step) for name, value in metrics.items()]
         self._jobs.put(lambda writer: writer.report(trial, points))
 
     def trial_finished(self, record: Record, checkpoint: Path | None = None) -> None:

@@ -15,7 +15,7 @@ from bench import resources
 from bench.cluster.pool import Pool
 from bench.folder import LaunchFolder
 from bench.reporting import leaderboard
-from bench.reporting.mlflow_runs import PARENT
+from bench.reporting.mlflow_content import PARENT
 from bench.reporting.rows import build
 from tests.contract.test_folders import classes
 

@@ -15,7 +15,7 @@ from bench.reporting import mlflow_killed
 
 
 class Store:
-    """As much of MLflow's client as is needed: two launches, of which one has a child that still runs."""
+    """As much of MLflow's client as is needed: two launches; a trial of one still runs, and a variant of that."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -25,9 +25,12 @@ class Store:
 
     def search_runs(self, experiments: list[str], asked: str) -> list[Any]:
         assert experiments == ["1"]
-        found = {"tags.launch = 'mine'": "parent"}
-        child = "tags.`mlflow.parentRunId` = 'parent' and attributes.status = 'RUNNING'"
-        name = {**found, child: "child"}.get(asked)
+        inner = {"parent": "child", "child": "variant"}
+        running = {
+            f"tags.`mlflow.parentRunId` = '{outer}' and attributes.status = 'RUNNING'": name
+            for outer, name in inner.items()
+        }
+        name = {"tags.launch = 'mine'": "parent", **running}.get(asked)
         info = SimpleNamespace(run_id=name, experiment_id="1", status="RUNNING")
         return [SimpleNamespace(info=info)] if name else []
 
@@ -41,7 +44,8 @@ class Store:
 def test_the_runs_of_a_launch_are_ended() -> None:
     store: Any = Store()
     mlflow_killed.mark(store, "mine")
-    expected = [(name, *said) for name in ("child", "parent") for said in (("status", "interrupted"), ("KILLED",))]
+    said = (("status", "interrupted"), ("KILLED",))
+    expected = [(name, *words) for name in ("variant", "child", "parent") for words in said]
     assert store.calls == expected
     other: Any = Store()
     mlflow_killed.mark(other, "another")

@@ -18,7 +18,7 @@ from bench.__main__ import main
 from bench.folder import LaunchFolder
 from bench.readings import SCORES
 from bench.records import Record
-from bench.reporting import leaderboard, mlflow_content, mlflow_sync
+from bench.reporting import leaderboard, mlflow_content, mlflow_points, mlflow_sync
 from bench.reporting.mlflow_content import DataSet, data_sets, experiment_tags, launch_note, user_tags
 from bench.reporting.mlflow_models import aliases, is_best_in_folder, is_best_run
 from bench.reporting.mlflow_runs import final
@@ -336,3 +336,133 @@ def _written_by_version_0_1(folder: LaunchFolder) -> tuple[MlflowClient, list[st
         client.log_text(run.info.run_id, record.model_dump_json(indent=2), "record.json")
         client.set_terminated(run.info.run_id, "FINISHED")
     return client, [experiment]
+
+
+ALPHAS = {"alpha=0.25": (85.0, 90.0), "alpha=0.5": (91.23456789, 89.7)}
+
+
+def line(record: Make, seen: Make) -> list[Record]:
+    """Two seeds of a method that makes further models of the trained one; the row of one of them is the best."""
+    return [
+        seen(
+            record(
+                trial=f"wise_ft-confirm-seed{seed}",
+                method="wise_ft",
+                seed=seed,
+                variants={name: (target + seed, source) for name, (target, source) in ALPHAS.items()},
+            )
+        )
+        for seed in SEEDS
+    ]
+
+
+@pytest.fixture
+def wise(tmp_path: Path, first: First, record: Make, seen: Make) -> LaunchFolder:
+    """A launch of such a method in a store of its own, which has been brought."""
+    shutil.copy(first.results / "mlflow.db", tmp_path / "mlflow.db")
+    folder = launch(tmp_path, line(record, seen))
+    assert main(["sync", str(folder.path)]) == 0
+    return folder
+
+
+def stored(folder: LaunchFolder) -> tuple[MlflowClient, list[str], dict[str, Run]]:
+    client = MlflowClient(mlflow_sync.store_of(folder))
+    experiment = client.get_experiment_by_name("paper")
+    assert experiment is not None
+    place = [experiment.experiment_id]
+    found = [client.get_run(run.info.run_id) for run in client.search_runs(place)]
+    assert len({run.info.run_name for run in found}) == len(found)  # each once
+    return client, place, {str(run.info.run_name): run for run in found}
+
+
+def test_what_a_method_makes_of_its_models_are_models_in_runs_of_their_own(wise: LaunchFolder) -> None:
+    """Each has its scores on their data sets; those of the trial's own run stay the trained model's."""
+    client, place, found = stored(wise)
+    (model,) = client.search_logged_models(place, "metrics.target_accuracy > 91.5 and tags.variant = 'alpha=0.5'")
+    run = found["wise_ft-confirm-seed1 alpha=0.5"]
+    trained = found["wise_ft-confirm-seed1"]
+    assert model.source_run_id == run.info.run_id
+    assert run.data.tags["mlflow.parentRunId"] == trained.info.run_id
+    assert (run.info.status, run.data.tags["status"], run.data.tags["phase"]) == ("FINISHED", "ok", "confirm")
+    assert run.data.tags["row"] == model.tags["row"] == "wise_ft alpha=0.5"
+    assert run.data.params == model.params == trained.data.params
+    assert run.data.tags["mlflow.note.content"].startswith("wise_ft alpha=0.5, seed 1, on test data: **92.2 %** on the")
+    assert (run.data.metrics["target_accuracy"], run.data.metrics["forgetting"]) == (92.2346, 1.0)
+    assert trained.data.metrics["target_accuracy"] == 95.2
+    held = {metric.key: metric for metric in model.metrics or []}
+    assert set(held) == set(SCORES)
+    assert (held["source_accuracy"].dataset_name, held["source_accuracy"].dataset_digest) == inputs(run)["source"][:2]
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert len(client.search_logged_models(place)) == 2 * (1 + len(ALPHAS))
+
+
+def test_the_parent_shows_the_best_row_if_it_is_a_variants(wise: LaunchFolder) -> None:
+    client, _, found = stored(wise)
+    parent = found["paper on tiny, 2025-01-01 00:00"]
+    models = [client.get_logged_model(output.model_id) for output in parent.outputs.model_outputs]
+    assert [model.tags["row"] for model in models] == [parent.data.tags["best"]] * 2 == ["wise_ft alpha=0.5"] * 2
+    uri = mlflow_sync.store_of(wise)
+    assert not any(is_best_run(uri, run.info.run_id) for run in found.values() if "variant" not in run.data.tags)
+
+
+@pytest.mark.parametrize("harm", ["deleted run", "deleted model", "running", "twice", "other number"])
+def test_variants_that_are_there_in_part_are_completed_once(wise: LaunchFolder, harm: str) -> None:
+    client, place, found = stored(wise)
+    run = found["wise_ft-confirm-seed0 alpha=0.5"]
+    (output,) = run.outputs.model_outputs
+    if harm == "deleted run":
+        client.delete_run(run.info.run_id)
+    elif harm == "deleted model":
+        client.delete_logged_model(output.model_id)
+    elif harm == "running":
+        client.update_run(run.info.run_id, status="RUNNING")
+    elif harm == "twice":
+        tags = {name: run.data.tags[name] for name in ("mlflow.parentRunId", "variant", "phase", "row")}
+        client.create_run(place[0], run_name=str(run.info.run_name), tags=tags)
+    else:
+        client.log_metric(run.info.run_id, "mean", 1.0, step=10_000)
+    assert main(["sync", str(wise.path)]) == 0
+    _, _, again = stored(wise)
+    assert set(again) == set(found)
+    assert again["wise_ft-confirm-seed0"].info.run_id == found["wise_ft-confirm-seed0"].info.run_id
+    assert {one.info.status for one in again.values()} == {"FINISHED"}
+    models = client.search_logged_models(place)
+    assert len(models) == 2 * (1 + len(ALPHAS))
+    assert {model.source_run_id for model in models} < {one.info.run_id for one in again.values()}
+    before = {name: one.to_dictionary() for name, one in again.items()}
+    assert main(["sync", str(wise.path)]) == 0
+    assert {name: one.to_dictionary() for name, one in stored(wise)[2].items()} == before
+
+
+def test_scores_are_rounded_and_those_of_a_version_that_did_not_stay(
+    tmp_path: Path, first: First, record: Make, searched: Make, seen: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list shows all digits that a number has; no image is lost by four decimals."""
+    shutil.copy(first.results / "mlflow.db", tmp_path / "mlflow.db")
+    records = [record(trial=f"full-confirm-seed{seed}", seed=seed, source=66.66666666) for seed in SEEDS]
+    records.append(searched(target=91.4 - 1e-13, source=66.66666666))
+    folder = launch(tmp_path, [seen(record) for record in records])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(mlflow_points, "DECIMALS", 17)
+        assert main(["sync", str(folder.path)]) == 0
+    client, place, old = stored(folder)
+    assert old["full-search-00"].data.metrics["val_source_accuracy"] == 66.66666666
+    assert main(["sync", str(folder.path)]) == 0
+    assert [run.to_dictionary() for run in stored(folder)[2].values()] == [run.to_dictionary() for run in old.values()]
+    (model, *_) = client.search_logged_models(place)
+    client.delete_logged_model(model.model_id)
+    assert main(["sync", str(folder.path)]) == 0  # the model that is missing gets the very numbers of its run
+    assert len(client.search_logged_models(place)) == len(SEEDS)
+    for name in SCORES:
+        assert len(client.get_metric_history(str(model.source_run_id), name)) == 1
+    shutil.copy(first.results / "mlflow.db", tmp_path / "other.db")
+    assert main(["sync", str(folder.path), "--tracking-uri", f"sqlite:///{tmp_path / 'other.db'}"]) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path / 'other.db'}")
+    experiment = client.get_experiment_by_name("paper")
+    assert experiment is not None
+    found = {str(run.info.run_name): run for run in client.search_runs([experiment.experiment_id])}
+    told = found["full-search-00"].data.metrics
+    assert told["val_target_accuracy"] == 91.4
+    assert (told["val_source_accuracy"], told["val_forgetting"]) == (66.6667, 24.0333)
+    every = [value for run in found.values() for value in run.data.metrics.values()]
+    assert all(value == round(value, 4) for value in every)

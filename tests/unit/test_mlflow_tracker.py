@@ -73,14 +73,14 @@ def opened(results: Path, *, experiment: str = "paper") -> Tracker:
 
 
 def runs(results: Path, *, experiment: str = "paper") -> tuple[Run, dict[str, Run]]:
-    """The parent run, and the child runs by name."""
+    """The parent run, and the trials' runs by name."""
     client = MlflowClient(default_uri(results))
     held = client.get_experiment_by_name(experiment)
     assert held is not None
     found = client.search_runs([held.experiment_id])
     (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     children = client.search_runs([held.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert len(children) == len(found) - 1
+    assert len(children) == len([run for run in found if "variant" not in run.data.tags]) - 1
     return parent, {str(run.info.run_name): run for run in children}
 
 
@@ -340,7 +340,8 @@ def test_whatever_a_store_refuses_for_a_while_arrives_once(
     for name in "abc":
         tracker.trial_started(name, TRIAL, TAGS)
         tracker.trial_reported(name, {"train_loss": 0.5, "lr": 0.1}, 10)
-    tracker.trial_finished(seen(record(trial="a")), store / "a.safetensors")
+    variants = {"half": (80.0, 85.0), "most": (90.0, 82.0)}
+    tracker.trial_finished(seen(record(trial="a", variants=variants)), store / "a.safetensors")
     tracker.trial_finished(failed(record(trial="b")))
     tracker.trial_finished(record(trial="early", status="stopped"))
     tracker.finish(*shown, "FINISHED")
@@ -363,12 +364,21 @@ def test_whatever_a_store_refuses_for_a_while_arrives_once(
     assert artifact(children["a"], "checkpoints/a.safetensors").read_bytes() == b"tensors"
     table = json.loads(artifact(parent, "leaderboard.json").read_text())
     assert len(table["data"]) == len(shown[1].rows)
-    (model,) = client.search_logged_models([parent.info.experiment_id])
-    assert (model.source_run_id, str(model.status)) == (children["a"].info.run_id, "READY")
-    assert sorted(one.key for one in model.metrics or []) == sorted(SCORES)
-    for run in (client.get_run(children["a"].info.run_id), parent):
-        assert len(run.inputs.dataset_inputs) == 2
-    assert len(client.get_run(children["a"].info.run_id).outputs.model_outputs) == 1
+    trained = children["a"].info.run_id
+    inner = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{trained}'")
+    assert sorted((run.info.run_name, run.info.status) for run in inner) == [
+        ("a half", "FINISHED"),
+        ("a most", "FINISHED"),
+    ]
+    models = client.search_logged_models([parent.info.experiment_id])
+    assert sorted(str(model.source_run_id) for model in models) == sorted([trained, *(r.info.run_id for r in inner)])
+    for model in models:
+        assert str(model.status) == "READY"
+        assert sorted(one.key for one in model.metrics or []) == sorted(SCORES)
+    for name in (trained, *(run.info.run_id for run in inner)):
+        assert len(client.get_run(name).outputs.model_outputs) == 1
+        assert len(client.get_run(name).inputs.dataset_inputs) == 2
+    assert len(parent.inputs.dataset_inputs) == 2
 
 
 def test_what_a_busy_store_is_asked_does_not_grow_with_the_launch(
