@@ -18,7 +18,7 @@ from bench.reporting.evidence import gather
 from bench.reporting.rows import QUANTITIES, Line, build, cell, lines
 from tests import browser
 from tests.browser import Browser
-from tests.unit.test_evidence import confirmed, way
+from tests.unit.test_evidence import confirmed, head, kept, way
 
 pytestmark = [
     pytest.mark.skipif(browser.found() is None, reason="no Chromium or Chrome on PATH"),
@@ -294,6 +294,32 @@ def test_a_row_shows_its_search_classes_curves_and_records(
     linked = "[...document.querySelectorAll('#row-body tr')].filter(e => e.querySelector('a[href*=seed]'))"
     assert quiet.run(f"{linked}.map(e => e.lastElementChild.innerText)") == ["1 kB", "1 kB"]
     assert "./records/full-search-02.json" in links
+
+
+def test_a_list_of_many_classes_is_shown_whole_if_wanted_and_the_address_remembers(
+    quiet: Browser, show: Show, record: Make
+) -> None:
+    quiet.media(prefers_reduced_motion="reduce")  # what has the focus is scrolled to, and then clicked
+    every = list(range(20))
+    half = kept(150, [number % 2 == 0 for number in every])
+    made = record(readings=(kept(0, [True] * 20, every), half, head(150, every, [0] * 20)))
+    address = show([made])
+    shown = "['classes', 'forgotten'].map(e => document.querySelectorAll(`.bars.${e} li`).length)"
+    assert quiet.run(shown) == [12, 12]
+    quiet.run("document.getElementById('all-forgotten').focus()")
+    quiet.press("Enter")
+    assert quiet.run(shown) == [12, 20]
+    assert quiet.run("[document.activeElement.id, document.activeElement.getAttribute('aria-expanded')]") == [
+        "all-forgotten",
+        "true",
+    ]
+    quiet.until("location.hash === '#whole=forgotten'")
+    quiet.click("#all-classes")
+    quiet.until("location.hash === '#whole=forgotten%2Cclasses'")
+    quiet.open(f"{address}#whole=forgotten")
+    assert quiet.run(shown) == [12, 20]
+    quiet.click("#all-forgotten")
+    assert quiet.run(shown) == [12, 12]
 
 
 def test_panels_without_data_say_so(quiet: Browser, paper: str) -> None:

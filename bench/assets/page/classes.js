@@ -1,7 +1,7 @@
 // Accuracy by class, what was forgotten by class, and what was taken for what.
 
 const FEW = 12;
-const unfolded = { classes: false, forgotten: false }; // lists of more classes than that
+const isWhole = (id) => state.whole.split(",").includes(id); // whether a list of more classes is shown as a whole
 
 function classesOf(row) {
   const found = row.launch.classes[row.label];
@@ -20,7 +20,7 @@ function perClass(row) {
 
 // The first of some classes in their order, or all of them, each drawn as a bar.
 function classList(id, order, bar) {
-  const shown = unfolded[id] ? order : order.slice(0, FEW);
+  const shown = isWhole(id) ? order : order.slice(0, FEW);
   const list = h("ul", { class: `bars ${id}` }, shown.map(bar));
   list.style.setProperty("--what", `${Math.min(22, Math.max(...shown.map((own) => own.name.length)))}ch`);
   return [list, order.length > FEW ? moreClasses(id, order.length) : null];
@@ -46,13 +46,10 @@ function classBar({ name, n, share: part }) {
 }
 
 function moreClasses(id, all) {
-  const toggle = () => {
-    unfolded[id] = !unfolded[id];
-    renderRow();
-    $(`all-${id}`).focus();
-  };
-  const about = { type: "button", class: "more", id: `all-${id}`, "aria-expanded": String(unfolded[id]) };
-  return h("button", { ...about, onclick: toggle }, unfolded[id] ? "Show the first only" : `Show all ${all} classes`);
+  const others = state.whole.split(",").filter((own) => own && own !== id);
+  const toggle = () => setState({ whole: (isWhole(id) ? others : [...others, id]).join(",") });
+  const about = { type: "button", class: "more", id: `all-${id}`, "aria-expanded": String(isWhole(id)) };
+  return h("button", { ...about, onclick: toggle }, isWhole(id) ? "Show the first only" : `Show all ${all} classes`);
 }
 
 function forgottenByClass(row) {

@@ -46,6 +46,7 @@ const PLAIN = {
   curve: "forgetting",
   hp: "",
   score: "",
+  whole: "",
   regions: "on",
   theme: "",
 };
