@@ -228,10 +228,9 @@ def _list() -> int:
 
 
 def _leaderboard(folders: Sequence[Path], limit: float | None, over: Path | None) -> int:
-    from rich.console import Console
-
     from bench.folder import LaunchFolder, launches_in
     from bench.reporting import leaderboard, page
+    from bench.reporting.screen import console
 
     if limit is not None and not 0 <= limit <= 100:
         raise ValueError(f"--forgetting-limit {limit} is no number of points: say one from 0 to 100")
@@ -241,9 +240,9 @@ def _leaderboard(folders: Sequence[Path], limit: float | None, over: Path | None
     file = page.place_of(places, over)
     for one in launches:
         leaderboard.write(one.board, one.folder, one.records)
-        leaderboard.show(one.board, Console())
+        leaderboard.show(one.board, console())
         _say(f"written to {one.folder.path}; for the browser: {one.folder.page}")
-        leaderboard.show_answers(one.board, Console())
+        leaderboard.show_answers(one.board, console())
     if file is not None:
         page.write_over(launches, file)
         _say(f"one page over {len(launches)} launches: {file}")
@@ -251,12 +250,11 @@ def _leaderboard(folders: Sequence[Path], limit: float | None, over: Path | None
 
 
 def _compare(first: str, second: str, quantities: Sequence[str] | None) -> int:
-    from rich.console import Console
-
     from bench.reporting import compare
+    from bench.reporting.screen import console
 
     found = compare.compare(first, second, quantities) if quantities else compare.compare(first, second)
-    compare.show(found, Console())
+    compare.show(found, console())
     return 0
 
 

@@ -6,9 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from bench.cluster.guardian import NOW
 from bench.folder import LaunchFolder
@@ -19,8 +17,11 @@ from bench.reporting.answers import answers
 from bench.reporting.events import Ended, Event, PhaseBegan, Plan, Ranked, Said, TrialFinished, TrialStarted
 from bench.reporting.progress import StudyProgress
 from bench.reporting.rows import Leaderboard
-from bench.reporting.screen import plain, say
+from bench.reporting.screen import console, plain, say
 from bench.spec import LaunchOptions, Trial, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Level = Literal["note", "warning", "error"]
 
@@ -81,7 +82,7 @@ def output(options: LaunchOptions, file: TextIO) -> Output:
     """The output that is asked for."""
     if options.json_lines:
         return JsonLines(file)
-    return Quiet(Console(file=file)) if options.quiet else Screen(Console(file=file))
+    return Quiet(console(file)) if options.quiet else Screen(console(file))
 
 
 class Screen:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TextIO
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -17,6 +18,30 @@ if TYPE_CHECKING:
 
 
 WORD = re.compile(r"\S+")
+
+
+def console(file: TextIO | None = None) -> Console:
+    """A console on a file (standard output if None), as wide as its terminal.
+
+    Rich takes a terminal without commands (``TERM=dumb``) to have 80 columns, however many it has.
+    """
+    from rich.console import Console
+
+    made = Console(file=file)
+    if made.is_dumb_terminal:
+        made.size = (_columns(made.file) or made.width, made.height)
+    return made
+
+
+def _columns(file: IO[str]) -> int:
+    """Columns of a terminal, or those that ``COLUMNS`` asks for; 0 where neither says."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdigit():
+        return int(asked)
+    try:
+        return os.get_terminal_size(file.fileno()).columns
+    except OSError:  # a file that has no descriptor
+        return 0
 
 
 def plain(text: str, style: str = "") -> Text:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import sys
+import termios
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from bench.reporting.answers import answers
 from bench.reporting.listener import ListenerError
 from bench.reporting.output import Output, output
 from bench.reporting.rows import Leaderboard, build
-from bench.reporting.screen import wrapped
+from bench.reporting.screen import console, wrapped
 from bench.spec import LaunchOptions, Objective, SearchContext, SpecError, Trial
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -161,6 +163,23 @@ def test_a_terminal_without_commands_gets_none(show: Callable[..., str], monkeyp
         text = show(Terminal())
         assert "\x1b" not in text
         assert "[29/30] block_expansion-confirm-p4-seed1" in text
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(40, 40), (132, 132), (0, 80)])
+def test_a_terminal_without_commands_is_as_wide_as_it_is(
+    columns: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that says no width has 80 columns."""
+    monkeypatch.setenv("TERM", "dumb")
+    ours, its = os.openpty()
+    termios.tcsetwinsize(its, (24, columns))
+    with os.fdopen(its, "w") as terminal:
+        assert console(terminal).width == expected
+        monkeypatch.setenv("COLUMNS", "50")
+        assert console(terminal).width == 50
+    os.close(ours)
+    monkeypatch.delenv("COLUMNS")
+    assert console(Terminal()).width == 80
 
 
 def test_quiet_says_the_answer_and_what_has_gone_wrong(
