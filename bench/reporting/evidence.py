@@ -29,12 +29,28 @@ SHOWN_PROVENANCE = ("commit", "dirty", "platform", "host", "workers", "slots")
 class Classes:
     """What the seeds of a row called the test images of each class.
 
-    ``names`` of the classes; int64 counts over all seeds, ``counts[i, j]``: images of class i that were called j.
+    ``names`` of the classes; ``cells`` int64 ``[m, 3]`` over all seeds, in their order: class i, class j, and how many
+    images of class i were called j, where there are any (a matrix of 10,000 classes would take 800 MB).
     """
 
     label: str
     names: Sequence[str]
-    counts: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+    cells: Counts
+
+    @property
+    def n(self) -> Counts:
+        """Images of each class, int64 ``[classes]``."""
+        return self._sums(self.cells)
+
+    @property
+    def right(self) -> Counts:
+        """Those of them that were called by their class, int64 ``[classes]``."""
+        return self._sums(self.cells[self.cells[:, 0] == self.cells[:, 1]])
+
+    def _sums(self, cells: Counts) -> Counts:
+        sums = np.zeros(len(self.names), np.int64)
+        np.add.at(sums, cells[:, 0], cells[:, 2])
+        return sums
 
 
 @dataclass(frozen=True)
@@ -149,10 +165,8 @@ def _classes(row: Row, confirmed: Sequence[Record]) -> Classes | None:
         return None
     images = [record.details.get("images", {}) for record, _ in found]
     names = _names([one.get("per_class", {}).get("target_test", ()) for one in images], [pairs for _, pairs in found])
-    counts = np.zeros((len(names), len(names)), np.int64)
-    for _, pairs in found:
-        np.add.at(counts, (pairs[0], pairs[1]), 1)
-    return Classes(row.label, names, counts)
+    kinds, counts = np.unique(np.concatenate([pairs for _, pairs in found], axis=1), axis=1, return_counts=True)
+    return Classes(row.label, names, np.stack([*kinds, counts], axis=1))
 
 
 def _called(record: Record, variant: str | None) -> np.ndarray[Any, np.dtype[np.int64]] | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import cache
+from bench.readings import SCORES
 from bench.records import Record
 from bench.reporting.answers import answers
 from bench.reporting.rows import Leaderboard
@@ -167,7 +168,8 @@ def trial_note(record: Record, variant: str | None = None) -> str:
     """A trial's result in one sentence; that of a variant if one is named."""
     split = "validation" if record.phase == "search" else "test"
     named = " ".join(filter(None, [row_label(record.method, record.row), variant]))
-    about, scores = f"{named}, seed {record.seed}", {**record.scores, **record.scores_of(variant)}
+    about = f"{named}, seed {record.seed}"
+    scores: dict[str, float | None] = {**dict.fromkeys(SCORES), **record.scores_of(variant)}
     if record.status == "failed" or scores["target_accuracy"] is None or scores["source_accuracy"] is None:
         return f"{about}: {record.status}{': ' if record.error else ''}{(record.error or '')[:500]}"
     forgotten = scores["forgetting"]

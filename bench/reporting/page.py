@@ -254,15 +254,14 @@ def _place(own: Any, held: list[Any]) -> int:
 
 def _classes(found: Classes, held: _Held) -> dict[str, Any]:
     """Counts of a row by class."""
-    counts, whole = found.counts, len(found.names) <= MATRIX
-    cells = [[int(i), int(j), int(counts[i, j])] for i, j in np.argwhere(counts)]
+    cells, whole = found.cells.tolist(), len(found.names) <= MATRIX
     if not whole:
         wrong = [cell for cell in cells if cell[0] != cell[1]]
         cells = sorted(wrong, key=lambda cell: -cell[2])[:PAIRS]
-    images = {"names": _place(found.names, held.names), "n": counts.sum(axis=1).tolist()}
+    images = {"names": _place(found.names, held.names), "n": found.n.tolist()}
     return {
         "images": _place(images, held.images),
-        "right": counts.diagonal().tolist(),
+        "right": found.right.tolist(),
         "cells": cells,
         "whole": whole,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -113,7 +114,19 @@ def test_a_curve_of_confirmed_trials_goes_before_that_of_the_search(records: lis
 def test_counts_of_classes_are_summed_over_seeds(records: list[Record]) -> None:
     (found,) = gather(build(records), records).classes
     assert (found.label, found.names) == ("full", ["cat", "dog", "<b>"])
-    assert found.counts.tolist() == [[2, 1, 1], [0, 2, 0], [0, 1, 1]]
+    assert found.cells.tolist() == [[0, 0, 2], [0, 1, 1], [0, 2, 1], [1, 1, 2], [2, 1, 1], [2, 2, 1]]
+    assert (found.n.tolist(), found.right.tolist()) == ([4, 2, 2], [2, 2, 1])
+
+
+def test_classes_take_no_more_room_than_there_are_images(record: Make) -> None:
+    """As many as iNaturalist has, and more: a matrix of them would take 34 GB."""
+    made = record(readings=(knn(0, 90.0, "test"), knn(150, 80.0, "test"), head(150, [0, 1, 65_535], [0, 65_535, 7])))
+    tracemalloc.start()
+    (found,) = gather(build([made]), [made]).classes
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+    assert found.cells.tolist() == [[0, 0, 1], [1, 65_535, 1], [65_535, 7, 1]]
+    assert (len(found.names), found.n.sum(), found.right.sum()) == (65_536, 3, 1)
 
 
 def test_what_is_forgotten_is_counted_by_class_of_the_source(records: list[Record]) -> None:
