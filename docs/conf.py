@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,9 +33,19 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 
+OUTSIDE = re.compile(r"(?<=\]\()(?=\.\./[^)#]+\.md\))")
+"""Where the address of a Markdown file begins that is no page of the site."""
+
+
 def setup(app: Sphinx) -> None:
     """Write the reference before pages are looked for."""
     sys.path.insert(0, str(FOLDER))
     import generate
 
     generate.write(FOLDER / "reference")
+    app.connect("source-read", _attach)
+
+
+def _attach(app: Sphinx, page: str, source: list[str]) -> None:
+    """Let the site hold Markdown files from elsewhere as they are, like any other file that a page leads to."""
+    source[0] = OUTSIDE.sub("path:", source[0])
