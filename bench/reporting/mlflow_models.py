@@ -17,6 +17,7 @@ from bench.reporting.mlflow_address import database_file, without_password
 from bench.reporting.mlflow_content import PARENT
 from bench.reporting.mlflow_logged import outputs
 from bench.reporting.mlflow_store import CHECKPOINTS, RECORD, check, experiment_id, open_store
+from bench.reporting.mlflow_variants import VARIANT
 from bench.spec import row_label, shown
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def fetch(uri: str, run_id: str, folder: LaunchFolder) -> Path:
     except MlflowException:
         raise ValueError(f"there is no run {run_id} in {without_password(uri)}") from None
     if RECORD not in held:
+        tags = client.get_run(run_id).data.tags
+        if VARIANT in tags:
+            made = f"run {run_id} is that of a model that was made of another one"
+            raise ValueError(f"{made}: name the run of its trial, {tags.get(PARENT)}")
         raise ValueError(
             f"run {run_id} holds no record: name the run of a trial that has ended, a child of its launch's"
         )

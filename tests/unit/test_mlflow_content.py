@@ -20,7 +20,7 @@ from bench.readings import SCORES
 from bench.records import Record
 from bench.reporting import leaderboard, mlflow_content, mlflow_points, mlflow_sync
 from bench.reporting.mlflow_content import DataSet, data_sets, experiment_tags, launch_note, user_tags
-from bench.reporting.mlflow_models import aliases, is_best_in_folder, is_best_run
+from bench.reporting.mlflow_models import aliases, fetch, is_best_in_folder, is_best_run
 from bench.reporting.mlflow_runs import final
 from bench.reporting.rows import Leaderboard, build
 from tests.unit.conftest import First
@@ -394,6 +394,14 @@ def test_what_a_method_makes_of_its_models_are_models_in_runs_of_their_own(wise:
     assert (held["source_accuracy"].dataset_name, held["source_accuracy"].dataset_digest) == inputs(run)["source"][:2]
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
     assert len(client.search_logged_models(place)) == 2 * (1 + len(ALPHAS))
+
+
+def test_the_run_of_a_variant_leads_to_that_of_its_trial(wise: LaunchFolder, tmp_path: Path) -> None:
+    _, _, found = stored(wise)
+    variant, trained = (found[f"wise_ft-confirm-seed1{end}"].info.run_id for end in (" alpha=0.5", ""))
+    with pytest.raises(ValueError, match=f"run {variant} is that of a model .* name the run of its trial, {trained}$"):
+        fetch(mlflow_sync.store_of(wise), variant, LaunchFolder(tmp_path / "fetched"))
+    assert not (tmp_path / "fetched").exists()
 
 
 def test_the_parent_shows_the_best_row_if_it_is_a_variants(wise: LaunchFolder) -> None:
