@@ -36,8 +36,20 @@ START_SECONDS = 600.0
 POLL_SECONDS = 30.0
 """A call to the board waits at most so long for news before it is asked again."""
 
-GATHER_SECONDS = 0.2
-"""Who hears of the events hears of them at most so often, since each answer costs milliseconds: of all at once."""
+GATHER_SECONDS, LONGEST_GATHER_SECONDS = 0.2, 0.5
+"""Who hears of the events hears of them at most so often, since each answer costs milliseconds: of all at once. The
+more slots there are the rarer, but never rarer than the second."""
+
+SLOTS_AT_ONCE = 128.0
+"""Slots of which is heard in a second's time."""
+
+POST_SECONDS, LONGEST_POST_SECONDS = 2.0, 4.0
+"""Points of a trial's curves are held for at most so long, before they are posted together: the longer, the more slots
+there are, but never longer than the second. So long it may also take until a trial hears that it is to stop, or that
+the board has ended."""
+
+POSTS_PER_SECOND = 16.0
+"""More posts than that are not asked for, as long as nobody waits too long: each costs milliseconds."""
 
 EVENTS, QUEUE = "events", "queue"
 """Topics: what has happened; what there is to do for slots. Further ones are ``("trial", id)`` and ``("place", name)``.
@@ -101,12 +113,24 @@ class Group(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A trial that is given out, the minutes that it may take (None: any), and where its snapshots are kept, if so."""
+    """A trial that is given out, the minutes that it may take (None: any), and where its snapshots are kept, if so.
+
+    Its points are posted together, every ``post_seconds``.
+    """
 
     ticket: int
     trial: Trial
     minutes: float | None = None
     snapshots: Snapshots | None = None
+    post_seconds: float = POST_SECONDS
+
+
+class End(NamedTuple):
+    """How a trial has ended, what it took in its worker, and the last points of its curves."""
+
+    record: Record
+    seconds: float | None = None
+    points: Sequence[Point] = ()
 
 
 @dataclass
@@ -240,7 +264,12 @@ class Board:
         self._known_records.update(records)
 
     async def submit(
-        self, trial: Trial, watched: bool = False, minutes: float | None = None, bar: Bar | None = None
+        self,
+        trial: Trial,
+        watched: bool = False,
+        minutes: float | None = None,
+        bar: Bar | None = None,
+        release: Sequence[str] = (),
     ) -> int:
         """Queue a trial, or answer it at once if its record is known; returns its ticket.
 
@@ -248,7 +277,9 @@ class Board:
             watched: its readings are kept for :meth:`reading`, until :meth:`release`.
             minutes: it may take from when it is taken; any time if None.
             bar: it ends at the first reading that does not pass it.
+            release: see :meth:`release`.
         """
+        await self.release(*release)
         ticket, self._submitted = self._submitted, self._submitted + 1
         self._tickets[ticket] = _Ticket(trial, watched, minutes, bar=bar)
         if watched:
@@ -303,17 +334,20 @@ class Board:
             state = self._tickets[ticket]
             state.step = max(state.step, step)
 
-    async def finish(
-        self, life: Life, ticket: int, record: Record, seconds: float | None = None, *weights: Any
-    ) -> None:
-        """Post the record of a slot's trial; it counts once.
+    async def finish(self, life: Life, ticket: int, end: End, *weights: Any) -> None:
+        """Post how a slot's trial has ended; it counts once.
 
         Args:
-            seconds: what the trial took in its worker.
             weights: its trained tensors, if they are kept, see :class:`Event`.
         """
+        await self.report(life, ticket, *end.points)
         if self._runs(life, ticket):
-            self._finish(ticket, record, weights, seconds)
+            self._finish(ticket, end.record, weights, end.seconds)
+
+    async def finish_and_take(self, life: Life, ticket: int, end: End) -> Task | Literal["wait", "close"]:
+        """:meth:`finish` without tensors, which would be held while it waits, and :meth:`take`."""
+        await self.finish(life, ticket, end)
+        return await self.take(life)
 
     async def hung(self, life: Life, ticket: int, stacks: Mapping[int, str], ranks: int) -> bool:
         """Post where ranks of a slot stand in a trial that has taken too long; it ends when all have said so.
@@ -332,15 +366,16 @@ class Board:
         """Ask a trial to end at its next report; one that has not started yet is dropped from the queue."""
         self._stop(ticket)
 
-    async def release(self, trial: str) -> None:
-        """Stop a watched trial if it still runs, and keep nothing more of it than its end."""
-        ticket = self._watched.pop(trial, None)
-        if ticket is None:
-            return
-        self._tickets[ticket].watched = False
-        self._stop(ticket)
-        self._forget(ticket)
-        self._topics.notify(("trial", trial))
+    async def release(self, *trials: str) -> None:
+        """Stop watched trials that still run, and keep nothing more of them than their ends."""
+        for trial in trials:
+            ticket = self._watched.pop(trial, None)
+            if ticket is None:
+                continue
+            self._tickets[ticket].watched = False
+            self._stop(ticket)
+            self._forget(ticket)
+            self._topics.notify(("trial", trial))
 
     async def reading(self, trial: str, index: int) -> tuple[Point | None, Record | None]:
         """Wait for number ``index`` of a watched trial's points with readings, or else for its record."""
@@ -371,7 +406,7 @@ class Board:
             NoSlotsError: all slots are given up, or do not come; nothing more will happen.
         """
         self._look_for_who_is_late()
-        await asyncio.sleep(self._told_at + GATHER_SECONDS - time.monotonic())
+        await asyncio.sleep(self._told_at + self._gather_seconds - time.monotonic())
         await self._wait(EVENTS, lambda: bool(self._events) or self._closed or self._woken or self._lost)
         self._woken, self._told_at = False, time.monotonic()
         events = list(self._events)
@@ -509,7 +544,7 @@ class Board:
         state.stacks.clear()
         self._running[slot] = ticket
         self._happened(Event("started", ticket, state.trial, slot=slot))
-        return Task(ticket, state.trial, state.minutes, self._snapshots)
+        return Task(ticket, state.trial, state.minutes, self._snapshots, self._post_seconds)
 
     def _give_up(self, slot: int, error: str) -> None:
         """Do without a slot: another one gets its trial."""
@@ -523,6 +558,14 @@ class Board:
         state.stop = True
         if ticket in self._waiting:
             self._finish(ticket, records.of(state.trial, status="stopped"))
+
+    @property
+    def _gather_seconds(self) -> float:
+        return min(max(GATHER_SECONDS, len(self._alive) / SLOTS_AT_ONCE), LONGEST_GATHER_SECONDS)
+
+    @property
+    def _post_seconds(self) -> float:
+        return min(max(POST_SECONDS, len(self._alive) / POSTS_PER_SECOND), LONGEST_POST_SECONDS)
 
     def _fail(self, ticket: int, error: BaseException) -> None:
         self._finish(ticket, records.failed(self._tickets[ticket].trial, error))

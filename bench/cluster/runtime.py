@@ -59,6 +59,7 @@ HERE_SETTINGS = {
     "GLOO_SOCKET_IFNAME": LOOPBACK,
     "NCCL_SOCKET_IFNAME": LOOPBACK,
     "RAY_AUTH_MODE": "token",
+    "RAY_task_events_report_interval_ms": "0",  # a note of every call, for a dashboard that is not started
 }
 """The same for a Ray of the launch's own on this machine, which nobody else is to reach."""
 

@@ -83,6 +83,8 @@ def search(
     )
     tuner.fit()
     algorithm.finish()
+    kept = range(max(0, study.trials - study.lag), study.trials)
+    ray.get(pool.board.release.remote(*(record_of(study, index) for index in kept)))
 
 
 def _on_own_node() -> tune.PlacementGroupFactory:
@@ -226,6 +228,7 @@ class PooledTrial(tune.Trainable):
             self._seen += 1
             return {"step": point.step, **_metric(self._objective, scores(point.readings))}
         assert record is not None
+        self._watching = False  # the search releases it, once it has heard of its end
         return last_result(self._objective, record)
 
     def cleanup(self) -> None:
@@ -256,7 +259,10 @@ class PooledTrial(tune.Trainable):
 
 @dataclass(frozen=True)
 class _Submit:
-    """Queues proposals as trials that are watched, each with the bar that it has to pass."""
+    """Queues proposals as trials that are watched, each with the bar that it has to pass.
+
+    With each, the last trial whose result it was made of is released: of those before it nothing is kept.
+    """
 
     board: Any
     study: Study
@@ -267,7 +273,10 @@ class _Submit:
     def __call__(self, index: int, values: Mapping[str, Any]) -> None:
         trial = searched(self.study, self.benchmark, values, index=index, launch=self.launch)
         bar = None if self.pruning is None else self.pruning.bar(index, trial.row)
-        ray.get(self.board.submit.remote(trial, watched=True, minutes=self.study.trial_minutes, bar=bar))
+        told = index - self.study.lag
+        release = [record_of(self.study, told)] if told >= 0 else []
+        minutes = self.study.trial_minutes
+        ray.get(self.board.submit.remote(trial, watched=True, minutes=minutes, bar=bar, release=release))
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher with all that hangs on it, and nobody reads that."""
@@ -295,7 +304,6 @@ def _outcome(index: int, *, board: Any, study: Study) -> dict[str, Any]:
     trial, record = record_of(study, index), None
     while record is None:
         _, record = ray.get(board.reading.remote(trial, sys.maxsize))
-    ray.get(board.release.remote(trial))
     return last_result(study.objective, record)
 
 

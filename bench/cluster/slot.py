@@ -14,13 +14,9 @@ import ray
 
 from bench import records, resources
 from bench.cluster import watchdog
-from bench.cluster.board import Group, Life, Task
+from bench.cluster.board import POST_SECONDS, End, Group, Life, Task
 from bench.readings import Point
 from bench.records import Record
-
-POST_SECONDS = 2.0
-"""Points of a trial's curves are held for at most so long, before they are posted together. So long it may also take
-until a trial hears that it is to stop, or that the board has ended."""
 
 SOON = 0.2
 """The first ones are held for at most so long: a trial that goes on tells all at once how far it had come, and if its
@@ -45,26 +41,35 @@ def serve(config: Mapping[str, Any]) -> None:
     ranks = handles(group)
     if first:
         ray.get(board.enrol.remote(life, group))
-    while (task := parallel.of_first(ray.get(board.take.remote(life)) if first else None)) != "close":
+    task = parallel.of_first(ray.get(board.take.remote(life)) if first else None)
+    while task != "close":
+        answer: Any = None
         if task == "wait":
-            continue
-        # What is here now, modules and caches, stays: a trial's own garbage is then found in no time.
-        gc.freeze()
-        weights: list[Any] = []
-        start = time.perf_counter()
-        try:
-            record = _run(board, life, task, weights)
-        except (Exception, SystemExit) as error:
-            if not _all_alive(ranks):  # what the death of another rank does to this one is not the trial's doing
-                raise
-            ray.get(board.finish.remote(life, task.ticket, records.failed(task.trial, error)))
-            if len(ranks) > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
-                raise
-            continue
-        if first:
-            seconds = time.perf_counter() - start
-            # Each an argument of its own, which Ray brings to the board's node before the board hears of the end.
-            ray.get(board.finish.remote(life, task.ticket, record, seconds, *weights))
+            answer = board.take.remote(life) if first else None
+        else:
+            # What is here now, modules and caches, stays: a trial's own garbage is then found in no time.
+            gc.freeze()
+            weights: list[Any] = []
+            try:
+                end = _run(board, life, task, weights)
+            except (Exception, SystemExit) as error:
+                if not _all_alive(ranks):  # what the death of another rank does to this one is not the trial's doing
+                    raise
+                end = End(records.failed(task.trial, error))
+                if len(ranks) > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
+                    ray.get(board.finish.remote(life, task.ticket, end))
+                    raise
+            answer = hand_in(board, life, task.ticket, end, weights) if first else None
+        task = parallel.of_first(ray.get(answer) if first else None)
+
+
+def hand_in(board: Any, life: Life, ticket: int, end: End, weights: Sequence[Any]) -> Any:
+    """Post the end of a trial; returns what Ray gives for the board's answer, which is the next task."""
+    if not weights:
+        return board.finish_and_take.remote(life, ticket, end)
+    # Each an argument of its own, which Ray brings to the board's node before the board hears of the end.
+    ray.get(board.finish.remote(life, ticket, end, *weights))
+    return board.take.remote(life)
 
 
 def _room(*, gpu: bool) -> int:
@@ -73,8 +78,8 @@ def _room(*, gpu: bool) -> int:
     return max(1, by_gpu if gpu else by_core)
 
 
-def _run(board: Any, life: Life, task: Task, weights: list[Any]) -> Record:
-    """A trial's record; its trained tensors, as the bytes of a safetensors file, are added to ``weights`` on rank 0."""
+def _run(board: Any, life: Life, task: Task, weights: list[Any]) -> End:
+    """A trial's end; its trained tensors, as the bytes of a safetensors file, are added to ``weights`` on rank 0."""
     from ray.train import get_context
     from ray.train.torch import get_device
     from safetensors.torch import save
@@ -82,10 +87,11 @@ def _run(board: Any, life: Life, task: Task, weights: list[Any]) -> Record:
     from bench import parallel
     from bench import trial as trials
 
+    start = time.perf_counter()
     rank, ranks = get_context().get_world_rank(), get_context().get_world_size()
-    ticket, trial, minutes, snapshots = task
+    ticket, trial, minutes, snapshots, seconds = task
 
-    posts = Posts(lambda points: bool(ray.get(board.report.remote(life, ticket, *points))))
+    posts = Posts(lambda points: bool(ray.get(board.report.remote(life, ticket, *points))), seconds)
 
     def report(point: Point) -> None:
         if parallel.of_first(posts.add(point) if rank == 0 else None):
@@ -107,9 +113,10 @@ def _run(board: Any, life: Life, task: Task, weights: list[Any]) -> Record:
         kept = keep if trial.phase == "confirm" else None
         try:
             record = trials.run(trial, report, device=get_device(), keep=kept, unfinished=folder, saved=saved)
-        finally:
+        except BaseException:
             posts.flush()
-    return _with_size(record, weights)
+            raise
+    return End(_with_size(record, weights), time.perf_counter() - start, posts.rest())
 
 
 def _with_size(record: Record, weights: Sequence[Any]) -> Record:
@@ -122,19 +129,27 @@ def _with_size(record: Record, weights: Sequence[Any]) -> Record:
 class Posts:
     """Posts the points of a trial's curves, several of them in one call to the board, each of which costs milliseconds.
 
-    Points with readings, on which others wait, the first one and the last one are posted at once; the others together,
-    by a thread if no further one comes in time.
+    Points with readings, on which others wait, and the first one are posted at once; the others together, by a thread
+    if no further one comes in time. The last ones may go with the trial's end.
     """
 
     def __init__(
-        self, post: Callable[[Sequence[Point]], bool], later: Callable[..., threading.Timer] = threading.Timer
+        self,
+        post: Callable[[Sequence[Point]], bool],
+        seconds: float = POST_SECONDS,
+        later: Callable[..., threading.Timer] = threading.Timer,
     ) -> None:
-        """Post by a function that returns whether the trial is to stop; ``later`` calls another one after a while."""
+        """Post by a function that returns whether the trial is to stop.
+
+        Args:
+            seconds: for so long points are held.
+            later: calls another function after a while.
+        """
         self._post, self._later = post, later
         self._held: list[Point] = []
         self._turn = threading.Lock()
         self._timer: threading.Timer | None = None
-        self._seconds = itertools.chain([SOON], itertools.repeat(POST_SECONDS))
+        self._seconds = itertools.chain([SOON], itertools.repeat(seconds))
         self._stop, self._begun = False, False
         self._error: Exception | None = None
 
@@ -145,7 +160,7 @@ class Posts:
             Exception: an earlier point could not be posted.
         """
         self._held.append(point)
-        urgent = bool(point.readings) or point.step == point.steps or not self._begun
+        urgent = bool(point.readings) or not self._begun
         self._begun = True
         if urgent:
             return self.flush()
@@ -157,12 +172,27 @@ class Posts:
 
     def flush(self) -> bool:
         """Post what is held; returns whether the trial is to stop."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._wait_no_longer()
         with self._turn:
             self._send()
         return self._told()
+
+    def rest(self) -> Sequence[Point]:
+        """What is held, and will not be posted any more.
+
+        Raises:
+            Exception: an earlier point could not be posted.
+        """
+        self._wait_no_longer()
+        with self._turn:
+            held, self._held = self._held, []
+        self._told()
+        return held
+
+    def _wait_no_longer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _flush_later(self) -> None:
         self._timer = None

@@ -53,7 +53,9 @@ def write(
     from mlflow.entities import Metric, Param, RunTag
 
     params = [Param(name, value) for name, value in parameters.items()]
-    metrics, left = [Metric(*point) for point in points], [RunTag(name, value) for name, value in tags.items()]
+    # The newest first: MLflow also keeps the last point of each curve, and would replace it by each that follows.
+    metrics = [Metric(*point) for point in reversed(points)]
+    left = [RunTag(name, value) for name, value in tags.items()]
     while params or metrics or left:
         some, params = params[:BATCH_PARAMETERS], params[BATCH_PARAMETERS:]
         room = BATCH - len(some) - len(left)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 BATCH_SECONDS = 1.0
 """A metric waits so long before it is written, and longer where there is much to write: see :data:`FLUSH_SHARE`."""
 
-FLUSH_SHARE = 0.05
+FLUSH_SHARE = 0.02
 """Writing the metrics of all trials that run takes at most so much of the time, however many there are: the runs that
 begin and end need the rest."""
 

@@ -11,9 +11,9 @@ import numpy as np
 import ray
 
 from bench import records
-from bench.cluster.board import Group, Life
+from bench.cluster.board import End, Group, Life, Task
 from bench.cluster.pool import Pool
-from bench.cluster.slot import Posts
+from bench.cluster.slot import Posts, hand_in
 from bench.readings import HEAD, KNN, Answers, Point, Reading, knn_numbers
 from bench.records import Record
 from bench.spec import Trial
@@ -43,19 +43,20 @@ class Sleepers:
     def serve(self, board: Any, life: Life) -> None:
         """What :func:`bench.cluster.slot.serve` does, with a trial that sleeps."""
         ray.get(board.enrol.remote(life, Group((), frozenset())))
-        while (task := ray.get(board.take.remote(life))) != "close":
-            if task == "wait":
-                continue
-            start = time.perf_counter()
-            trial = task.trial
-            ticket = task.ticket
-            posts = Posts(functools.partial(_report, board, life, ticket))
-            for step in _steps(trial):
-                time.sleep(self._seconds / POINTS)
-                posts.add(Point(step, trial.train.steps, {"train_loss": 1 / step, "lr": trial.train.lr}))
-            seconds = time.perf_counter() - start
-            weights = [np.zeros(WEIGHTS, np.uint8)] if trial.phase == "confirm" else []
-            ray.get(board.finish.remote(life, task.ticket, slept(trial, seconds), seconds, *weights))
+        task = ray.get(board.take.remote(life))
+        while task != "close":
+            task = ray.get(board.take.remote(life) if task == "wait" else self._sleep(board, life, task))
+
+    def _sleep(self, board: Any, life: Life, task: Task) -> Any:
+        """Sleep through a trial; returns what Ray gives for the next task."""
+        start, trial = time.perf_counter(), task.trial
+        posts = Posts(functools.partial(_report, board, life, task.ticket), task.post_seconds)
+        for step in _steps(trial):
+            time.sleep(self._seconds / POINTS)
+            posts.add(Point(step, trial.train.steps, {"train_loss": 1 / step, "lr": trial.train.lr}))
+        seconds = time.perf_counter() - start
+        weights = [np.zeros(WEIGHTS, np.uint8)] if trial.phase == "confirm" else []
+        return hand_in(board, life, task.ticket, End(slept(trial, seconds), seconds, posts.rest()), weights)
 
 
 def _report(board: Any, life: Life, ticket: int, points: Any) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,7 +14,19 @@ import pytest
 
 from bench import records
 from bench.cluster import board as board_module
-from bench.cluster.board import LAST_ATTEMPT, MAX_ATTEMPTS, START_ATTEMPTS, Board, Event, Group, Life, NoSlotsError
+from bench.cluster.board import (
+    LAST_ATTEMPT,
+    LONGEST_POST_SECONDS,
+    MAX_ATTEMPTS,
+    POST_SECONDS,
+    START_ATTEMPTS,
+    Board,
+    End,
+    Event,
+    Group,
+    Life,
+    NoSlotsError,
+)
 from bench.cluster.pruning import Bar, Seen
 from bench.launching import benchmarks, studies
 from bench.readings import Point, Reading
@@ -65,12 +78,12 @@ def test_a_trial_is_forgotten_when_it_has_ended() -> None:
             ticket = await board.submit(trial(label))
             await board.take(life(board, 0))
             assert await board.report(life(board, 0), ticket, point(1, validated=True)) is False
-            await board.finish(life(board, 0), ticket, ended(label), seconds=0.5)
+            await board.finish(life(board, 0), ticket, End(ended(label), 0.5))
             (done,) = [event for event in await board.events() if event.kind == "finished"]
             assert (done.slot, done.seconds) == (0, 0.5)
         assert board._tickets == {}
         assert await board.report(life(board, 0), ticket, point(2)) is True  # a worker that comes late is to stop
-        await board.finish(life(board, 0), ticket, ended("b"))
+        await board.finish(life(board, 0), ticket, End(ended("b")))
         await board.stop(ticket)
         assert not board._events
 
@@ -84,7 +97,7 @@ def test_a_watched_trial_is_kept_until_it_is_released() -> None:
         await board.report(life(board, 0), ticket, point(1))
         await board.report(life(board, 0), ticket, point(2, validated=True))
         assert await board.reading("linear-a", 0) == (point(2, validated=True), None)
-        await board.finish(life(board, 0), ticket, ended("a"))
+        await board.finish(life(board, 0), ticket, End(ended("a")))
         for _ in range(2):  # whoever missed the answer may ask again
             found, record = await board.reading("linear-a", 1)
             assert found is None
@@ -97,6 +110,64 @@ def test_a_watched_trial_is_kept_until_it_is_released() -> None:
     play(story)
 
 
+def test_the_end_of_a_trial_comes_with_its_last_points_and_is_answered_by_the_next_one() -> None:
+    async def story(board: Board) -> None:
+        first, second = await board.submit(trial("a"), watched=True), await board.submit(trial("b"))
+        await board.take(life(board, 0))
+        await board.events()
+        end = End(ended("a"), 0.5, (point(1), point(2, validated=True)))
+        assert (await board.finish_and_take(life(board, 0), first, end))[:2] == (second, trial("b"))
+        events = await board.events()
+        assert told(events) == [("report", "a", 0), ("report", "a", 0), ("finished", "a", 0), ("started", "b", 0)]
+        assert ([event.point for event in events[:2]], events[2].seconds) == ([*end.points], 0.5)
+        assert await board.reading("linear-a", 0) == (point(2, validated=True), finished(events)[0])
+
+        old = life(board, 0)
+        await board.begin(0)
+        assert await board.finish_and_take(old, second, End(ended("b"), 0.5, (point(1),))) == "close"
+        assert not board._events
+
+    play(story)
+
+
+def test_a_search_releases_what_it_has_heard_of_with_its_next_proposal() -> None:
+    async def story(board: Board) -> None:
+        ticket = await board.submit(trial("a"), watched=True)
+        await board.take(life(board, 0))
+        await board.finish(life(board, 0), ticket, End(ended("a")))
+        await board.submit(trial("b"), watched=True, release=["linear-a"])
+        assert [*board._watched] == ["linear-b"]
+        assert await board.remembers() == 1
+        await board.submit(trial("c"), watched=True)
+        await board.release("linear-b", "linear-a", "linear-c")
+        assert await board.remembers() == 0
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("slots", "held", "gathered"),
+    [
+        (1, POST_SECONDS, board_module.GATHER_SECONDS),
+        (48, 3.0, 0.375),
+        (1000, LONGEST_POST_SECONDS, board_module.LONGEST_GATHER_SECONDS),
+    ],
+)
+def test_the_more_slots_there_are_the_longer_their_news_are_held(slots: int, held: float, gathered: float) -> None:
+    async def story(board: Board) -> None:
+        await board.submit(trial("a"))
+        task = await board.take(life(board, 0))
+        assert task[4] == held
+        await board.events()
+        await board.submit(trial("b"))
+        await board.take(life(board, slots - 1))
+        begun = time.monotonic()
+        await board.events()
+        assert time.monotonic() - begun > gathered - 0.05
+
+    play(story, slots=slots)
+
+
 def test_releasing_stops_a_running_trial_and_drops_a_waiting_one() -> None:
     async def story(board: Board) -> None:
         running = await board.submit(trial("a"), watched=True)
@@ -106,7 +177,7 @@ def test_releasing_stops_a_running_trial_and_drops_a_waiting_one() -> None:
         assert [record.status for record in finished(await board.events())] == ["stopped"]
         await board.release("linear-a")
         assert await board.report(life(board, 0), running, point(1)) is True
-        await board.finish(life(board, 0), running, ended("a"))
+        await board.finish(life(board, 0), running, End(ended("a")))
         assert board._tickets == {}
 
     play(story)
@@ -217,7 +288,7 @@ def test_a_slot_whose_group_cannot_start_waits_longer_each_time() -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
         await board.take(life(board, 0))
-        await board.finish(life(board, 0), ticket, ended("a"))
+        await board.finish(life(board, 0), ticket, End(ended("a")))
         waits = [await board.slot_failed(0, f"no room {index}") for index in range(8)]
         assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
         assert await board.slot_failed(1, "no room") == 1
@@ -259,7 +330,7 @@ def test_slots_are_given_up_when_none_has_worked_for_long() -> None:
         await board.take(life(board, 0))
         for _ in range(LAST_ATTEMPT + 2):
             assert await board.slot_failed(1, "no GPU") is not None  # the other one is at work
-        await board.finish(life(board, 0), ticket, ended("a"))
+        await board.finish(life(board, 0), ticket, End(ended("a")))
         await board.submit(trial("b"))
         answers = [await board.slot_failed(0, "no GPU") for _ in range(LAST_ATTEMPT)]
         assert None not in answers[:-1]
@@ -367,7 +438,7 @@ def test_a_trial_of_a_slot_that_leaves_is_the_next_one_of_another() -> None:
         assert await board.report(life(board, 0), ticket, point(1)) is False
         await board.leave(0)
         assert (await board.take(life(board, 1)))[:2] == (ticket, trial("a"))  # before what has waited all the time
-        await board.finish(life(board, 1), ticket, ended("a"))
+        await board.finish(life(board, 1), ticket, End(ended("a")))
         assert (await board.take(life(board, 1)))[:2] == (later, trial("b"))
         assert told(await board.events()) == [
             ("started", "a", 0),
@@ -403,14 +474,14 @@ def test_who_left_is_told_to_stop_and_its_record_does_not_count(taken: bool) -> 
             assert (await board.take(life(board, 1)))[:2] == (ticket, trial("a"))
         await board.events()
         assert await board.report(life(board, 0), ticket, point(5)) is True
-        await board.finish(life(board, 0), ticket, ended("a"))
+        await board.finish(life(board, 0), ticket, End(ended("a")))
         assert await board.take(life(board, 0)) == "close"
         assert not board._events
         if not taken:
             assert (await board.take(life(board, 1)))[:2] == (ticket, trial("a"))
         assert await board.report(life(board, 1), ticket, point(5)) is False
-        await board.finish(life(board, 1), ticket, ended("a"))
-        await board.finish(life(board, 1), ticket, ended("a"))
+        await board.finish(life(board, 1), ticket, End(ended("a")))
+        await board.finish(life(board, 1), ticket, End(ended("a")))
         assert [event.slot for event in await board.events() if event.kind == "finished"] == [1]
         assert await board.remembers() == 0
 
@@ -439,7 +510,7 @@ def test_a_slot_may_leave_and_join_again() -> None:
         await board.join(0)
         assert (await board.take(life(board, 0)))[:2] == (first, trial("a"))
         assert await board.report(life(board, 0), first, point(1)) is False
-        await board.finish(life(board, 0), first, ended("a"))
+        await board.finish(life(board, 0), first, End(ended("a")))
         await board.join(7)  # one that was not expected
         second = await board.submit(trial("b"))
         assert (await board.take(life(board, 7)))[:2] == (second, trial("b"))
@@ -474,7 +545,7 @@ def test_trials_wait_when_the_last_slot_leaves() -> None:
         await board.join(0)
         for label, ticket in zip("ab", tickets, strict=True):
             assert (await board.take(life(board, 0)))[:2] == (ticket, trial(label))
-            await board.finish(life(board, 0), ticket, ended(label))
+            await board.finish(life(board, 0), ticket, End(ended(label)))
         assert {record.status for record in finished(await board.events())} == {"stopped"}
 
     play(story)
@@ -515,7 +586,7 @@ def test_a_record_says_how_many_slots_there_were() -> None:
                 await change
             ticket = await board.submit(trial(label))
             await board.take(life(board, 0))
-            await board.finish(life(board, 0), ticket, ended(label))
+            await board.finish(life(board, 0), ticket, End(ended(label)))
         found = finished(await board.events())
         assert [record.provenance["slots"] for record in found] == [2, 3, 3, 3]
         assert {**found[0].provenance, "slots": 2} == {**ended("a").provenance, "slots": 2}  # nothing else is touched
@@ -596,7 +667,7 @@ def test_a_trial_whose_record_is_known_is_answered_at_once() -> None:
         await board.release("linear-a")
         ticket, given, *_ = await board.take(life(board, 0))  # type: ignore[misc]
         assert given.id == "linear-b"
-        await board.finish(life(board, 0), ticket, ended("b"))
+        await board.finish(life(board, 0), ticket, End(ended("b")))
         await board.submit(trial("c"))
         assert told(await board.events())[-1] == ("known", "c", None)
         await board.release("linear-b")
@@ -667,7 +738,7 @@ def test_workers_that_outlive_their_controller_are_not_heard(again: str) -> None
         assert await board.report(old, ticket, point(99)) is True
         await board.saved(old, ticket, 99)
         await board.enrol(old, Group((b"old",), frozenset()))
-        await board.finish(old, ticket, ended("a"))
+        await board.finish(old, ticket, End(ended("a")))
         assert await board.hung(old, ticket, {0: "nothing"}, 1) is True
         assert await board.take(old) == "close"
         assert board._tickets[ticket].step == 0
@@ -676,7 +747,7 @@ def test_workers_that_outlive_their_controller_are_not_heard(again: str) -> None
             assert (await board.take(new))[0] == ticket
         assert not finished(list(board._events))
         assert await board.report(new, ticket, point(1)) is False
-        await board.finish(new, ticket, ended("a"))
+        await board.finish(new, ticket, End(ended("a")))
         assert len(finished(await board.events())) == 1
 
     play(story)
@@ -723,7 +794,7 @@ def test_a_slot_that_is_refused_leaves_its_trial_to_the_others() -> None:
         task = await board.take(life(board, 1))
         assert isinstance(task, board_module.Task)
         assert task.ticket == ticket
-        await board.finish(life(board, 1), ticket, ended("a"))
+        await board.finish(life(board, 1), ticket, End(ended("a")))
         assert [record.status for record in finished(await board.events())] == ["stopped"]
 
     play(story, slots=2)
@@ -764,7 +835,7 @@ def test_records_have_the_launchs_commit_whatever_the_worker_knows() -> None:
         ticket = await board.submit(trial("a"))
         await board.take(life(board, 0))
         unknown = {**ended("a").provenance, "commit": None, "dirty": None}
-        await board.finish(life(board, 0), ticket, ended("a").model_copy(update={"provenance": unknown}))
+        await board.finish(life(board, 0), ticket, End(ended("a").model_copy(update={"provenance": unknown})))
         (record,) = finished(await board.events())
         assert (record.provenance["commit"], record.provenance["dirty"]) == ("c" * 40, True)
 

@@ -573,11 +573,12 @@ def test_a_short_trial_takes_four_requests_and_its_record(
     tracker = opened(store)
     tracker.trial_finished(searched(trial="before"))
     drain(tracker)
-    called: list[str] = []
+    called, steps = list[str](), list[int]()
 
     def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*given: Any, **named: Any) -> Any:
             called.append(name)
+            steps.extend(point.step for point in named.get("metrics", ()))
             return call(*given, **named)
 
         return noting
@@ -595,6 +596,7 @@ def test_a_short_trial_takes_four_requests_and_its_record(
     tracker.trial_finished(made)
     drain(tracker)
     assert called == ["create_run", "log_batch", "log_inputs", "set_terminated"]
+    assert steps == sorted(steps, reverse=True)  # what is replaced by no later point is written once
     tracker.close()
     run = runs(store)[1]["a"]
     assert run.data.params["method.rank"] == "8"
@@ -622,14 +624,14 @@ def test_curves_of_many_trials_leave_most_of_the_time_to_what_begins_and_ends(
     monkeypatch.setattr(writer.runs, "log", takes_three_seconds)
     writer._flush_at = 0.0
     written = 0.0
-    for step in range(1, 1000):
+    for step in range(1, 5000):
         clock[0] += 1.0
         before = clock[0]
         for name in ("a", "b"):
             writer.report(name, [("train_loss", 1 / step, 0, step)])
         written += clock[0] - before
     share = written / (clock[0] - 1000.0)
-    assert 0.02 < share < 1.05 * mlflow_tracker.FLUSH_SHARE
+    assert 0.8 < share / mlflow_tracker.FLUSH_SHARE < 1.1  # the first one has no pause before it
     monkeypatch.undo()
     tracker.close()
 

@@ -25,6 +25,8 @@ from bench.spec import LaunchOptions, SpecError
 
 WRITER = "import sys, time; file = open(sys.argv[1], sys.argv[2]); print(flush=True); time.sleep(60)"
 
+NOTED = "RAY_task_events_report_interval_ms"
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
@@ -121,6 +123,24 @@ def test_a_setting_that_a_launch_needs_is_said_to_be_overridden(
     assert os.environ["RAY_TRAIN_V2_ENABLED"] == "1"
     assert said[-1].startswith("RAY_ADDRESS is not heeded: on this machine")
     assert said[:-1] == ([] if heeded else [f"RAY_TRAIN_V2_ENABLED={value} is not heeded: a launch needs 1"])
+
+
+@pytest.mark.parametrize(
+    ("address", "given", "expected"), [(None, {}, "0"), (None, {NOTED: "1000"}, "1000"), ("auto", {}, None)]
+)
+def test_only_where_a_dashboard_may_read_it_ray_notes_every_task(
+    address: str | None,
+    given: dict[str, str],
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A cluster's owner may look at one; a Ray of the launch's own has none, unless the user wants it noted."""
+    monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name != NOTED} | given)
+    monkeypatch.setattr(runtime, "_start", lambda *_: None)
+    monkeypatch.setattr(runtime.ray, "init", lambda *_, **__: None)
+    runtime.start_ray(address, folder=tmp_path)
+    assert os.environ.get(NOTED) == expected
 
 
 def test_ray_is_started_again_if_it_takes_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

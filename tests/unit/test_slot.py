@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench.cluster.slot import POST_SECONDS, SOON, Posts
+from bench.cluster.board import POST_SECONDS
+from bench.cluster.slot import SOON, Posts
 from bench.readings import Point, Reading
 
 
@@ -21,7 +22,7 @@ class Board:
         self.due: list[tuple[float, Callable[[], None]]] = []
         self.stop = False
         self.error: Exception | None = None
-        self.posts = Posts(self.hear, self.later)
+        self.posts = Posts(self.hear, later=self.later)
 
     def later(self, seconds: float, call: Callable[[], None]) -> Any:
         self.due.append((seconds, call))
@@ -66,13 +67,29 @@ def test_points_are_posted_together_and_none_is_lost(board: Board) -> None:
     assert board.due == []
 
 
-@pytest.mark.parametrize(("step", "read"), [(30, True), (100, False)], ids=["readings", "the last one"])
-def test_what_is_waited_for_is_posted_at_once_and_in_order(board: Board, step: int, read: bool) -> None:
+def test_what_is_waited_for_is_posted_at_once_and_in_order(board: Board) -> None:
     board.add(10)
     board.add(20)
-    board.add(step, read=read)
-    assert board.heard == [[10], [20, step]]
+    board.add(30, read=True)
+    assert board.heard == [[10], [20, 30]]
     assert board.due == []
+
+
+def test_the_last_points_go_with_the_end_of_the_trial(board: Board) -> None:
+    for step in (10, 20, 100):
+        board.add(step)
+    assert [point.step for point in board.posts.rest()] == [20, 100]
+    assert board.posts.rest() == []
+    assert (board.heard, board.due) == ([[10]], [])
+
+
+def test_a_trial_does_not_end_well_if_a_point_was_lost(board: Board) -> None:
+    board.add(10)
+    board.add(20)
+    board.error = RuntimeError("the board is gone")
+    board.time_passes()
+    with pytest.raises(RuntimeError, match="the board is gone"):
+        board.posts.rest()
 
 
 def test_a_trial_hears_after_its_next_post_that_it_is_to_stop(board: Board) -> None:
