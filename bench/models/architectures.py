@@ -36,7 +36,7 @@ PARTS: dict[str, Any] = {
 
 FILLS = frozenset(
     getattr(Tensor, name) for name in ("add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
-)
+) | {nn.init.constant_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_}
 """With these, weights are initialised in place."""
 
 
@@ -50,9 +50,10 @@ class _Unfilled(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in FILLS and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        if func in FILLS and (filled := args[0] if args else given["tensor"]).is_meta:
+            return filled
+        return func(*args, **given)
 
 
 @contextmanager

@@ -160,9 +160,9 @@ def _small(results: Path) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """Two warm slots of one worker each, on a Ray of their own."""
+    """Two warm slots of one worker each, on a Ray of their own, which ends before this process goes on with others."""
     import ray
 
     os.environ.pop("RAY_ADDRESS", None)
@@ -176,11 +176,11 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     runtime.stop_ray()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def launched(pool: Pool, store: Path) -> Launch:
-    """Run a command line of ``launch.py`` on the warm pool, or on another one: all but the start of Ray and workers."""
+    """Run a command line of ``launch.py`` on the warm pool: all but the start of Ray and workers."""
 
-    def run(name: str, results: Path, *arguments: str, on: Pool = pool) -> Run:
+    def run(name: str, results: Path, *arguments: str) -> Run:
         begin_with(store, results)
         command = ["--study", name, "--results", str(results), *arguments]
         launch = preflight.prepare(Request.parsed(front_door.arguments().parse_strictly(command)))
@@ -188,7 +188,7 @@ def launched(pool: Pool, store: Path) -> Launch:
         said.seek(0, io.SEEK_END)
         screen = Screen(Console(file=said, width=200))
         with launch.folder.locked():
-            ended = study.carry_out(launch, on, screen)
+            ended = study.carry_out(launch, pool, screen)
         screen.ended(ended)
         return Run(ended.exit_code or 0, said.getvalue(), "", launch.folder.path)
 

@@ -227,30 +227,30 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "dino"])
-def test_the_exported_model_equals_the_trained_one(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_exported_model_equals_the_trained_one(dino: Backbone, tmp_path: Path) -> None:
     """The printed lines are run where this package cannot be imported, one method's after another's."""
     torch.set_num_threads(1)
-    backbone = models.TINY if name == "tiny" else request.getfixturevalue("dino")
-    images = models.preprocess(backbone)(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
-    save_file({"images": images}, tmp_path / "images.safetensors")
-    expected, script = {}, ["logits = {}"]
-    for method in ("full", "lora", "block_expansion"):  # what is merged is the contract tests' to prove, for all
-        spec = make(method, phase="confirm", steps=3)
-        spec = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"backbone": backbone})})
-        trained, path = train(spec, tmp_path / method)
-        lines = checkpoints.export(checkpoints.merge(path), tmp_path / method / "model.safetensors")
-        assert len(lines) == 3
-        script += [*lines, "images = safetensors.torch.load_file('images.safetensors')['images']"]
-        script += [f"logits[{method!r}] = model(images).detach()"]
-        with torch.inference_mode():
-            expected[method] = trained(images)
+    expected, inputs, script = {}, {}, ["logits = {}", "images = safetensors.torch.load_file('images.safetensors')"]
+    for name, backbone in (("tiny", models.TINY), ("dino", dino)):
+        inputs[name] = models.preprocess(backbone)(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
+        for method in ("full", "lora", "block_expansion"):  # what is merged is the contract tests' to prove, for all
+            spec = make(method, phase="confirm", steps=3)
+            spec = spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"backbone": backbone})})
+            trained, path = train(spec, tmp_path / name / method)
+            lines = checkpoints.export(checkpoints.merge(path), tmp_path / name / method / "model.safetensors")
+            assert len(lines) == 3
+            script += [*lines, f"logits['{name} {method}'] = model(images['{name}']).detach()"]
+            with torch.inference_mode():
+                expected[f"{name} {method}"] = trained(inputs[name])
+    save_file(inputs, tmp_path / "images.safetensors")
     script += ["safetensors.torch.save_file(logits, 'logits.safetensors')", "import sys"]
     script += ["assert not {'bench', 'peft', 'ray', 'mlflow'} & set(sys.modules)"]
-    done = python(script, tmp_path)
+    done = python(["import safetensors.torch", *script], tmp_path)
     assert done.returncode == 0, done.stderr
-    for method, logits in load_file(tmp_path / "logits.safetensors").items():
-        assert (logits - expected[method]).abs().max() < 1e-5 * expected[method].abs().max(), method
+    found = load_file(tmp_path / "logits.safetensors")
+    assert set(found) == set(expected)
+    for which, logits in found.items():
+        assert (logits - expected[which]).abs().max() < 1e-5 * expected[which].abs().max(), which
 
 
 def train(spec: Trial, folder: Path) -> tuple[Any, Path]:

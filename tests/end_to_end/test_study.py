@@ -11,8 +11,6 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from bench import resources
-from bench.cluster.pool import Pool
 from bench.folder import LaunchFolder
 from bench.reporting import leaderboard
 from bench.reporting.mlflow_content import PARENT
@@ -192,7 +190,9 @@ def test_a_warm_pool_of_two_slots_gives_the_records_of_the_command_on_one(
 @ON_THE_POOL
 def test_a_diverged_trial_is_recorded_and_the_study_goes_on(launched: Launch, tmp_path: Path) -> None:
     study = tmp_path / "wild.yaml"
-    study.write_text("method: linear\nsearch: {lr: {choices: [0.1, 1.0e+38]}}\nrows: [lr]\ntrials: 2\nseeds: [0]\n")
+    study.write_text(
+        "method: linear\nsearch: {lr: {choices: [0.1, 1.0e+38]}}\nrows: [lr]\ntrials: 2\nlag: 1\nseeds: [0]\n"
+    )
     done = launched(str(study), tmp_path / "results", "--set", "train.steps=10", *FEW)
     assert done.code == 0, done.out
     records = done.records
@@ -205,29 +205,11 @@ def test_a_diverged_trial_is_recorded_and_the_study_goes_on(launched: Launch, tm
 
 @ON_THE_POOL
 def test_a_study_in_which_everything_fails_exits_1(launched: Launch, tmp_path: Path) -> None:
-    wild = ["--set", "search.lr={choices: [1.0e+37, 1.0e+38]}"]
-    done = launched("full", tmp_path, *wild, "--trials", "2", *FEW)
+    wild = ["--set", "search.lr={choices: [1.0e+38, 2.0e+38]}"]
+    done = launched("linear", tmp_path, *wild, "--trials", "2", "--set", "lag=1", *FEW)
     assert done.code == 1
     assert "2 of 2 trials failed" in done.out
     assert {record["status"] for record in done.records.values()} == {"failed"}
-
-
-@ON_THE_POOL
-def test_two_workers_a_trial_train_the_same_model(launched: Launch, pool: Pool, small: Run, tmp_path: Path) -> None:
-    """DDP end to end: the same study with two processes a trial finds the same accuracies, save for ties."""
-    both = Pool(resources.plan(cores=2, gpus=0, workers=2, slots=1), storage=tmp_path / "ray")
-    less = ["--trials", "1", "--seeds", "0", "--num-workers", "2", "--slots", "1"]
-    of_p_1 = [word.replace("p.choices=[1, 2]", "p.choices=[1]") for word in SMALL]
-    done = launched("block_expansion", tmp_path, *of_p_1, *less, on=both)
-    both.close()
-    assert done.code == 0, done.out
-    assert len(done.records) == 2
-    for name in ("block_expansion-search-00", "block_expansion-confirm-p1-seed0"):
-        assert done.records[name]["provenance"]["workers"] == 2
-    one, two = (run.records["block_expansion-search-00"] for run in (small, done))
-    assert one["hyperparameters"] == two["hyperparameters"]
-    assert two["val_target_accuracy"] == pytest.approx(one["val_target_accuracy"], abs=0.7)
-    assert two["val_source_accuracy"] == pytest.approx(one["val_source_accuracy"], abs=1.0)
 
 
 @ON_THE_POOL
@@ -238,12 +220,12 @@ def test_a_launch_that_was_cut_off_ends_as_one_that_was_not(launched: Launch, tm
     space = "{k: {choices: [1, 2]}, lr: {low: 0.001, high: 0.3, log: true}}"
     study.write_text(f"method: top_k\nsearch: {space}\nrows: [k]\n")
     asked = ["--target", pictures, "--source", pictures, "--source-per-class", "10", "--set", "train.batch_size=8"]
-    asked += ["--set", "train.steps=3", "--set", "lag=2", "--trials", "6", "--seeds", "0"]
+    asked += ["--set", "train.steps=3", "--set", "lag=2", "--trials", "4", "--seeds", "0"]
     whole = launched(str(study), tmp_path / "whole", *asked)
     assert whole.code == 0, whole.out
     expected = {name: stable(record) for name, record in whole.records.items()}
     order = sorted(whole.folder.glob("records/*.json"), key=lambda path: path.stat().st_mtime_ns)
-    for count in (3, 7):
+    for count in (1, 5):  # in the search, and in the confirmations
         results = tmp_path / f"cut-{count}"
         folder = LaunchFolder(results / whole.folder.relative_to(tmp_path / "whole"))
         folder.records.mkdir(parents=True)
@@ -255,11 +237,11 @@ def test_a_launch_that_was_cut_off_ends_as_one_that_was_not(launched: Launch, tm
         folder.manifest.write_text(json.dumps({**manifest, "ended": False}))
         again = launched(str(study), results, *asked)
         assert again.code == 0, again.out
-        assert f"continuing: {count} of 8 trials are there" in again.out
+        assert f"continuing: {count} of 6 trials are there" in again.out
         assert {name: stable(record) for name, record in again.records.items()} == expected
         assert (again.folder / "leaderboard.md").read_bytes() == (whole.folder / "leaderboard.md").read_bytes()
         assert json.loads(folder.manifest.read_text())["ended"]
-        assert in_optuna(again.folder) == [(f"top_k-search-{index:02d}", "COMPLETE") for index in range(6)]
+        assert in_optuna(again.folder) == [(f"top_k-search-{index:02d}", "COMPLETE") for index in range(4)]
         runs = MlflowClient(f"sqlite:///{results / 'mlflow.db'}").search_runs(["1"])
         assert sorted(str(run.info.run_name) for run in runs if PARENT in run.data.tags) == sorted(whole.records)
         assert {run.info.status for run in runs} == {"FINISHED"}
@@ -299,20 +281,11 @@ def test_a_repeated_search_prunes_what_does_not_promise_much_and_ends_in_one_row
 
 
 @ON_THE_POOL
-def test_variants_of_one_training_are_rows(launched: Launch, tmp_path: Path) -> None:
-    """A method that measures models between the untouched and the trained one needs no word elsewhere."""
-    study = tmp_path / "between.yaml"
-    study.write_text("method: wise_ft\nsearch: {lr: {choices: [0.05]}}\nfixed: {}\ntrials: 1\nseeds: [0]\n")
-    done = launched(str(study), tmp_path / "results", "--set", "train.steps=5", *FEW)
-    assert done.code == 0, done.out
-    table = (done.folder / "leaderboard.md").read_text()
-    for label in ("wise_ft", "wise_ft alpha=0.25", "wise_ft alpha=0.5", "wise_ft alpha=0.75"):
-        assert f"| {label} |" in table
-
-
-@ON_THE_POOL
 def test_own_pictures_and_an_own_backbone(launched: Launch, tmp_path: Path) -> None:
-    """A folder of pictures as target and source, and weights in the layout of DINO's checkpoints."""
+    """A folder of pictures as target and source, and weights in the layout of DINO's checkpoints.
+
+    A method that measures models between the untouched and the trained one needs no word elsewhere.
+    """
     import torch
 
     from bench import models
@@ -329,11 +302,11 @@ def test_own_pictures_and_an_own_backbone(launched: Launch, tmp_path: Path) -> N
     own += ["--backbone", "vit_tiny_patch16_224", "--weights", str(tmp_path / "dino.pth"), "--image-size", "32"]
     small = ["--trials", "1", "--seeds", "0", "--set", "train.steps=3", "--set", "train.batch_size=8"]
     suite = tmp_path / "two.yaml"  # that every method does with such a backbone is a matter of the contract tests
-    suite.write_text("suite: [full, {lora: {search.rank.choices: [4]}}]\n")
+    suite.write_text("suite: [wise_ft, {lora: {search.rank.choices: [4]}}]\n")
     done = launched(str(suite), tmp_path / "results", *own, *small)
     assert done.code == 0, done.out
     records = LaunchFolder(done.folder).read_records()
-    assert {record.method for record in records} == {"full", "lora"}
+    assert {record.method for record in records} == {"wise_ft", "lora"}
     assert {record.status for record in records} == {"ok"}
     for record in records:  # the recipe is the paper's, shortened; one image is left out
         assert (record.config["train"]["crop_min"], record.config["train"]["warmup_steps"]) == (0.08, 0)
@@ -341,3 +314,6 @@ def test_own_pictures_and_an_own_backbone(launched: Launch, tmp_path: Path) -> N
         assert record.details["images"]["source_bank"] == (30 if record.phase == "search" else 36)
     assert "bad.png cannot be read as a picture" in done.out
     assert (done.folder / "pareto.png").is_file()
+    table = (done.folder / "leaderboard.md").read_text()
+    for label in ("wise_ft", "wise_ft alpha=0.25", "wise_ft alpha=0.5", "wise_ft alpha=0.75"):
+        assert f"| {label} |" in table

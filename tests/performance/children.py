@@ -49,3 +49,7 @@ def arguments() -> dict[str, Any]:
 def answer(**values: Any) -> None:
     """In the child: what :func:`measured` returns."""
     print(MARK + json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    answer(**arguments())
