@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 
 def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
@@ -50,41 +49,3 @@ def spread(points: Sequence[Sequence[float]], count: int) -> list[int]:
         chosen.append(farthest)
         nearest = {one: min(known, math.dist(scaled[one], scaled[farthest])) for one, known in nearest.items()}
     return chosen
-
-
-def ranked(points: Sequence[Sequence[float]]) -> list[int]:
-    """All indices, from the point to be kept the longest: by non-dominated sorting, and within a front spread along it.
-
-    Source: Schmucker et al. 2021, "Multi-objective Asynchronous Successive Halving", arXiv 2106.12639, whose
-    epsilon-net begins anywhere; here it begins with the best by each score (see :func:`spread`).
-
-    Args:
-        points: larger is better, in every score. Of equal points the first one comes first.
-    """
-    order: list[int] = []
-    for front in _fronts(points):
-        order += [front[place] for place in spread([points[index] for index in front], max(2, len(front)))]
-    return order
-
-
-def _fronts(points: Sequence[Sequence[float]]) -> Iterator[list[int]]:
-    """Fronts one after another, by fast non-dominated sorting (Deb et al. 2002); of equal points the first beats."""
-    indices = range(len(points))
-    beaten: list[list[int]] = [
-        [other for other in indices if other != one and _beats(one, other, points)] for one in indices
-    ]
-    better = Counter(other for others in beaten for other in others)
-    front = [one for one in indices if not better[one]]
-    while front:
-        yield front
-        after = []
-        for other in (other for one in front for other in beaten[one]):
-            better[other] -= 1
-            if not better[other]:
-                after.append(other)
-        front = sorted(after)
-
-
-def _beats(one: int, other: int, points: Sequence[Sequence[float]]) -> bool:
-    first, second = points[one], points[other]
-    return all(map(operator.ge, first, second)) and (one < other or first != second)

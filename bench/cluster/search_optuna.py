@@ -34,8 +34,11 @@ RECORD = "record"
 """This attribute of Optuna's trials names the record."""
 
 STARTUP_SHARE = 3
-"""Samplers that learn begin to after one in so many of the trials; until then they draw at random."""
+"""Samplers that learn begin to after one in so many of the trials."""
 
+SPREAD = {"tpe": 8, "gp": 2}
+"""What these learn from at first fills the space evenly, with so many trials at least: of ten or less, TPE takes a
+single one for good."""
 
 WIDTH = 0.1
 """Values that are drawn around a belief deviate from it by so much of the range (standard deviation)."""
@@ -134,28 +137,37 @@ def proposals(study: Study, ended: Callable[[FrozenTrial], None] = nobody) -> Pr
 
 
 def _startup(study: Study) -> int:
-    """So many trials are drawn before a sampler begins to learn."""
-    return max(2, study.trials // STARTUP_SHARE)
+    """So many trials come before a sampler's own proposals.
+
+    Where they fill the space, whatever is proposed with a single result known, or none, is among them: a sampler would
+    draw it at random.
+    """
+    share = study.trials // STARTUP_SHARE
+    if study.sampler not in SPREAD:
+        return max(2, share)
+    return min(max(SPREAD[study.sampler], share, study.lag + 1), study.trials)
 
 
 def sampler(study: Study) -> optuna.samplers.BaseSampler:
     """What proposes the values that are not dealt out or planned."""
-    startup, seed = _startup(study), study.search_seed
+    seed = study.search_seed
+    known = max(2, _startup(study) - study.lag + 1)  # so many results there are at its first own proposal
     if study.sampler == "tpe":
         # Proposals whose results are not known yet push the next one away (constant_liar), whatever the default is.
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=known, multivariate=True, constant_liar=True)
     if study.sampler == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=known, warn_independent_sampling=False)
     if study.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=startup)
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=_startup(study))
     return optuna.samplers.RandomSampler(seed=seed)  # what a plan leaves open
 
 
 def planned(study: Study) -> list[dict[str, Value]]:
     """What of each trial's values is not left to Optuna.
 
-    Beside what is dealt out, that is all of it for samplers that do not learn: every row tries the same values. (A
-    sequence over all rows together would try a quarter of the range in each of four rows.)
+    Beside what is dealt out, that is all of it for ``qmc`` and ``grid``: every row tries the same values. (A sequence
+    over all rows together would try a quarter of the range in each of four rows.) Of ``tpe`` and ``gp`` it is what they
+    begin with.
     """
     dealt, rows = study.dealt_points, study.row_values
     open_fields = {name: space for name, space in study.search.items() if name not in study.rows}
@@ -166,7 +178,8 @@ def planned(study: Study) -> list[dict[str, Value]]:
     elif study.sampler == "grid":
         rests = grid(open_fields, left // len(rows))
     else:
-        return believed(study, dealt) if study.beliefs else dealt
+        begun = believed(study, dealt) if study.beliefs else dealt
+        return spread_out(study, begun) if study.sampler in SPREAD else begun
     points = [{**row, **rest} for rest in rests for row in rows]
     return dealt[:first] + points[:left] + dealt[first + len(points) :]
 
@@ -192,6 +205,70 @@ def believed(study: Study, dealt: Sequence[Mapping[str, Value]]) -> list[dict[st
         tried.add(names[id(chosen)])
         rows[index] = {**values, **point}
     return rows
+
+
+def spread_out(study: Study, begun: Sequence[Mapping[str, Value]]) -> list[dict[str, Value]]:
+    """What of each trial's values is not left to Optuna, where the first trials fill the space evenly.
+
+    Args:
+        begun: what is dealt out or believed, which stays.
+    """
+    open_fields = {name: space for name, space in study.search.items() if name not in study.rows}
+    startup = _startup(study)
+    points = [dict(point) for point in begun]
+    points += [{} for _ in range(0 if study.rows else startup - len(points))]
+    filled = strata(open_fields, startup, len(study.row_values), study.search_seed)
+    return [{**rest, **point} for rest, point in zip(filled, points, strict=False)] + points[startup:]
+
+
+def strata(search: Mapping[str, Space], count: int, rows: int, seed: int) -> list[dict[str, Value]]:
+    """The first points of some rows, which take turns: a Latin hypercube of each row, and one of all rows together.
+
+    A range is cut into as many equal parts as a row has points, and each part into as many as there are rows. A row has
+    one point in each part, and each row another place in it. All choices of a row take turns, too, and each has a set
+    of its own, as long as there are points for that. The middle of the space comes first: what lies at its ends is the
+    worst more often, and has to pass what is known by then (:mod:`bench.cluster.pruning`).
+
+    Source: McKay, Beckman and Conover 1979, Technometrics 21:239.
+    """
+    draw = random.Random(f"start {seed}")
+    choices = _choices(search, count // rows, draw)
+    sets = rows * len(choices)
+    each = -(-count // sets)
+    columns = {name: _places(each, sets, draw) for name in search if name not in choices[0]}
+    ranges = [name for name in columns if search[name].choices is None]
+    shares = [
+        [{name: column[one][at] for name, column in columns.items()} for at in range(each)] for one in range(sets)
+    ]
+    for own in shares:
+        own.sort(key=lambda share: max((abs(share[name] - 0.5) for name in ranges), default=0.0))
+    points = []
+    for index in range(count):
+        one, at = index % sets, index // sets
+        points.append({**choices[one // rows], **{name: _at(search[name], u) for name, u in shares[one][at].items()}})
+    return points
+
+
+def _choices(search: Mapping[str, Space], most: int, draw: random.Random) -> list[dict[str, Value]]:
+    """All combinations of the choices of a space, in an order of chance; one of none where there are too many."""
+    choices = {name: space.choices for name, space in search.items() if space.choices is not None}
+    if math.prod(map(len, choices.values())) > most:
+        return [{}]
+    found = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    draw.shuffle(found)
+    return found
+
+
+def _places(each: int, sets: int, draw: random.Random) -> list[list[float]]:
+    """Shares of a range, ``each`` of them for every set: all of them equally far apart, in an order of chance."""
+    shift = 0.5 + (draw.random() - 0.5) / 2
+    shares: list[list[float]] = [[] for _ in range(sets)]
+    for part in range(each):
+        for own, place in zip(shares, draw.sample(range(sets), sets), strict=True):
+            own.append((part + (place + shift) / sets) / each)
+    for own in shares:
+        draw.shuffle(own)
+    return shares
 
 
 def _drawn(beliefs: Sequence[Belief], share: float) -> Belief | None:

@@ -141,7 +141,8 @@ def _how(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
     if study.scheduler == "asha":
         train = trials[0].train  # its steps and readings are those of all
         steps = ", ".join(f"{step:,}" for step in rungs(train.val_every, train.steps))
-        yield f"scheduler asha: the worse half of a row ends after {steps} of {train.steps:,} steps"
+        which = "what is far behind others of a row" if study.objective.others else "the worse half of a row"
+        yield f"scheduler asha: {which} ends after {steps} of {train.steps:,} steps"
     if study.candidates == "every":
         yield "candidates every: each reading after the warm-up may be on the front, as a training that ends there"
     if kept := [trial for trial in trials if trial.train.keep == "best"]:

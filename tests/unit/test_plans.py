@@ -46,6 +46,10 @@ def test_a_suite_is_estimated_row_by_row(tmp_path: Path) -> None:
             ["scheduler asha: the worse half of a row ends after 10, 20, 40, 80, 160 of 300 steps"],
         ),
         (
+            ["objective=[target_accuracy, forgetting]", "scheduler=asha", "train.val_every=40"],
+            ["scheduler asha: what is far behind others of a row ends after 40, 80 of 150 steps"],
+        ),
+        (
             [
                 "objective=[target_accuracy, source_accuracy]",
                 "candidates=every",

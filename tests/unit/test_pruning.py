@@ -1,4 +1,4 @@
-"""Pruning: the order of trials at a rung, who survives, and that every row keeps trials that ran to their end."""
+"""Pruning: who survives a rung, by one score and by several, and that every row keeps trials that ran to their end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.cluster.pruning import Bar, Pruner, Seen, order, rungs, seen, survives
-from bench.pareto import non_dominated, ranked
+from bench.cluster.pruning import Bar, Pruner, Seen, order, outstripped, rungs, seen, survives
 from bench.readings import HEAD, KNN, Reading
 from bench.records import Record
 from bench.spec import Objective
@@ -28,43 +27,55 @@ def test_rungs_are_as_far_apart_as_the_factor_says_and_end_before_the_last_step(
     assert rungs(5, 5) == ()
 
 
-def test_points_are_ranked_front_by_front_and_the_first_of_a_front_are_spread_along_it() -> None:
-    front = [(0, 10), (2, 9), (5, 5), (9, 2), (10, 0)]
-    behind = [(0, 9), (4, 4), (9, 0)]
-    points = [*behind, *front]
-    found = [points[index] for index in ranked(points)]
-    assert set(found[:5]) == set(front)
-    assert set(found[:2]) == {(0, 10), (10, 0)}
-    assert found[2] == (5, 5)  # the farthest from both
-    assert set(found[5:]) == set(behind)
-
-
-def test_every_rank_holds_what_nothing_after_it_beats() -> None:
-    draw = random.Random(0)
-    for scores in (1, 2, 3):
-        points = [tuple(draw.choice(range(6)) for _ in range(scores)) for _ in range(20)]
-        found = ranked(points)
-        assert sorted(found) == list(range(len(points)))
-        if scores == 1:
-            assert [points[index] for index in found] == sorted(points, reverse=True)
-        left = list(range(len(points)))
-        while found:
-            front = [left[place] for place in non_dominated([points[index] for index in left])]
-            assert set(found[: len(front)]) == set(front)
-            found, left = found[len(front) :], [index for index in left if index not in front]
-
-
-def test_hundreds_of_trials_are_ranked_in_no_time() -> None:
+def test_hundreds_of_trials_are_compared_in_no_time() -> None:
     """The board does it while slots wait."""
     draw = random.Random(0)
-    for scores in (1, 2):
-        points = [tuple(draw.random() for _ in range(scores)) for _ in range(400)]
-        began = time.process_time()
-        assert len(ranked(points)) == len(points)
-        assert time.process_time() - began < 2
+    one, two = ([Seen(tuple(draw.random() for _ in range(scores))) for _ in range(400)] for scores in (1, 2))
     began = time.process_time()
-    assert len(ranked([(x, -x) for x in range(400)])) == 400
-    assert time.process_time() - began < 2
+    survives(one[0], one)
+    assert not outstripped(two[0], two)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "ends"),
+    [
+        ((12.0, 92.0), (40.0, 92.0), True),  # slow: it has learned little, and forgotten as little as the other one
+        ((12.0, 94.0), (40.0, 92.0), True),  # readings differ by so much by chance
+        ((12.0, 96.0), (40.0, 92.0), False),  # it forgets less
+        ((12.0, 88.0), (40.0, 92.0), False),  # behind by both, as what a high learning rate has shaken comes back
+        ((12.0, 40.0), (40.0, 92.0), False),
+        ((20.0, 92.0), (40.0, 92.0), False),  # not far behind
+        ((40.0, 60.0), (42.0, 92.0), True),  # learned as much, and forgot far more
+        ((40.0, 92.0), (12.0, 92.0), False),
+        ((12.0, -2.0), (40.0, -3.0), True),  # forgetting is maximised as less of it
+        ((12.0, 92.0, 52.0), (40.0, 92.0, 66.0), True),  # three scores: one far behind, one equal, none ahead
+        ((12.0, 52.0), (40.0, 66.0), False),  # no score is equal
+    ],
+)
+def test_of_several_scores_what_is_far_behind_by_one_and_equal_by_another_ends(
+    own: tuple[float, ...], other: tuple[float, ...], ends: bool
+) -> None:
+    assert outstripped(Seen(own), [Seen(other)]) is ends
+    assert outstripped(Seen(own), [Seen(own), Seen(other), Seen(own)]) is ends
+    assert outstripped(Seen(own), []) is False
+
+
+def test_a_front_is_compared_with_trials_that_came_to_their_end() -> None:
+    both = Objective.model_validate(["target_accuracy", "source_accuracy"])
+    pruner = Pruner(both, (10, 40))
+    for index in range(3):
+        assert pruner.bar(index, {}) is None
+    pruner.hear(0, {10: Seen((40.0, 92.0)), 40: Seen((60.0, 91.0))}, finished=True)
+    pruner.hear(
+        1, {10: Seen((90.0, 92.0))}, finished=False
+    )  # it was stopped, so nobody knows what it would have become
+    bar = pruner.bar(3, {})
+    assert bar == Bar(both, {10: (Seen((40.0, 92.0)),), 40: (Seen((60.0, 91.0)),)})
+    assert bar.stops(10, scored(10, 14, 92)) is True
+    assert bar.stops(10, scored(10, 30, 92)) is False
+    assert bar.stops(40, scored(40, 30, 92)) is True
+    assert bar.stops(20, scored(20, 0, 92)) is False
 
 
 def test_what_keeps_all_limits_comes_before_what_does_not() -> None:
@@ -112,9 +123,16 @@ def test_a_row_has_no_bar_until_a_trial_of_it_has_come_to_its_end() -> None:
     assert pruner.bar(7, {"p": False}) is None  # another row than p = 0
 
 
+def scored(step: int, target: float, source: float) -> list[Reading]:
+    known: dict[str, Any] = {"step": step, "split": "val", "n": 100}
+    return [
+        Reading(domain="target", probe=HEAD, numbers={"top1": target}, **known),
+        Reading(domain="source", probe=KNN, numbers={"top1": source}, **known),
+    ]
+
+
 def read(step: int, mean: float) -> list[Reading]:
-    known: dict[str, Any] = {"step": step, "split": "val", "n": 100, "numbers": {"top1": mean}}
-    return [Reading(domain="target", probe=HEAD, **known), Reading(domain="source", probe=KNN, **known)]
+    return scored(step, mean, mean)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from bench.cluster.search import FAILED, INDEX, InOrder, heard, pruner
 from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, Proposals, decoded, planned, proposals
 from bench.launching import studies
 from bench.launching.benchmarks import get
-from bench.spec import Study
+from bench.spec import Space, Study
 
 TRIALS = 20
 """The estimator takes over from random draws after a third of them."""
@@ -157,9 +157,8 @@ def test_proposals_are_the_same_where_tune_loses_actors(lag: int) -> None:
 def test_another_lag_gives_other_proposals_once_the_estimator_has_begun() -> None:
     short, long = (Launch(study(lag=lag), slots=4).dealt for lag in (2, 8))
     same = [one == other for one, other in zip(short, long, strict=True)]
-    startup = TRIALS // 3
-    assert all(same[:startup])  # random draws, which know no results
-    assert not all(same[startup:])
+    assert not all(same)
+    assert short[8:9] != long[8:9]  # with a lag of 2 the first eight are planned, with one of 8 the ninth is, too
 
 
 def test_another_search_seed_gives_other_proposals_and_other_trial_seeds_do_not() -> None:
@@ -250,6 +249,62 @@ def test_planned_samplers_try_the_same_values_in_every_row_and_fill_the_range() 
     assert planned(study(sampler="qmc")) != planned(study(sampler="qmc", search_seed=1))
 
 
+def places(values: Sequence[Any], space: Space) -> list[float]:
+    """Where values lie in a range, from 0 to 1, in their order."""
+    assert space.low is not None
+    assert space.high is not None
+    return sorted(math.log(value / space.low, space.high / space.low) for value in values)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("search_seed", range(3))
+@pytest.mark.parametrize(("trials", "lag", "begun"), [(12, 2, 8), (12, 8, 9), (12, 11, 12), (36, 2, 12), (6, 1, 6)])
+def test_what_a_sampler_learns_from_at_first_fills_every_rows_range_and_all_of_it(
+    sampler: str, search_seed: int, trials: int, lag: int, begun: int
+) -> None:
+    """Without luck: no two values of a row in one part of its range, and no two of the study in one part of that."""
+    plan = study(trials=trials, lag=lag, search_seed=search_seed, sampler=sampler)
+    points = planned(plan)
+    assert [point["p"] for point in points] == [1 + index % 4 for index in range(trials)]
+    first = [point for point in points if "lr" in point]
+    assert first == points[: len(first)]
+    assert len(first) == begun if sampler == "tpe" else 2 <= len(first) <= begun
+    space, each = plan.search["lr"], math.ceil(len(first) / 4)
+    for row in range(1, 5):
+        own = places([point["lr"] for point in first if point["p"] == row], space)
+        assert len({int(place * each) for place in own}) == len(own) >= len(first) // 4
+    together = places([point["lr"] for point in first], space)
+    assert len({int(place * 4 * each) for place in together}) == len(together)
+    assert first != planned(study(trials=trials, lag=lag, search_seed=9, sampler=sampler))[: len(first)]
+
+
+def test_the_first_values_of_every_choice_fill_the_range_the_middle_first() -> None:
+    both = "objective=[target_accuracy, source_accuracy]"
+    plan = studies.load("block_expansion", overrides=[both, "rows=[]", "trials=16", "lag=2"]).studies[0]
+    points = planned(plan)
+    assert sorted(point["p"] for point in points) == [1, 1, 2, 2, 3, 3, 4, 4]  # type: ignore[type-var]
+    for p in (1, 2, 3, 4):
+        low, high = places([point["lr"] for point in points if point["p"] == p], plan.search["lr"])
+        assert 0 < low < 0.5 < high < 1
+    alone = studies.load("full", overrides=[both, "trials=8", "lag=2"]).studies[0]
+    (space,) = alone.search.values()
+    found = [places([point["lr"]], space)[0] for point in planned(alone)]
+    assert [abs(place - 0.5) for place in found] == sorted(abs(place - 0.5) for place in found)
+    gaps = [b - a for a, b in itertools.pairwise(sorted(found))]
+    assert gaps == pytest.approx([1 / 8] * 7)
+
+
+def test_more_choices_than_trials_are_tried_by_halves_and_whole_numbers_stay_whole() -> None:
+    space = "search={momentum: {choices: [0.0, 0.3, 0.5, 0.9]}, label_smoothing: {choices: [0.0, 0.1]}, "
+    space += "batch_size: {choices: [16, 32]}, warmup_steps: {low: 0, high: 7}, lr: {low: 0.01, high: 1, log: true}}"
+    plan = studies.load("linear", overrides=[space, "trials=8", "lag=1"]).studies[0]
+    points = planned(plan)
+    assert sorted(point["momentum"] for point in points) == [0, 0, 0.3, 0.3, 0.5, 0.5, 0.9, 0.9]  # type: ignore[type-var]
+    assert sorted(point["warmup_steps"] for point in points) == list(range(8))  # type: ignore[type-var]
+    assert {type(point["warmup_steps"]) for point in points} == {int}
+    assert all(set(point) == set(plan.search) for point in points)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
 def test_what_is_believed_is_tried_first_in_every_row(sampler: str) -> None:
     plan = study(sampler=sampler, beliefs="[{values: {lr: 0.02}, weight: 0.5}]", lag=3)
@@ -264,7 +319,7 @@ def test_what_is_believed_is_tried_first_in_every_row(sampler: str) -> None:
 @pytest.mark.parametrize("weight", [0.25, 1.0])
 def test_so_large_a_share_of_the_first_draws_lies_around_a_belief(weight: float) -> None:
     """Uniform draws lie within a tenth of the range around it in two of ten cases, those of the belief in 68 of 100."""
-    plan = study(trials=1200, beliefs=f"[{{values: {{lr: 0.0095}}, weight: {weight}}}]")
+    plan = study(trials=1200, sampler="random", beliefs=f"[{{values: {{lr: 0.0095}}, weight: {weight}}}]")
     points = planned(plan)[:400]
     places = [math.log(point["lr"] / 0.0003, 1000) for point in points if "lr" in point]  # type: ignore[operator]
     assert len(places) == pytest.approx(400 * weight + 4 * (1 - weight), abs=40)
@@ -273,7 +328,7 @@ def test_so_large_a_share_of_the_first_draws_lies_around_a_belief(weight: float)
 
 
 def test_a_belief_about_a_row_is_about_that_row_alone() -> None:
-    plan = study(beliefs="[{values: {p: 2, lr: 0.02}, weight: 1}]")
+    plan = study(sampler="random", beliefs="[{values: {p: 2, lr: 0.02}, weight: 1}]")
     points = planned(plan)
     assert [("lr" in point) for point in points[:6]] == [False, True, False, False, False, True]
     assert points[1] == {"p": 2, "lr": 0.02}
@@ -283,7 +338,7 @@ def test_beliefs_without_rows_leave_the_rest_to_the_sampler() -> None:
     plan = studies.load("full", overrides=["beliefs=[{values: {lr: 0.01}, weight: 0.5}]", "trials=9"]).studies[0]
     points = planned(plan)
     assert points[0] == {"lr": 0.01}
-    assert len(points) == 3
+    assert len({point["lr"] for point in points}) == len(points) == plan.lag + 1
     assert Launch(plan, slots=1, result=lambda index, values: {METRIC: values["lr"], "step": 1}).dealt[0]["lr"] == 0.01
 
 
