@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Container, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -15,11 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from bench import records
+from bench.cluster import search
 from bench.cluster.pruning import Bar, Seen, survives
 from bench.cluster.search import FAILED, INDEX, InOrder, heard, pruner
 from bench.cluster.search_optuna import EXCESSES, METRIC, SEEN, STOPPED, Proposals, decoded, planned, proposals
 from bench.launching import studies
 from bench.launching.benchmarks import get
+from bench.readings import Point
 from bench.spec import Space, Study
 
 TRIALS = 20
@@ -422,6 +426,53 @@ def test_a_stopped_trial_is_pruned_with_what_was_seen_and_never_complete() -> No
 def test_a_failed_trial_has_failed_whatever_it_had_read() -> None:
     (trial, *_) = ended(study(), lambda index, values: {METRIC: 99.0, "step": 3, FAILED: True}, curve=[10.0])
     assert (trial.state, trial.values, trial.intermediate_values) == (TrialState.FAIL, None, {})
+
+
+class Asked:
+    """A board that notes what it is asked, and answers in order."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+        self._answers = iter(answers)
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*given: Any, **named: Any) -> Any:
+            self.heard.append((name, *given, *([named["release"]] if "release" in named else [])))
+            return next(self._answers, None)
+
+        return SimpleNamespace(remote=remote)
+
+
+def watcher(board: Asked) -> search.PooledTrial:
+    made = object.__new__(search.PooledTrial)
+    made.setup({INDEX: 3}, board, study(), ("here", 1))
+    return made
+
+
+def test_who_watches_a_trial_stops_it_only_if_it_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has ended the search releases, when it has heard of it: until then another actor may have to look."""
+    monkeypatch.setattr(search.ray, "get", lambda answer: answer)
+    trial = search.searched(study(), get("tiny"), {"p": 4, "lr": 0.1}, index=3, launch="launch")
+    record = records.of(trial, status="stopped")
+    ended, cut = Asked(True, (None, None), (None, record)), Asked(True, (Point(5, 10, {}), None))
+    for board, done in ((ended, True), (cut, False)):
+        watching = watcher(board)
+        watching.cleanup()  # Tune has given the trial to another actor before this one began: it is not its to stop
+        assert watching.step().get("done", False) is done
+        watching.cleanup()
+    assert [call[0] for call in ended.heard] == ["meet", "reading", "reading"]
+    assert [call[0] for call in cut.heard] == ["meet", "reading", "release"]
+    assert cut.heard[-1] == ("release", trial.id)
+
+
+def test_a_proposal_releases_the_last_trial_that_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search.ray, "get", lambda answer: answer)
+    board = Asked()
+    submit = search._Submit(board, study(lag=2), get("tiny"), "launch", None)
+    for index in range(4):
+        submit(index, {"p": 4, "lr": 0.1})
+    names = [search.record_of(study(), index) for index in range(2)]
+    assert [call[-1] for call in board.heard] == [[], [], names[:1], names[1:]]
 
 
 def test_a_search_is_not_restored() -> None:
