@@ -1,24 +1,37 @@
 """Process groups: the node of every rank is looked at before torch is, and on one machine the ranks meet in a file.
 
-torch's own meeting place listens on all addresses and trusts everyone.
+torch's own meeting place listens on all addresses and trusts everyone. Ray's configuration of a process group brings
+torch into every controller, which only passes it on; this one leaves torch to the workers.
 """
 
 from __future__ import annotations
 
+import logging
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray._common.network_utils import build_address  # type: ignore[attr-defined]
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.util import TrainingFramework
 
 from bench.cluster.inspection import Needs, Passing, Refused, Seen, look
 
+log = logging.getLogger(__name__)
 
-class _Backend(_TorchBackend):
-    """As Ray's, but for what comes before, and for the place where the ranks meet."""
+PART_SECONDS = 30.0
+"""The ranks of a group have so long to part, as with Ray."""
+
+
+class _Backend(Backend):
+    """As Ray's for torch, but for what comes before, for the place where the ranks meet, and for who imports torch."""
+
+    share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Look at the nodes and make the process group, on every rank at once.
@@ -29,32 +42,56 @@ class _Backend(_TorchBackend):
         try:
             if backend_config.needs is not None:
                 refuse(worker_group.execute(look, backend_config.needs))
-            if backend_config.folder:
-                self._meet_in_file(worker_group, backend_config)
-            else:
-                super().on_start(worker_group, backend_config)
+            self._meet(worker_group, backend_config)
         except Exception:
             worker_group.abort()  # of a group that fails here Ray Train would keep processes and room
             raise
 
-    def _meet_in_file(self, worker_group: Any, backend_config: Any) -> None:
-        gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        meeting = Path(backend_config.folder, f"group-{uuid.uuid4().hex}")
-        worker_group.execute(_set_torch_distributed_env_vars)
-        ray.get(
-            [
-                worker_group.execute_single_async(
-                    rank,
-                    _setup_torch_process_group,
-                    backend="nccl" if gpus else "gloo",
-                    world_rank=rank,
-                    world_size=len(worker_group),
-                    init_method=meeting.as_uri(),
-                    timeout_s=backend_config.timeout_s,
-                )
-                for rank in range(len(worker_group))
-            ]
-        )
+    def _meet(self, worker_group: Any, backend_config: Any) -> None:
+        if backend_config.folder:
+            place = Path(backend_config.folder, f"group-{uuid.uuid4().hex}").as_uri()
+        else:
+            place = f"tcp://{build_address(*worker_group.execute_single(0, get_address_and_port))}"
+        given = {
+            "backend": backend_config.backend,
+            "world_size": len(worker_group),
+            "init_method": place,
+            "timeout_s": backend_config.timeout_s,
+        }
+        ranks = range(len(worker_group))
+        ray.get([worker_group.execute_single_async(rank, meet, world_rank=rank, **given) for rank in ranks])
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        """Let the ranks part."""
+        parting = worker_group.execute_async(part, destroy_process_group=len(worker_group) > 1)
+        try:
+            ray.get(parting, timeout=PART_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            log.warning("the ranks of a process group did not part within %.0f s", PART_SECONDS)
+
+
+def meet(**given: Any) -> None:
+    """Join a process group, on a worker; ``given`` is what Ray's own function for that is given."""
+    from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
+
+    _set_torch_distributed_env_vars()
+    _setup_torch_process_group(**given)
+
+
+def part(**given: Any) -> None:
+    """Leave a process group, on a worker; ``given`` is what Ray's own function for that is given."""
+    from ray.train.torch.config import _shutdown_torch
+
+    _shutdown_torch(**given)
+
+
+@contextmanager
+def on_own_device() -> Iterator[None]:
+    """A worker's own GPU is torch's current one, as with Ray."""
+    from ray.train.torch.config import TorchConfigContextManager
+
+    with TorchConfigContextManager():
+        yield
 
 
 def refuse(seen: list[Seen]) -> None:
@@ -71,16 +108,29 @@ def refuse(seen: list[Seen]) -> None:
 
 
 @dataclass
-class GroupConfig(TorchConfig):
-    """Ray Train's configuration of a process group.
+class GroupConfig(BackendConfig):
+    """Ray Train's configuration of a process group for torch.
 
-    Without ``needs`` nodes are not looked at; with a ``folder`` the ranks meet in a new file there.
+    Without ``needs`` nodes are not looked at; with a ``folder`` the ranks meet in a new file there. Ray's trainer fills
+    in ``backend``; a rank waits for the others for at most ``timeout_s`` seconds.
     """
 
     needs: Needs | None = None
     folder: str = ""
+    backend: str | None = None
+    timeout_s: int = 1800
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[Backend]:
         """What makes the group."""
         return _Backend
+
+    @property
+    def train_func_context(self) -> Any:
+        """In what a worker trains."""
+        return on_own_device
+
+    @property
+    def framework(self) -> Any:
+        """What Ray's records call it."""
+        return TrainingFramework.TORCH

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+import launch as front_door
 from tests.contract.test_folders import classes
 
 from .conftest import SECONDS, Start, begin_with
@@ -28,14 +29,12 @@ class Launch:
     def __init__(self, start: Start, store: Path, results: Path, *arguments: str, **process: Any) -> None:
         begin_with(store, results)
         folder = results.parent
-        pictures = f"folder:{folder / 'pictures'}"
-        if not (folder / "pictures").exists():
-            classes(folder / "pictures")
+        pictures = f"folder:{classes(folder / 'pictures')}"
         file = folder / "small.yaml"
         file.write_text(STUDY)
-        command = [sys.executable, "launch.py", "--study", str(file), "--results", str(results)]
-        command += ["--target", pictures, "--source", pictures, "--source-per-class", "8"]
-        self.process = start([*command, "--set", "train.batch_size=8", *arguments], **process)
+        self.arguments = ["--study", str(file), "--results", str(results), "--set", "train.batch_size=8"]
+        self.arguments += ["--target", pictures, "--source", pictures, "--source-per-class", "8", *arguments]
+        self.process = start([sys.executable, "launch.py", *self.arguments], **process)
         self.results = results
 
     def end(self) -> tuple[int, str, str]:
@@ -66,14 +65,18 @@ class Launch:
         return ended
 
 
-def test_a_launch_that_is_interrupted_keeps_what_it_has(start: Start, store: Path, tmp_path: Path) -> None:
+def test_a_launch_that_is_interrupted_keeps_what_it_has(
+    start: Start, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Nobody else gets into its folder meanwhile; of its processes none is left."""
-    long = ["--trials", "400", "--set", "train.steps=200", "--slots", "1"]
+    long = ["--trials", "400", "--set", "train.steps=50", "--slots", "1"]
     launch = Launch(start, store, tmp_path / "results", *long, "--json")
     launch.wait_for(lambda: bool(launch.records))
-    code, out, err = Launch(start, store, tmp_path / "results", *long).end()
-    assert (code, out) == (2, "")
-    assert "another launch is writing to" in err
+    capsys.readouterr()
+    assert front_door.main([word for word in launch.arguments if word != "--json"]) == 2
+    refused = capsys.readouterr()
+    assert refused.out == ""
+    assert "another launch is writing to" in refused.err
     code, told, err = launch.interrupt(signal.SIGINT)
     assert code == 130
     assert "interrupted; the records of finished trials are kept" in err

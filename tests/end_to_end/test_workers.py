@@ -103,12 +103,12 @@ def test_trials_share_the_slots_processes(pool: Pool, make: Make) -> None:
 
 
 def test_only_training_imports_torch(pool: Pool, make: Make) -> None:
-    """The workers and Ray Train's controllers do; the board, Tune's actors and all of Ray's own processes do not."""
+    """The workers do; Ray Train's controllers, the board, Tune's actors and all of Ray's own processes do not."""
     training = set(pids(pool, make).values())
     others = [process for process in ray_processes() if process.pid not in training]
-    names = [process.name() for process in others if loads_torch(process)]
-    assert len(others) > 6 + len(names)
-    assert set(names) <= {"ray::TrainController", "ray::TrainController.run"}
+    assert any("TrainController" in process.name() for process in others)
+    assert len(others) > 6
+    assert [process.name() for process in others if loads_torch(process)] == []
 
 
 def test_nothing_listens_beyond_this_machine(pool: Pool, make: Make) -> None:
