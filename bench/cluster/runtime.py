@@ -342,7 +342,7 @@ def ended_with_ray(*, unless: Callable[[], bool] = lambda: False) -> Iterator[No
         unless: something else is ending it already, which must not be cut off.
 
     Raises:
-        RayLost: one has.
+        RayLost: one has, or the board has.
     """
     family = psutil.Process().children()
     watched = [process for process in family if process.name() in ("raylet", "gcs_server")]
@@ -358,9 +358,11 @@ def ended_with_ray(*, unless: Callable[[], bool] = lambda: False) -> Iterator[No
     thread.start()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if _lost and not unless():
             raise RayLost(f"Ray's {_lost[0]} has ended unexpectedly") from None
+        if isinstance(error, ray.exceptions.RayActorError) and not unless():  # met here before the listener has
+            raise RayLost("the process of the board has ended unexpectedly") from None
         raise
     finally:
         over.set()

@@ -14,8 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ray.exceptions import RayActorError
-
 from bench.cluster.guardian import Farewell
 from bench.cluster.inspection import needs
 from bench.cluster.nodes import plan_of_cluster
@@ -83,8 +81,6 @@ def _ended(launch: Launch, out: Output, screen: int) -> Ended:
         why = f"{error.filename or launch.folder.path}: {error.strerror}"
     except (ListenerError, RayLost) as error:
         why = reason(error)
-    except RayActorError:  # which this thread has met before the listener
-        why = "the process of the board has ended unexpectedly"
     except Exception as error:
         out.ended(_early(launch, f"{type(error).__name__}: {reason(error)}"))
         raise

@@ -73,7 +73,9 @@ def test_a_launch_that_is_interrupted_keeps_what_it_has(
     launch = Launch(start, store, tmp_path / "results", *long, "--json")
     launch.wait_for(lambda: bool(launch.records))
     capsys.readouterr()
-    assert front_door.main([word for word in launch.arguments if word != "--json"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        front_door.main([word for word in launch.arguments if word != "--json"])
+    assert ended.value.code == 2
     refused = capsys.readouterr()
     assert refused.out == ""
     assert "another launch is writing to" in refused.err

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError
 from rich.cells import cell_len
 
 import launch
@@ -360,7 +359,6 @@ def test_quiet_and_json_contradict_each_other() -> None:
 ENDS: list[tuple[BaseException, str, int, str]] = [
     (RayLost("Ray's raylet has ended unexpectedly"), "failed", 1, "Ray's raylet has ended unexpectedly"),
     (ListenerError("RuntimeError: the screen broke"), "failed", 1, "the screen broke"),
-    (ActorDiedError(), "failed", 1, "the process of the board has ended unexpectedly"),
     (OSError(28, "No space left on device", "/results"), "failed", 1, "/results: No space left on device"),
     (RuntimeError("a fault"), "failed", 1, "RuntimeError: a fault"),
     (KeyboardInterrupt(), "interrupted", 128 + signal.SIGTERM, ""),

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ray.exceptions import ActorDiedError
 
 from bench.cluster import guardian, runtime
 from bench.cluster.guardian import Farewell
@@ -210,3 +211,11 @@ def test_an_address_where_nothing_listens_is_refused_at_once(address: str, tmp_p
         SpecError, match=f"cannot join a Ray cluster at --address {re.escape(address)}: nothing answers"
     ):
         runtime.start_ray(address, folder=tmp_path)
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_the_end_of_the_board_is_rays_end_unless_something_else_ends_the_launch(ending: bool) -> None:
+    """Whatever the main thread asks of the board fails then, before the listener may have heard of it."""
+    raised = pytest.raises(ActorDiedError) if ending else pytest.raises(runtime.RayLost, match="board has ended")
+    with raised, runtime.ended_with_ray(unless=lambda: ending):
+        raise ActorDiedError
