@@ -25,7 +25,7 @@ from bench.cluster.inspection import Needs, Passing, Refused, Seen, look
 log = logging.getLogger(__name__)
 
 PART_SECONDS = 30.0
-"""The ranks of a group have so long to part, as with Ray."""
+"""The ranks of a group have so long to part."""
 
 
 class _Backend(Backend):

@@ -222,23 +222,25 @@ def spread_out(study: Study, begun: Sequence[Mapping[str, Value]]) -> list[dict[
 
 
 def strata(search: Mapping[str, Space], count: int, rows: int, seed: int) -> list[dict[str, Value]]:
-    """The first points of some rows, which take turns: a Latin hypercube of each row, and one of all rows together.
+    """The first points of some rows, which take turns: a Latin hypercube of each row.
 
     A range is cut into as many equal parts as a row has points, and each part into as many as there are rows. A row has
-    one point in each part, and each row another place in it. All choices of a row take turns, too, and each has a set
-    of its own, as long as there are points for that. The middle of the space comes first: what lies at its ends is the
-    worst more often, and has to pass what is known by then (:mod:`bench.cluster.pruning`).
+    one point in each part, and each row another place in it: rows of one length are a hypercube together. All choices
+    of a row take turns, too, and each has a set of its own, as long as there are points for that. The middle of the
+    space comes first: what lies at its ends is the worst more often, and has to pass what is known by then
+    (:mod:`bench.cluster.pruning`).
 
     Source: McKay, Beckman and Conover 1979, Technometrics 21:239.
     """
     draw = random.Random(f"start {seed}")
     choices = _choices(search, count // rows, draw)
     sets = rows * len(choices)
-    each = -(-count // sets)
-    columns = {name: _places(each, sets, draw) for name in search if name not in choices[0]}
+    counts = [len(range(one, count, sets)) for one in range(sets)]
+    columns = {name: _places(counts, draw) for name in search if name not in choices[0]}
     ranges = [name for name in columns if search[name].choices is None]
     shares = [
-        [{name: column[one][at] for name, column in columns.items()} for at in range(each)] for one in range(sets)
+        [{name: column[one][at] for name, column in columns.items()} for at in range(count)]
+        for one, count in enumerate(counts)
     ]
     for own in shares:
         own.sort(key=lambda share: max((abs(share[name] - 0.5) for name in ranges), default=0.0))
@@ -259,13 +261,14 @@ def _choices(search: Mapping[str, Space], most: int, draw: random.Random) -> lis
     return found
 
 
-def _places(each: int, sets: int, draw: random.Random) -> list[list[float]]:
-    """Shares of a range, ``each`` of them for every set: all of them equally far apart, in an order of chance."""
-    shift = 0.5 + (draw.random() - 0.5) / 2
-    shares: list[list[float]] = [[] for _ in range(sets)]
-    for part in range(each):
-        for own, place in zip(shares, draw.sample(range(sets), sets), strict=True):
-            own.append((part + (place + shift) / sets) / each)
+def _places(counts: Sequence[int], draw: random.Random) -> list[list[float]]:
+    """Shares of a range, so many for each set: each has one in every equal part, in an order of chance."""
+    shift, sets = 0.5 + (draw.random() - 0.5) / 2, len(counts)
+    shares: list[list[float]] = [[] for _ in counts]
+    for part in range(max(counts)):
+        for own, count, place in zip(shares, counts, draw.sample(range(sets), sets), strict=True):
+            if part < count:
+                own.append((part + (place + shift) / sets) / count)
     for own in shares:
         draw.shuffle(own)
     return shares

@@ -56,6 +56,7 @@ def serve(config: Mapping[str, Any]) -> None:
                 if not _all_alive(ranks):  # what the death of another rank does to this one is not the trial's doing
                     raise
                 end = End(records.failed(task.trial, error))
+                weights.clear()  # of a trial that has failed after its end nothing is kept
                 if len(ranks) > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
                     ray.get(board.finish.remote(life, task.ticket, end))
                     raise
@@ -108,7 +109,7 @@ def _run(board: Any, life: Life, task: Task, weights: list[Any]) -> End:
         return ended
 
     folder = None if snapshots is None else watchdog.here(snapshots)
-    words = None if folder is None else folder / f"slot-{life.slot}-rank-{rank}.txt"
+    words = None if folder is None else folder / f"slot-{life.slot}-rank-{rank}-life-{life.number}.txt"
     with watchdog.noting(words, stand, None if minutes is None else 60 * minutes):
         kept = keep if trial.phase == "confirm" else None
         try:

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -158,12 +157,7 @@ def test_the_more_slots_there_are_the_longer_their_news_are_held(slots: int, hel
         await board.submit(trial("a"))
         task = await board.take(life(board, 0))
         assert task[4] == held
-        await board.events()
-        await board.submit(trial("b"))
-        await board.take(life(board, slots - 1))
-        begun = time.monotonic()
-        await board.events()
-        assert time.monotonic() - begun > gathered - 0.05
+        assert board._gather_seconds == pytest.approx(gathered)
 
     play(story, slots=slots)
 

@@ -16,7 +16,7 @@ import torch
 from ray.train import ControllerError
 
 from bench import records
-from bench.cluster import inspection
+from bench.cluster import groups, inspection
 from bench.cluster.groups import GroupConfig, refuse
 from bench.cluster.inspection import Needs, Passing, Refused, Seen, lacking, needs
 from bench.cluster.pool import LOOKS, Pool, _but, _refusal, calls_at_once
@@ -198,6 +198,62 @@ def test_a_group_that_is_refused_keeps_nothing_and_starts_nothing(here: Needs) -
     with pytest.raises(Refused, match=r"^host gpu-1 cannot train: timm is missing$"):
         config.backend_cls().on_start(cast(Any, workers), config)
     assert workers.did == ["look", "abort"]
+
+
+class Ranks:
+    """What a worker group is asked to do, by rank, without processes."""
+
+    def __init__(self, count: int, *, fails: bool = False) -> None:
+        self.asked: list[tuple[int, dict[str, Any]]] = []
+        self.aborted, self._count, self._fails = False, count, fails
+
+    def __len__(self) -> int:
+        return self._count
+
+    def execute_single(self, rank: int, function: Callable[..., Any]) -> tuple[str, int]:
+        assert (rank, function.__name__) == (0, "get_address_and_port")
+        return "10.0.0.7", 4242
+
+    def execute_single_async(self, rank: int, function: Callable[..., Any], **given: Any) -> int:
+        assert function is groups.meet
+        if self._fails:
+            raise RuntimeError("a rank has died")
+        self.asked.append((rank, given))
+        return rank
+
+    def execute_async(self, function: Callable[..., Any], **given: Any) -> list[int]:
+        assert function is groups.part
+        self.asked.append((-1, given))
+        return []
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(("count", "folder"), [(1, ""), (3, ""), (3, "/meeting")])
+def test_the_ranks_of_a_group_meet_in_one_place_and_part(
+    count: int, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups.ray, "get", lambda asked, timeout=None: asked)
+    config, ranks = GroupConfig(folder=folder, backend="nccl"), Ranks(count)
+    backend = cast(Any, config.backend_cls())
+    backend.on_start(ranks, config)
+    assert [(rank, given["world_rank"]) for rank, given in ranks.asked] == [(rank, rank) for rank in range(count)]
+    assert {(given["backend"], given["world_size"], given["timeout_s"]) for _, given in ranks.asked} == {
+        ("nccl", count, 1800)
+    }
+    (place,) = {given["init_method"] for _, given in ranks.asked}
+    assert place.startswith("file:///meeting/group-") if folder else place == "tcp://10.0.0.7:4242"
+    backend.on_shutdown(ranks, config)
+    assert ranks.asked[-1] == (-1, {"destroy_process_group": count > 1})
+    assert not ranks.aborted
+
+
+def test_a_group_that_cannot_meet_keeps_nothing() -> None:
+    config, ranks = GroupConfig(folder="/meeting", backend="gloo"), Ranks(2, fails=True)
+    with pytest.raises(RuntimeError, match="a rank has died"):
+        cast(Any, config.backend_cls()).on_start(ranks, config)
+    assert ranks.aborted
 
 
 def test_what_may_pass_is_looked_for_again() -> None:
