@@ -55,6 +55,12 @@ OWN = (SUMS, PER_IMAGE, ENVIRONMENT, CONSTRAINTS)
 DISTRIBUTION = "vit-forgetting-bench"
 
 UNFINISHED = "the launch has not ended: what it has still to run is not in the archive"
+OTHER_CODE = (
+    "it was packed by {then} and is unpacked by {now}, which may make other tables of the same records: unpack it with "
+    "the former to tell what differs for that from what has been changed"
+)
+"""What is said of an archive in which something differs, and that other code has packed."""
+
 REDRAWN = "{name} was not what the records give here, and has been made again from them"
 
 MOST_TEXT = 32 * MOST
@@ -359,12 +365,20 @@ def _checked(folder: LaunchFolder, made: Path) -> tuple[list[str], list[str]]:
     names = differing(folder, now)
     again = list(redrawn(folder, now, names))
     environment = json.loads((folder.path / ENVIRONMENT).read_text(encoding="utf-8"))
-    own = {name: value for name, value in _environment(folder, records).items() if name != "packed"}
+    here = _environment(folder, records)
+    own = {name: value for name, value in here.items() if name != "packed"}
     faults = [fault(folder.path / name) for name in names if name not in again]
     faults += [fault(folder.path / PER_IMAGE)] if _text_of(folder.path / PER_IMAGE) != per_image(records) else []
     faults += [fault(folder.path / ENVIRONMENT)] if {name: environment.get(name) for name in own} != own else []
     said = [UNFINISHED] if folder.ended is False else []
+    if faults and environment.get("packed", {}) != here["packed"]:
+        said.append(OTHER_CODE.format(then=_code(environment.get("packed", {})), now=_code(here["packed"])))
     return [*said, *(REDRAWN.format(name=name) for name in again)], faults
+
+
+def _code(packed: Mapping[str, Any]) -> str:
+    """What packs an archive, or has packed one, in words."""
+    return f"version {packed.get('version', 'unknown')} (commit {str(packed.get('commit') or 'unknown')[:12]})"
 
 
 def _text_of(path: Path) -> str:

@@ -46,11 +46,11 @@ class Variants:
         self._client, self._experiment, self._models = client, experiment, models
 
     def of(self, run_id: str) -> Iterator[Run]:
-        """The runs of the variants of a trial's run."""
+        """The runs of the variants of a trial's run; whatever else somebody has nested there is theirs."""
         token = None
         while token != "":
             page = self._client.search_runs([self._experiment], f"tags.`{PARENT}` = '{run_id}'", page_token=token)
-            yield from page
+            yield from (run for run in page if VARIANT in run.data.tags)
             token = page.token or ""
 
     def models_of(self, run_id: str, variant: str) -> list[LoggedModel]:
@@ -62,7 +62,14 @@ class Variants:
         """The trial's run that a model belongs to; None if its own run is gone."""
         if VARIANT not in model.tags:
             return model.source_run_id
-        run = self._client.get_run(str(model.source_run_id))
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(str(model.source_run_id))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # deleted for good, as by `mlflow gc`
+                return None
+            raise
         return run.data.tags.get(PARENT) if run.info.lifecycle_stage == "active" else None
 
     def write(self, trained: Trained, record: Record) -> None:

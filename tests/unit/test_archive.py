@@ -170,6 +170,21 @@ def test_whatever_is_made_of_the_records_has_to_be_what_they_give(
     assert list(tmp_path.iterdir()) == [tmp_path / "results"]
 
 
+@pytest.mark.parametrize("other", [True, False], ids=["other code", "this code"])
+def test_what_other_code_has_packed_may_differ_for_that(
+    other: bool, folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as then:
+        if other:
+            then.setattr(archive, "__version__", "0.0.9")
+        packed = archive.pack(folder, tmp_path / "a.tar.gz")
+    with monkeypatch.context() as now:
+        now.setattr(archive, "differing", lambda folder, now: ["leaderboard.md"])
+        found = archive.unpack(packed.file, tmp_path / "out")
+    assert any("leaderboard.md is not what the records say" in fault for fault in found.faults)
+    assert any("packed by version 0.0.9" in said for said in found.said) == other
+
+
 def test_a_launch_that_is_running_is_not_packed(folder: LaunchFolder, tmp_path: Path) -> None:
     with folder.locked(), pytest.raises(ValueError, match="another launch is writing to"):
         archive.pack(folder, tmp_path / "a.tar.gz")

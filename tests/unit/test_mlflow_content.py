@@ -413,13 +413,18 @@ def test_the_parent_shows_the_best_row_if_it_is_a_variants(wise: LaunchFolder) -
     assert not any(is_best_run(uri, run.info.run_id) for run in found.values() if "variant" not in run.data.tags)
 
 
-@pytest.mark.parametrize("harm", ["deleted run", "deleted model", "running", "twice", "other number"])
+@pytest.mark.parametrize(
+    "harm", ["deleted run", "deleted for good", "deleted model", "running", "twice", "other number"]
+)
 def test_variants_that_are_there_in_part_are_completed_once(wise: LaunchFolder, harm: str) -> None:
     client, place, found = stored(wise)
     run = found["wise_ft-confirm-seed0 alpha=0.5"]
     (output,) = run.outputs.model_outputs
     if harm == "deleted run":
         client.delete_run(run.info.run_id)
+    elif harm == "deleted for good":  # as `mlflow gc` does
+        client.delete_run(run.info.run_id)
+        client._tracking_client.store._hard_delete_run(run.info.run_id)
     elif harm == "deleted model":
         client.delete_logged_model(output.model_id)
     elif harm == "running":
@@ -440,6 +445,16 @@ def test_variants_that_are_there_in_part_are_completed_once(wise: LaunchFolder, 
     before = {name: one.to_dictionary() for name, one in again.items()}
     assert main(["sync", str(wise.path)]) == 0
     assert {name: one.to_dictionary() for name, one in stored(wise)[2].items()} == before
+
+
+def test_a_run_that_somebody_has_nested_is_theirs(wise: LaunchFolder) -> None:
+    client, place, found = stored(wise)
+    trial = found["wise_ft-confirm-seed0"].info.run_id
+    theirs = client.create_run(place[0], run_name="my analysis", tags={"mlflow.parentRunId": trial})
+    client.delete_run(found["wise_ft-confirm-seed0 alpha=0.5"].info.run_id)  # so that there is something to mend
+    assert main(["sync", str(wise.path)]) == 0
+    assert client.get_run(theirs.info.run_id).info.lifecycle_stage == "active"
+    assert set(stored(wise)[2]) == {*found, "my analysis"}
 
 
 def test_scores_are_rounded_and_those_of_a_version_that_did_not_stay(

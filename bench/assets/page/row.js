@@ -67,7 +67,7 @@ function facts(row) {
       [
         known(row.steps) ? `${count(row.steps)} steps` : null,
         known(row.train_images) ? `${count(row.train_images)} images` : null,
-        known(row.accelerator_seconds) ? `${seconds(row.accelerator_seconds)} of an accelerator` : null,
+        known(row.accelerator_seconds) ? `${seconds(row.accelerator_seconds)} of a worker` : null,
       ]
         .filter(Boolean)
         .join(", ") || null,
