@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import replace
@@ -10,9 +11,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.reporting.statistics import Estimate, Images, Seeds, holm, image_variance, of_answers, seeds_needed, wilson
+from bench.reporting.statistics import (
+    Estimate,
+    Images,
+    Moved,
+    Seeds,
+    holm,
+    image_variance,
+    of_answers,
+    seeds_needed,
+    wilson,
+)
 from tests.coverage import SEARCHED, WORLDS, coverage
 from tests.crossfit import Components
+from tests.searches import IMAGES, Drawn, ours
 from tests.searches import found as found_of_searches
 
 SIZES = [
@@ -233,6 +245,18 @@ def test_over_few_searches_ours_cover_every_row_and_pooled_ones_do_not(domain: s
     assert covered["Student's t"].min() < covered["ours"].min() + 0.5
 
 
+@pytest.mark.parametrize("domain", ["target", "source"])
+def test_ours_are_the_intervals_that_a_leaderboard_shows(domain: str) -> None:
+    """Those whose coverage is compared are written for many launches at once."""
+    drawn = Drawn.of(domain, 3, 5)
+    low, high = ours(drawn)
+    for place in itertools.product(range(5), range(len(drawn.truth))):
+        share, variance, images = drawn.mean[place], drawn.searches[place], drawn.images[place[1]]
+        seeds = Seeds(variance, drawn.df, (Moved(share, 1.0, variance),))
+        shown = Estimate(share, (Images(images, IMAGES[domain], share),), (seeds,), share=True).interval()
+        assert shown == pytest.approx((low[place], high[place]), abs=1e-9)
+
+
 DEVIATIONS, SHAPES = (0.3, 0.2, 0.5, 0.4), ((40, 1, 1), (40, 8, 1), (1, 1, 400), (40, 8, 400))
 
 
@@ -241,6 +265,13 @@ def test_variance_components_are_those_that_answers_were_drawn_with() -> None:
     drawn = (scale * rng.normal(size=shape) for scale, shape in zip(DEVIATIONS, SHAPES, strict=True))
     own = Components.of(np.asarray(sum(drawn)))
     assert np.sqrt([own.search, own.seed, own.image, own.rest]) == pytest.approx(DEVIATIONS, rel=0.15)
+
+
+def test_the_width_without_folds_is_that_of_the_interval_of_such_variances() -> None:
+    own = Components(search=0.02**2, seed=0.005**2, image=0.1, rest=0.02)
+    luck = (own.search + own.seed / 3 + own.rest / (3 * 500)) / 5
+    low, high = Estimate(0.5, (Images(own.image / 500, 500),), (Seeds(luck, 4),), share=True).interval() or (0, 0)
+    assert own.fixed(5, 3, 500) == pytest.approx(high - low)
 
 
 def test_folds_for_seeds_need_several_searches_to_be_told_from_images() -> None:
