@@ -31,6 +31,9 @@ PARENT = "mlflow.parentRunId"
 LAUNCH, FOLDER, STATUS = "launch", "folder", "status"
 """Our tags: a launch's id and where it writes, on the parent; how it ended, on every run."""
 
+INTERRUPTED = "interrupted"
+"""The status of a run whose launch was ended early."""
+
 VIEW = "mlflow.sharedViewState."
 """MLflow's tag of an experiment that holds a view of its runs; the view's key follows."""
 

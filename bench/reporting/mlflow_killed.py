@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from bench.reporting.mlflow_content import INTERRUPTED, LAUNCH, PARENT, STATUS
 from bench.reporting.mlflow_store import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-PARENT = "mlflow.parentRunId"
 
 
 def opened(uri: str) -> MlflowClient:
@@ -28,10 +27,10 @@ def mark(store: MlflowClient, launch: str) -> None:
         launch: its id, which stands in the tag ``launch`` of its parent run.
     """
     experiments = [experiment.experiment_id for experiment in store.search_experiments()]
-    for parent in store.search_runs(experiments, f"tags.launch = '{launch}'"):
+    for parent in store.search_runs(experiments, f"tags.{LAUNCH} = '{launch}'"):
         for run in [*_running_in(store, parent), parent]:
             if run.info.status == "RUNNING":
-                store.set_tag(run.info.run_id, "status", "interrupted")
+                store.set_tag(run.info.run_id, STATUS, INTERRUPTED)
                 store.set_terminated(run.info.run_id, "KILLED")
 
 

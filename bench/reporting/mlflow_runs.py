@@ -27,6 +27,7 @@ from bench.records import Record
 from bench.reporting.leaderboard import for_mlflow
 from bench.reporting.mlflow_content import (
     FOLDER,
+    INTERRUPTED,
     LAUNCH,
     NOTE,
     PARENT,
@@ -67,8 +68,6 @@ CONFIGURATION = "configuration.yaml"
 """All that a launch was asked for, among its artifacts."""
 
 RUN_STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-
-INTERRUPTED = "interrupted"
 
 REFUSED = re.compile(r"[^\w.\- :]|^\.(?=\.)|_(?=x[0-9a-f]+_)")
 """Of a name what MLflow takes in no key, and an underscore that would be read as the beginning of such a character."""
