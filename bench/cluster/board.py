@@ -24,8 +24,11 @@ START_ATTEMPTS = 3
 """A slot is given up when its worker group has failed so often for the same reason, and none has ever come to life."""
 
 LAST_ATTEMPT = 15
-"""Once one has: when the groups of all slots have failed so often in a row, in some ten minutes or more. A trial is not
-to blame for the death of its group's controller, until that has happened so often without its having come further."""
+"""Once one has: when the groups of all slots have failed so often in a row, in some ten minutes or more."""
+
+MOST_INTERRUPTIONS = 15
+"""A trial is not to blame for the death of its group's controller, until it has lost groups so often, for whatever
+reason, without its having come further."""
 
 LONGEST_WAIT = 60.0
 """A slot waits for 1, 2, 4, ... and at most so many seconds before it starts its next worker group."""
@@ -477,7 +480,7 @@ class Board:
         state.interruptions += 1
         if state.stacks or (state.minutes is not None and time.monotonic() - state.started > 60 * state.minutes):
             self._fail(ticket, _overdue(state, words))
-        elif state.deaths >= MAX_ATTEMPTS or state.interruptions >= LAST_ATTEMPT:
+        elif state.deaths >= MAX_ATTEMPTS or state.interruptions >= MOST_INTERRUPTIONS:
             self._fail(ticket, _died(state.interruptions, reason, words))
 
     def _hopeless(self, slot: int) -> bool:

@@ -359,9 +359,11 @@ def ended_with_ray(*, unless: Callable[[], bool] = lambda: False) -> Iterator[No
     try:
         yield
     except BaseException as error:
-        if _lost and not unless():
+        if unless():
+            raise
+        if _lost:
             raise RayLost(f"Ray's {_lost[0]} has ended unexpectedly") from None
-        if isinstance(error, ray.exceptions.ActorDiedError) and not unless():  # met here before the listener has
+        if isinstance(error, ray.exceptions.ActorDiedError):  # met here before the listener has
             log.exception("a call of the launch's own was not answered")
             raise RayLost("the process of the board has ended unexpectedly") from None
         raise

@@ -41,27 +41,30 @@ def serve(config: Mapping[str, Any]) -> None:
     ranks = handles(group)
     if first:
         ray.get(board.enrol.remote(life, group))
-    task = parallel.of_first(ray.get(board.take.remote(life)) if first else None)
-    while task != "close":
-        answer: Any = None
+    answer: Any = board.take.remote(life) if first else None
+    while (task := parallel.of_first(ray.get(answer) if first else None)) != "close":
         if task == "wait":
             answer = board.take.remote(life) if first else None
-        else:
-            # What is here now, modules and caches, stays: a trial's own garbage is then found in no time.
-            gc.freeze()
-            weights: list[Any] = []
-            try:
-                end = _run(board, life, task, weights)
-            except (Exception, SystemExit) as error:
-                if not _all_alive(ranks):  # what the death of another rank does to this one is not the trial's doing
-                    raise
-                end = End(records.failed(task.trial, error))
-                weights.clear()  # of a trial that has failed after its end nothing is kept
-                if len(ranks) > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
-                    ray.get(board.finish.remote(life, task.ticket, end))
-                    raise
-            answer = hand_in(board, life, task.ticket, end, weights) if first else None
-        task = parallel.of_first(ray.get(answer) if first else None)
+            continue
+        # What is here now, modules and caches, stays: a trial's own garbage is then found in no time.
+        gc.freeze()
+        end, weights = _end(board, life, task, ranks)
+        answer = hand_in(board, life, task.ticket, end, weights) if first else None
+
+
+def _end(board: Any, life: Life, task: Task, ranks: Sequence[Any]) -> tuple[End, Sequence[Any]]:
+    """How a trial has ended, with its trained tensors if they are kept."""
+    weights: list[Any] = []
+    try:
+        return _run(board, life, task, weights), weights
+    except (Exception, SystemExit) as error:
+        if not _all_alive(ranks):  # what the death of another rank does to this one is not the trial's doing
+            raise
+        end = End(records.failed(task.trial, error))
+        if len(ranks) > 1:  # the other ranks may be waiting in a collective: only a new worker group is safe
+            ray.get(board.finish.remote(life, task.ticket, end))
+            raise
+        return end, ()  # of a trial that has failed after its end nothing is kept
 
 
 def hand_in(board: Any, life: Life, ticket: int, end: End, weights: Sequence[Any]) -> Any:

@@ -17,6 +17,7 @@ from bench.cluster.board import (
     LAST_ATTEMPT,
     LONGEST_POST_SECONDS,
     MAX_ATTEMPTS,
+    MOST_INTERRUPTIONS,
     POST_SECONDS,
     START_ATTEMPTS,
     Board,
@@ -231,7 +232,7 @@ def test_a_trial_comes_further_by_its_snapshots_too() -> None:
     play(story)
 
 
-@pytest.mark.parametrize(("of_workers", "times"), [(True, MAX_ATTEMPTS), (False, LAST_ATTEMPT)])
+@pytest.mark.parametrize(("of_workers", "times"), [(True, MAX_ATTEMPTS), (False, MOST_INTERRUPTIONS)])
 def test_a_trial_is_seldom_to_blame_for_its_controllers_death(of_workers: bool, times: int) -> None:
     async def story(board: Board) -> None:
         ticket = await board.submit(trial("a"))
