@@ -220,8 +220,8 @@ def test_a_stopped_trial_ends_at_its_next_report_and_frees_its_slot(pool: Pool, 
 def test_a_killed_worker_is_replaced_and_no_other_slot_notices(pool: Pool, make: Make) -> None:
     before = pids(pool, make)
     for label in ("a", "b"):
-        pool.submit(make(f"kill-{label}", steps=300))
-    # At once: what is reported arrives later, on a busy machine when the trials have ended.
+        pool.submit(make(f"kill-{label}", steps=120, share_frozen=False))
+    # At once, and with all blocks in every step: else the trials may have ended when this process hears of them.
     events = until(pool, lambda events: len({event.ticket for event in events if event.kind == "started"}) == SLOTS)
     slots = {event.trial.id: event.slot for event in events if event.kind == "started"}
     os.kill(before[slots["linear-kill-a"]], signal.SIGKILL)
@@ -229,7 +229,7 @@ def test_a_killed_worker_is_replaced_and_no_other_slot_notices(pool: Pool, make:
     assert [event.trial.id for event in events if event.kind == "started"] == ["linear-kill-a"]
     records = found(events)
     killed, other = records["linear-kill-a"], records["linear-kill-b"]
-    assert (killed.status, killed.steps, other.status, other.steps) == ("ok", 300, "ok", 300)
+    assert (killed.status, killed.steps, other.status, other.steps) == ("ok", 120, "ok", 120)
     assert killed.provenance["pid"] not in before.values()
     assert other.provenance["pid"] == before[slots["linear-kill-b"]]
     ends = [event.trial.id for event in events if event.kind == "finished"]
@@ -282,14 +282,26 @@ class Watch:
                     self._last[event.slot] = now
                     done += 1
                     if done in self.at:
-                        self.used.append(usage())
+                        self.used.append(steady())
+
+
+def steady() -> dict[str, float]:
+    """The least of some samples of :func:`usage`: actors come and go, each with connections to this process."""
+    samples = []
+    for _ in range(5):
+        samples.append(usage())
+        time.sleep(0.1)
+    return {name: min(sample.get(name, 0) for sample in samples) for name in samples[0]}
 
 
 def usage() -> dict[str, float]:
     """Processes (every actor is one), open files, memory in MB by kind of process, placement groups; of this Ray."""
     used: dict[str, float] = {"processes": 0}
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        kind = "driver" if process.pid == os.getpid() else process.name().split(".")[0]
+        try:
+            kind = "driver" if process.pid == os.getpid() else process.name().split(".")[0]
+        except psutil.NoSuchProcess:  # it has ended meanwhile
+            continue
         used["processes"] += 1
         if kind in ("ray::RayTrainWorker", "ray::Board", "driver"):
             used[f"files {kind}"] = used.get(f"files {kind}", 0) + process.num_fds()
@@ -317,7 +329,7 @@ def test_nothing_leaks_and_the_harness_costs_next_to_nothing(
     assert statistics.median(watch.gaps) <= 5
     for name, value in after.items():  # of fifty trials; a process may be on its way up or down
         limit = 40 if name.startswith("MB") else 4 if name.startswith(("files", "processes")) else 0
-        assert value - before[name] <= limit, name
+        assert value - before[name] <= limit, f"{name}: {before} and {after}"
     assert ray.get(pool.board.remembers.remote()) == 0
 
 
