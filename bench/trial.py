@@ -268,8 +268,10 @@ def _run(course: _Course, keep: Keep | None, snapshots: Snapshots | None) -> Rec
     if snapshots is not None:
         _keep_in(snapshots, course, vit)
     model = as_module(vit) if shared is None or feed.activations is None else shared.tail
+    if config.compile:
+        training.compile_blocks(vit)
     trained = training.train(
-        _distributed(_compiled(model, config), setting.device),
+        _distributed(model, setting.device),
         feed,
         config,
         seed=trial.seed,
@@ -342,15 +344,6 @@ def _feed(course: _Course, config: TrainConfig, shared: training.Shared | None) 
     if shared is not None and use is not None:
         kept = shared.activations(use, training.views(use, config, course.setting.device))
     return training.Feed(target.train, preprocess, target.num_classes, kept)
-
-
-def _compiled(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """The model as training calls it; measuring goes past this, and finds the same weights."""
-    if not config.compile:
-        return model
-    compiled = torch.compile(model)
-    assert isinstance(compiled, nn.Module)
-    return compiled
 
 
 def _distributed(model: nn.Module, device: torch.device) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.vit import Vit
+
+    AtOnce = Callable[[torch.Tensor, tuple[Any, ...]], torch.Tensor | None]
 
 
 def train_only(vit: Vit, *parts: nn.Module | Any) -> Vit:
@@ -27,26 +30,34 @@ def find(module: Any, path: str) -> Any:
     return module
 
 
-def split_qkv(qkv: Any, at_once: Callable[[torch.Tensor, tuple[Any, ...]], torch.Tensor | None]) -> nn.Module:
+def split_qkv(qkv: Any, at_once: AtOnce) -> nn.Module:
     """A module that computes what a fused linear layer does, from three linear layers ``q``, ``k`` and ``v``.
 
     Args:
         at_once: computes all three outputs side by side where it knows how to, and returns None elsewhere.
     """
+    split: nn.Module = _split()(tuple(_linear(qkv, part) for part in range(3)), at_once)
+    return split
+
+
+@functools.cache
+def _split() -> type[Any]:
+    """One class for all blocks: ``torch.compile`` takes blocks for alike if their classes are the same."""
     import torch
     from torch import nn
 
     class SplitQkv(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, layers: tuple[nn.Linear, ...], at_once: AtOnce) -> None:
             super().__init__()
-            self.q, self.k, self.v = (_linear(qkv, part) for part in range(3))
+            self.q, self.k, self.v = layers
+            self._at_once = at_once
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             parts = (self.q, self.k, self.v)
-            together = at_once(x, parts)
+            together = self._at_once(x, parts)
             return torch.cat([part(x) for part in parts], dim=-1) if together is None else together
 
-    return SplitQkv()
+    return SplitQkv
 
 
 def _linear(qkv: Any, part: int) -> nn.Linear:

@@ -76,7 +76,7 @@ class TrainConfig(Frozen):
             "CUDA), bf16, or fp16 with scaling"
         ),
     ] = "auto"
-    compile: Annotated[bool, Field(description="torch.compile the training step: slow to start, then faster")] = False
+    compile: Annotated[bool, Field(description="torch.compile for training: slow to start, then faster")] = False
     views: Annotated[
         int | None,
         Field(

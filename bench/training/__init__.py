@@ -3,7 +3,7 @@
 from bench.training.loop import Feed, Trained, batches, resolve, shares, train
 from bench.training.losses import Report, Watch
 from bench.training.memory import PeakMemory
-from bench.training.modes import evaluation_mode, training_mode
+from bench.training.modes import compile_blocks, evaluation_mode, training_mode
 from bench.training.precision import precision_on, tensor_cores
 from bench.training.prefix import (
     Shared,
@@ -35,6 +35,7 @@ __all__ = [
     "batches",
     "budget",
     "check_views",
+    "compile_blocks",
     "evaluation_mode",
     "forget_all_but",
     "learning_rate",

@@ -1,16 +1,18 @@
-"""Which modules are in training mode: what is trained, and nothing else."""
+"""Which modules are in training mode: what is trained, and nothing else; and what is compiled for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bench import parallel
-from bench.vit import heads
+from bench.vit import Vit, as_module, heads
 
 BEFORE_HEAD = ("fc_norm", "head_drop")
 """What has these names in a vision transformer is trained with its head, not with what comes before the blocks."""
@@ -56,14 +58,36 @@ def _around(module: nn.Module, name: str) -> list[nn.Parameter]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module's own mode comes back."""
+    """Evaluation mode for a while, without what was compiled for training; every module's own mode comes back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with _uncompiled():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def compile_blocks(vit: Vit, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Let ``torch.compile`` have every block, where training calls it.
+
+    Blocks of a transformer are alike, so that one compilation serves them all: ViT-B takes 11 s on an H100, where the
+    whole model takes 26 and its steps are no faster (docs/gpu.md). What was compiled for other models is forgotten:
+    torch keeps a few versions of a function, and when these are used up it compiles no more, with a warning at most.
+
+    Args:
+        backend: as of ``torch.compile``.
+    """
+    torch.compiler.reset()
+    for block in vit.blocks:
+        as_module(block).compile(backend=backend)
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """Modules are called as they are, whatever was compiled; nothing was before torch's compiler is imported."""
+    compiler = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if compiler else nullcontext()
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

@@ -36,7 +36,7 @@ PARTS = (
     Part("files", "tests.gpu.speed:files", 75),
     Part("choices", "tests.gpu.choices:measured", 40),
     Part("peers", "tests.gpu.speed:peers", 60),
-    Part("compile", "tests.gpu.speed:compiled", 60),
+    Part("compile", "tests.gpu.speed:compiled", 90),
     Part("study", "tests.gpu.correctness:study", 90, extra=STUDY),
 )
 """In this order: what is right comes before how fast it is, and what takes long comes last. The first is always run."""

@@ -129,7 +129,8 @@ def feeding(scale: Scale) -> Iterator[Line]:
     measured = {"pageable": timing.seconds(lambda: fed(pinned=False), scale)}
     if scale.cuda:
         measured["pinned"] = timing.seconds(lambda: fed(pinned=True), scale)
-    yield timing.contest(f"a batch of {config.batch_size} from memory to the model", measured, now="pageable")
+    now = "pinned" if scale.cuda else "pageable"
+    yield timing.contest(f"a batch of {config.batch_size} from memory to the model", measured, now=now)
 
 
 def decoding(scale: Scale) -> Iterator[Line]:

@@ -22,7 +22,7 @@ from bench.methods.full import Full
 from bench.models import HeadNorm, Preprocess
 from bench.readings import Point, Reading
 from bench.spec import SpecError, TrainConfig
-from bench.training import Feed, Watch, loop, losses, precision_on, steps
+from bench.training import Feed, Watch, compile_blocks, evaluation_mode, loop, losses, precision_on, steps
 from bench.vit import Vit, as_module
 from tests.ranks import RankError, Ranks
 
@@ -293,15 +293,6 @@ def test_head_norm_is_a_batch_norm_without_parameters() -> None:
     assert not list(ours.parameters())
 
 
-def test_a_compiled_step_trains_the_same() -> None:
-    """With a backend that needs no compiler: that the step goes through torch.compile is what is tested."""
-    plain, compiled = model(), model()
-    compiled.load_state_dict(plain.state_dict())
-    nets = (plain, cast("nn.Module", torch.compile(compiled, backend="eager")))
-    expected, found = (losses_of(fitted(recipe(steps=4), net)) for net in nets)
-    assert found == pytest.approx(expected, rel=1e-5)
-
-
 def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu() -> None:
     assert precision_on(CPU, "auto") == "fp32"
     assert precision_on(torch.device("cuda"), "auto") == "bf16"
@@ -311,10 +302,10 @@ def test_auto_is_fp32_on_a_cpu_and_bf16_on_a_gpu() -> None:
 DEPTH = 3
 
 
-def micro(*, classes: int = 4, seed: int = 0) -> Vit:
+def micro(*, classes: int = 4, seed: int = 0, depth: int = DEPTH) -> Vit:
     """A small vision transformer whose every tensor is away from its initial value."""
     torch.manual_seed(seed)
-    vit = VisionTransformer(img_size=8, patch_size=4, embed_dim=16, depth=DEPTH, num_heads=2, num_classes=classes)
+    vit = VisionTransformer(img_size=8, patch_size=4, embed_dim=16, depth=depth, num_heads=2, num_classes=classes)
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -324,6 +315,61 @@ def micro(*, classes: int = 4, seed: int = 0) -> Vit:
 def before() -> Vit:
     """What :func:`micro` stands for before training: other weights, and no head."""
     return micro(classes=0, seed=1).requires_grad_(False)
+
+
+class Compiler:
+    """A backend that compiles nothing, and counts what it is asked for and what is called."""
+
+    def __init__(self) -> None:
+        self.graphs = self.calls = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+
+        def called(*args: Any) -> Any:
+            self.calls += 1
+            return graph(*args)
+
+        return called
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_compiled_blocks_train_the_same_and_blocks_that_are_alike_are_compiled_once(name: str) -> None:
+    compiler, found = Compiler(), []
+    for compiled in (False, True):
+        method = methods.load(name, **({"p": 1} if name == "block_expansion" else {}))
+        vit = method.apply(micro(depth=12))
+        terms = training.terms_of(method, vit, lambda: micro(depth=12, classes=0, seed=1))
+        if compiled:
+            compile_blocks(vit, compiler)
+        points: list[Point] = []
+        watch = Watch(points.append)
+        training.train(as_module(vit), feed(), recipe(steps=4), seed=0, device=CPU, watch=watch, terms=terms)
+        found.append(losses_of(points))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert 0 < compiler.graphs <= 4 < 12 <= compiler.calls
+
+
+def test_what_is_measured_is_not_compiled() -> None:
+    vit, compiler, inputs = micro(), Compiler(), batch()[0]
+    compile_blocks(vit, compiler)
+    vit.train()(inputs)
+    calls = compiler.calls
+    assert calls == DEPTH
+    with evaluation_mode(as_module(vit)):
+        vit(inputs)
+    assert compiler.calls == calls
+    vit(inputs)
+    assert compiler.calls == 2 * calls
+
+
+def test_the_compiler_has_room_for_every_trial_of_a_slot() -> None:
+    """Torch compiles a function eight times at the most; each of these has another shape."""
+    for number in range(10):
+        vit, compiler = micro(depth=2), Compiler()
+        compile_blocks(vit, compiler)
+        vit(torch.randn(2 + number, 3, 8, 8))
+        assert compiler.calls == 2
 
 
 def batch(count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
