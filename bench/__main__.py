@@ -118,7 +118,9 @@ def _add_comparisons(commands: argparse._SubParsersAction[argparse.ArgumentParse
     apart = commands.add_parser("compare", help="tell two rows, or the rows of two launches, apart")
     apart.add_argument("first", help="FOLDER:ROW, or a launch folder, or its records")
     apart.add_argument("second", help="the same; or ROW alone, of the first folder")
-    apart.add_argument("--quantity", action="append", help="what is compared, can be given again (default: all)")
+    apart.add_argument(
+        "--quantity", action="append", help="target, source, forgetting or mean, can be given again (default: all)"
+    )
     audited = commands.add_parser("audit", help="take the numbers of the paper's protocol apart, choice by choice")
     audited.add_argument(
         "launches",

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from bench.reporting.front import Draws as FrontDraws
+from bench.reporting.front import Hypervolume, Region, hypervolumes
 from bench.reporting.outcomes import NAMES, Answered, Outcome, difference
 from bench.reporting.statistics import Estimate
 
@@ -189,6 +191,38 @@ def coverage(
     return {name: (100 * float(share), 100 * float(width)) for name, (share, width) in found.items()}
 
 
+def joint(
+    world: World, seeds: int, images: tuple[int, int], *, repeats: int, searches: int = 1
+) -> list[tuple[float, float]]:
+    """How often a row's 95 % region, and its hypervolume's interval, hold the truth, in percent; of both rows."""
+    rng = np.random.default_rng([1, searches, seeds, *images])
+    held = np.zeros((2, 2))
+    for _ in range(repeats):
+        rows = Draws(world, seeds, images, rng, searches).rows
+        draws = FrontDraws.of(rows, 2000)
+        volumes = hypervolumes(rows, ["a", "b"], draws)
+        regions = draws.regions()
+        for place, row in enumerate((world.first, world.second)):
+            truth = np.array([row.target, row.source])
+            held[place] += holds(regions[place], 100 * (truth - draws.found[:, place])), _within(volumes[place], truth)
+    return [(float(region), float(volume)) for region, volume in 100 * held / repeats]
+
+
+def holds(region: Region, off: NDArray[np.float64]) -> bool:
+    """Whether a region holds what lies so many points from its row."""
+    sides = ((region.target_below, region.target_above), (region.source_below, region.source_above))
+    x, y = (
+        0.0 if abs(own) < 1e-9 else own / max(side[int(own > 0)], 1e-12) for own, side in zip(off, sides, strict=True)
+    )
+    return bool(x * x - 2 * region.correlation * x * y + y * y <= 1 - region.correlation**2)
+
+
+def _within(volume: Hypervolume, truth: NDArray[np.float64]) -> bool:
+    assert volume.low is not None
+    assert volume.high is not None
+    return bool(volume.low - 1e-9 <= 100 * truth.prod() <= volume.high + 1e-9)
+
+
 HEAD = "target | source | forgetting | MEAN | target A − B | MEAN A − B |"
 
 
@@ -209,6 +243,16 @@ def main() -> None:
         for searches, seeds in SEARCHED_SIZES:
             found = coverage(world, seeds, SEARCHED_IMAGES, repeats=repeats, searches=searches)
             print(f"| {name} | {searches} | {seeds} | {_cells(found)} |", flush=True)
+    print(
+        "\n| rows | searches | seeds of each | region A | B | hypervolume A | B |\n|---|---:|---:|---:|---:|---:|---:|"
+    )
+    for name, world in (SEARCHED | WORLDS).items():
+        for searches, seeds in SEARCHED_SIZES if name in SEARCHED else ((1, 3), (1, 10)):
+            (region_a, volume_a), (region_b, volume_b) = joint(
+                world, seeds, SEARCHED_IMAGES, repeats=repeats // 3, searches=searches
+            )
+            cells = " | ".join(f"{share:.1f}" for share in (region_a, region_b, volume_a, volume_b))
+            print(f"| {name} | {searches} | {seeds} | {cells} |", flush=True)
 
 
 def _cells(found: Mapping[str, tuple[float, float]]) -> str:

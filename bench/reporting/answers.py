@@ -17,7 +17,7 @@ def answers(board: Leaderboard) -> list[Answered]:
     """An answer for every wish; none if no row succeeded.
 
     A row is certain for a wish if it is told from every other one that comes into question, at 95 % of such studies
-    (Holm over all pairs).
+    (Holm over all pairs), by several seeds and by images that were counted; and if its interval keeps to the limit.
     """
     rows = [row for row in board.rows if row.standing is not None]
     if not rows:
@@ -33,18 +33,30 @@ def _for_target(rows: Sequence[Row]) -> Iterator[Answered]:
 
 def _under_limit(board: Leaderboard, rows: Sequence[Row]) -> Iterator[Answered]:
     wish, limit = "forgetting_limit", f"{board.forgetting_limit:g} points"
-    if board.under_limit is None:
-        text = f"To forget at most {limit} there is no row to take."
+    assert board.under_limit is not None  # a row has succeeded
+    able = [row for row in rows if row.label in (board.under_limit.best, *board.under_limit.others)]
+    if board.under_limit.best is None:
+        text = f"To forget at most {limit} there is no row to take{_may(able)}."
         yield Answered(wish=wish, row=None, certain=False, text=text)
         return
     best = next(row for row in rows if row.label == board.under_limit.best)
-    able = [row for row in rows if row is best or row.label in board.under_limit.others]
     text = (
         f"To forget at most {limit} take {best.label}: {_shown(best.target_accuracy)} % on the target, {_forgets(best)}"
     )
     high = best.forgetting.high if best.forgetting else None
-    over = "" if high is None or high <= board.forgetting_limit + EQUAL else ", so that it may forget more"
-    yield _answered(wish, best, f"{text}{over}; {_told(able, best, CONSTRAINED)}.", able, CONSTRAINED)
+    within = high is not None and high <= board.forgetting_limit + EQUAL
+    over = "" if high is None or within else ", so that it may forget more"
+    answer = _answered(wish, best, f"{text}{over}; {_told(able, best, CONSTRAINED)}.", able, CONSTRAINED)
+    yield answer.model_copy(update={"certain": answer.certain and within})
+
+
+def _may(able: Sequence[Row]) -> str:
+    """Of rows whose means do not keep to a limit, those that may keep to it all the same."""
+    if not able:
+        return ""
+    named = [f"{row.label} ({_forgets(row)})" for row in able[:NAMED]]
+    more = f" and {len(able) - NAMED} more" if len(able) > NAMED else ""
+    return f" by its mean; {', '.join(named)}{more} may do"
 
 
 def _for_mean(rows: Sequence[Row]) -> Iterator[Answered]:
@@ -68,7 +80,7 @@ def _for_source(rows: Sequence[Row]) -> Iterator[Answered]:
 
 
 def _answered(wish: str, best: Row, text: str, rows: Sequence[Row], group: str | None = None) -> Answered:
-    certain = len(rows) > 1 and not _alike(rows, best, group or wish)
+    certain = len(rows) > 1 and not _alike(rows, best, group or wish) and _by(rows) == ""
     return Answered(wish=wish, row=best.label, certain=certain, text=text)
 
 
@@ -89,13 +101,23 @@ def _told(rows: Sequence[Row], best: Row, group: str) -> str:
     if len(rows) == 1:
         return "there is no other row to compare it with"
     alike = [row.label for row in _alike(rows, best, group)]
+    how = f"(95 %{_by(rows)})"
     if not alike:
-        return "it is told from every other row (95 %)"
+        return f"it is told from every other row {how}"
     if len(alike) == len(rows) - 1:
-        return "it cannot be told from any other row (95 %)"
+        return f"it cannot be told from any other row {how}"
     if len(alike) > NAMED:
-        return f"it cannot be told from {len(alike)} of the {len(rows) - 1} others (95 %)"
-    return f"it cannot be told from {' nor from '.join(alike)} (95 %)"
+        return f"it cannot be told from {len(alike)} of the {len(rows) - 1} others {how}"
+    return f"it cannot be told from {' nor from '.join(alike)} {how}"
+
+
+def _by(rows: Sequence[Row]) -> str:
+    """What a comparison of some rows leaves out, since nothing is known of it for one of them; empty if nothing."""
+    if any(row.mean is None or row.mean.n < 2 for row in rows):
+        return "; over images alone, other seeds are left out"
+    if any(None in (row.target_images, row.source_images) for row in rows):
+        return "; over seeds alone, other images are left out"
+    return ""
 
 
 def _shown(spread: Spread | None) -> str:

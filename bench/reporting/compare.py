@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.folder import LaunchFolder
+from bench.readings import EQUAL
 from bench.reporting import rows
 from bench.reporting.comparisons import Difference
 from bench.reporting.outcomes import (
@@ -20,9 +21,9 @@ from bench.reporting.outcomes import (
     one_of,
     same_images,
 )
-from bench.reporting.rows import QUANTITIES, with_interval
+from bench.reporting.rows import QUANTITIES, TEST_SELECTED, with_interval
 from bench.reporting.screen import plain
-from bench.reporting.statistics import Estimate, holm, seeds_needed
+from bench.reporting.statistics import POWER, ROUNDING, Estimate, holm, seeds_needed
 from bench.spec import unknown
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Comparison:
     first: Side
     second: Side
     lines: tuple[Compared, ...]
+    family: int
+    """Comparisons that Holm's p-values count: one that repeats another with its sign changed does not count again."""
 
 
 def compare(first: str, second: str, quantities: Sequence[str] = QUANTITIES) -> Comparison:
@@ -94,17 +97,44 @@ def compare(first: str, second: str, quantities: Sequence[str] = QUANTITIES) -> 
     Raises:
         ValueError: there is no such folder, row or quantity, or the rows did not answer the same images.
     """
-    if strange := [name for name in quantities if name not in QUANTITIES]:
-        raise unknown("quantity", strange[0], QUANTITIES)
+    quantities = [_quantity(name) for name in quantities]
     one = _side(first)
     other = _side(second, one)
     cases = [(label, name, a, b) for label, a, b in _pairs(one, other) for name in dict.fromkeys(quantities)]
     for _, quantity, a, b in cases:
         _check(one, other, a, b, quantity)
     estimates = [difference(a, b, quantity) for _, quantity, a, b in cases]
-    p_values = holm([estimate.p_value() for estimate in estimates])
-    found = zip(cases, estimates, p_values, strict=True)
-    return Comparison(one, other, tuple(_compared(*each, family=len(cases)) for each in found))
+    again = [_mirrored(place, cases, estimates) for place in range(len(cases))]
+    family = [place for place, first in enumerate(again) if first == place]
+    adjusted = dict(zip(family, holm([estimates[place].p_value() for place in family]), strict=True))
+    found = zip(cases, estimates, (adjusted[place] for place in again), strict=True)
+    return Comparison(one, other, tuple(_compared(*each, family=len(family)) for each in found), len(family))
+
+
+def _quantity(name: str) -> str:
+    """A quantity by its name, or by the one that tables give it.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    shown = {own.removesuffix("_accuracy"): own for own in QUANTITIES} | {own: own for own in QUANTITIES}
+    if name.lower() not in shown:
+        raise unknown("quantity", name, [own.removesuffix("_accuracy") for own in QUANTITIES])
+    return shown[name.lower()]
+
+
+def _mirrored(place: int, cases: Sequence[tuple[str, str, Outcome, Outcome]], estimates: Sequence[Estimate]) -> int:
+    """The place of the comparison that this one repeats with the other sign, as forgetting repeats the source's where
+    both began with the same backbone; otherwise its own.
+    """
+    label, quantity, *_ = cases[place]
+    if quantity in ("source_accuracy", "forgetting"):
+        for earlier, (other, name, *_) in enumerate(cases[:place]):
+            if other == label and {name, quantity} == {"source_accuracy", "forgetting"}:
+                one, two = estimates[earlier], estimates[place]
+                if abs(one.value + two.value) <= ROUNDING and abs(one.variance - two.variance) <= ROUNDING**2:
+                    return earlier
+    return place
 
 
 def _compared(case: tuple[str, str, Outcome, Outcome], estimate: Estimate, p: float, family: int) -> Compared:
@@ -134,11 +164,21 @@ def _side(said: str, other: Side | None = None) -> Side:
     if folder is None:
         if other is None or other.row is None:
             raise ValueError(f"there is no folder {said}: say FOLDER:ROW or FOLDER, as results/paper/tiny:linear")
-        return Side(other.folder, other.benchmark, other.rows, said)
-    place = LaunchFolder(folder.parent if folder.name == "records" else folder)
-    records = place.read_records()
+        return Side(other.folder, other.benchmark, other.rows, said.strip())
+    if row == "":
+        raise ValueError(f"{said}: say which row of {folder}, or leave the colon out")
+    records = LaunchFolder(_launch(folder)).read_records()
     (benchmark,) = {record.benchmark for record in records[:1]}
     return Side(folder, benchmark, rows.outcomes(records), row)
+
+
+def _launch(folder: Path) -> Path:
+    """The launch folder, of which the records may have been named."""
+    return folder.parent if folder.name == "records" else folder
+
+
+def _same(one: Side, other: Side) -> bool:
+    return _launch(one.folder).resolve() == _launch(other.folder).resolve()
 
 
 def _split(said: str) -> tuple[Path | None, str | None]:
@@ -154,13 +194,13 @@ def _split(said: str) -> tuple[Path | None, str | None]:
 def _pairs(one: Side, other: Side) -> Iterator[tuple[str, Outcome, Outcome]]:
     if one.row is not None or other.row is not None:
         first, second = one.row or other.row or "", other.row or one.row or ""
-        if (one.folder, first) == (other.folder, second):
+        if _same(one, other) and first == second:
             raise ValueError(f"both are {first!r} in {one.folder}: name two rows")
         label = first if first == second else f"{first} / {second}"
         yield label, one.outcome(first), other.outcome(second)
         return
     common = [label for label, found in one.rows.items() if found is not None and other.rows.get(label) is not None]
-    if one.folder == other.folder or not common:
+    if _same(one, other) or not common:
         raise ValueError(
             f"{one.folder} and {other.folder} have no rows to compare: name one of each, as FOLDER:ROW "
             f"(rows of the first: {', '.join(one.rows)})"
@@ -221,7 +261,7 @@ def sentences(found: Comparison) -> Iterator[str]:
     several = len({line.label for line in lines}) > 1
     names = [f"{line.label}, {line.quantity}" if several else line.quantity for line in lines]
     told = [name for name, line in zip(names, lines, strict=True) if line.apart.told_apart]
-    how = f"(95 %, Holm over {len(lines)} comparison{'s' * (len(lines) > 1)})"
+    how = f"(95 %, Holm over {found.family} comparison{'s' * (found.family > 1)})"
     yield f"Told apart: {'; '.join(told)} {how}." if told else f"Nothing is told apart {how}."
     rest: dict[str, list[str]] = {}
     for name, line in zip(names, lines, strict=True):
@@ -240,6 +280,11 @@ def sentences(found: Comparison) -> Iterator[str]:
         )
     if not all(line.paired for line in lines):
         yield "The records do not say which images were right: differences count as if they came from different images."
+    if not all(line.first.counted and line.second.counted for line in lines):
+        yield "The records do not say how many images were measured: what these leave open is left out."
+    marked = {TEST_SELECTED in label for line in lines for label in line.label.split(" / ")}
+    if marked == {True, False}:
+        yield f"{TEST_SELECTED}: chosen on test data, which makes its accuracy too high beside a row that was not."
 
 
 def _left_out(line: Compared, several: bool) -> Iterator[str]:
@@ -256,7 +301,7 @@ def _of_one_seed(line: Compared) -> bool:
 
 def _needed(line: Compared) -> str:
     """How many seeds or searches would tell two rows apart."""
-    if line.apart.value == 0:
+    if abs(line.apart.value) <= EQUAL:
         return "no difference was found"
     if line.apart.low is None or line.apart.high is None:
         return "how uncertain it is is not known: the records do not say how many images were measured"
@@ -266,4 +311,6 @@ def _needed(line: Compared) -> str:
         return f"one {one_of(line.counted_in)} does not say how many would do it"
     if line.seeds is None:
         return f"no number of {line.counted_in} would, on these images"
-    return f"about {line.seeds} {line.counted_in} a row would do it"
+    return (
+        f"about {line.seeds} {line.counted_in} a row would do it in {POWER:.0%} of studies, if it is as large as that"
+    )

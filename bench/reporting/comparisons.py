@@ -92,11 +92,11 @@ class Separation:
 
 @dataclass(frozen=True)
 class UnderLimit:
-    """Of the rows that keep to the limit of forgetting the one with the highest target accuracy, by label, and all
-    ``others`` that may keep to it.
+    """Of the rows whose means keep to the limit of forgetting the one with the highest target accuracy, by label, and
+    all ``others`` that may keep to it. ``best`` is None if no mean does.
     """
 
-    best: str
+    best: str | None
     others: tuple[str, ...]
 
 
@@ -104,13 +104,13 @@ class UnderLimit:
 class Comparisons:
     """All that a leaderboard says of its rows together; ``standings`` in their order.
 
-    ``separation`` is None if there are no two rows, ``under_limit`` if none keeps to the limit of forgetting.
+    ``separation`` is None if there are no two rows.
     """
 
     standings: tuple[Standing, ...]
     hypervolumes: tuple[Hypervolume, ...]
     separation: Separation | None
-    under_limit: UnderLimit | None
+    under_limit: UnderLimit
 
 
 def compare_all(
@@ -145,7 +145,10 @@ def compare_all(
         standings,
         hypervolumes(outcomes, methods, draws),
         _separation(outcomes, labels, against["mean"]),
-        None if constrained is None else _under_limit(labels, constrained, able),
+        UnderLimit(
+            None if constrained is None else labels[constrained],
+            tuple(labels[row] for row in able if row != constrained),
+        ),
     )
 
 
@@ -189,10 +192,6 @@ def _within(outcomes: Sequence[Outcome], limit: float) -> tuple[list[int], list[
     kept = [row for row, own in enumerate(forgotten) if own.value <= limit + EQUAL]
     able = [row for row, own in enumerate(forgotten) if row in kept or own.p_value(limit) >= ALPHA]
     return kept, able
-
-
-def _under_limit(labels: Sequence[str], best: int, able: Sequence[int]) -> UnderLimit:
-    return UnderLimit(labels[best], tuple(labels[row] for row in able if row != best))
 
 
 def _separation(

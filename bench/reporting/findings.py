@@ -8,6 +8,7 @@ from bench.readings import EQUAL
 from bench.reporting.comparisons import CONSTRAINED
 from bench.reporting.outcomes import one_of
 from bench.reporting.rows import QUANTITIES, Leaderboard, Row, with_interval
+from bench.reporting.statistics import POWER
 
 INTERVAL = (
     "In brackets: the 95 % interval; of 100 such studies with other seeds and other images of the same kind, 95 would "
@@ -15,24 +16,26 @@ INTERVAL = (
 )
 INTERVAL_OF_ONE_SEED = (
     "In brackets: the 95 % interval over images alone, since one seed does not say how much seeds differ. It leaves "
-    "out other seeds, and what another search would have chosen."
+    "out other seeds, and what another search would have chosen; and so does all that follows from it: bold, chances, "
+    "and what is told apart. No row gets a ★ for it."
 )
 INTERVAL_OF_SEARCHES = (
     "In brackets: the 95 % interval; of 100 such studies with other searches, other seeds and other images of the same "
     "kind, 95 would give one that holds the true mean over all searches."
 )
-INTERVAL_OF_ONE_SEARCH = (
-    "In brackets: the 95 % interval over images alone, since one search does not say how much searches differ. It "
-    "leaves out other searches and other seeds."
+INTERVAL_OF_SEEDS = (
+    "In brackets: the 95 % interval over seeds alone, since how many images were measured was not recorded. It leaves "
+    "out other images, and what another search would have chosen."
 )
-NO_INTERVAL = "No number has an interval: neither seeds nor images say how uncertain it is."
+NO_INTERVAL = "No number has an interval, but for what is certain: neither seeds nor images say how uncertain it is."
 UNFINISHED = (
     "The launch has not ended: rows, seeds and searches that it has still to run are missing here, and the order may "
     "change."
 )
 BY_ACCURACY = (
-    "These records do not say which images were right: what images leave open is the binomial variance of each "
-    "accuracy, and differences count as if they came from different images, which makes them wider."
+    "{rows} do not say which images were right: what images leave open is the binomial variance of each accuracy where "
+    "images were counted, and differences from other rows count as if they came from different images, which makes "
+    "them wider."
 )
 
 TEST_LEGEND = (
@@ -54,9 +57,11 @@ def interval_legend(board: Leaderboard) -> str:
     spreads = [spread for row in board.rows for name in QUANTITIES if (spread := getattr(row, name)) is not None]
     if spreads and all(spread.low is None for spread in spreads):
         return NO_INTERVAL
-    several = any(spread.n > 1 for spread in spreads)
     if repeated(board):
-        return INTERVAL_OF_SEARCHES if several else INTERVAL_OF_ONE_SEARCH
+        return INTERVAL_OF_SEARCHES
+    several = any(spread.n > 1 for spread in spreads)
+    if all(None in (row.target_images, row.source_images) for row in board.rows if row.standing is not None):
+        return INTERVAL_OF_SEEDS if several else NO_INTERVAL
     return INTERVAL if several else INTERVAL_OF_ONE_SEED
 
 
@@ -67,8 +72,9 @@ def repeated(board: Leaderboard) -> bool:
 
 def basis(board: Leaderboard) -> str:
     """How many seeds and images stand behind the rows, and what chose them."""
-    searches = max(row.searches for row in board.rows)
-    of_each = f"{searches} search{'es' * (searches != 1)} a row, with " if repeated(board) else ""
+    counts = {row.searches for row in board.rows}
+    searches = f"{'up to ' * (len(counts) > 1)}{max(counts)} search{'es' * (max(counts) != 1)}"
+    of_each = f"{searches} a row, with " if repeated(board) else ""
     parts = [f"{of_each}{seed_count(board)} a row: {_seeds(board)}"]
     for field, one, several in (
         ("target_images", "test image", "test images"),
@@ -121,11 +127,14 @@ def caveats(board: Leaderboard) -> list[str]:
     """What makes this board's intervals other than they should be."""
     good = [row for row in board.rows if row.standing is not None]
     said = [] if board.ended else [UNFINISHED]
-    if any(not row.by_image for row in good):
-        said.append(BY_ACCURACY)
+    if without := [row.label for row in good if not row.by_image]:
+        rows = "These records" if len(without) == len(good) else f"The records of {_named(without)}"
+        said.append(BY_ACCURACY.format(rows=rows))
     unknown = [row.label for row in good if row.mean and row.mean.low is None]
-    if any(None in (row.target_images, row.source_images) and row.label not in unknown for row in good):
-        said.append("How many images were measured was not recorded for every row: its intervals are over seeds alone.")
+    uncounted = [row for row in good if None in (row.target_images, row.source_images) and row.label not in unknown]
+    if uncounted and (len(uncounted) < len(good) or repeated(board)):
+        labels = _named([row.label for row in uncounted])
+        said.append(f"How many images were measured was not recorded for {labels}: intervals leave images out there.")
     if unknown:
         said.append(
             "How uncertain these are is not known, since their images were not counted and their seeds do not differ; "
@@ -154,6 +163,8 @@ def _of_few_draws(rows: Sequence[Row], *, several: bool) -> Iterator[str]:
                 f"Of one {what} alone, so that intervals are over images only, and comparisons leave out what another "
                 f"{what} of theirs would give: {', '.join(labels)}."
             )
+    if pairs := [row.label for row in rows if row.mean and row.mean.n == 2]:
+        yield f"Of two seeds or searches, whose intervals hold the truth in some 88 % only: {', '.join(pairs)}."
     single = [row.label for row in rows if not row.repeated and row not in alone]
     if single and any(row.repeated for row in rows):
         yield f"Of a single search, so that intervals leave out what another would have chosen: {', '.join(single)}."
@@ -198,7 +209,7 @@ def _of_the_first_two(board: Leaderboard) -> Iterator[str]:
         return
     would = "would tell them apart" if apart.low <= 0 <= apart.high else "would tell them apart among all pairs"
     if found.seeds is not None:
-        yield f"{said}; about {found.seeds} {draws} a row {would}."
+        yield f"{said}; about {found.seeds} {draws} a row {would} in {POWER:.0%} of studies, if it is as large."
     elif found.of_one_seed:
         yield f"{said}; one {one_of(draws)} does not say how many {would}."
     else:
@@ -209,12 +220,15 @@ def _under_the_limit(board: Leaderboard) -> Iterator[str]:
     limit = f"{board.forgetting_limit:g} points"
     found = board.under_limit
     if found is None:
-        yield f"No row forgets at most {limit}."
+        return
+    if found.best is None:
+        may = f": {_named(found.others)} may, but not by the mean" if found.others else ""
+        yield f"No row forgets at most {limit}{may}."
         return
     alike = [row.label for row in _group(board, CONSTRAINED) if row.label != found.best]
-    told = ", and is told from all others that may" if found.others else ""
-    told = f", and cannot be told from {_named(alike)}" if alike else told
-    yield f"Of rows that forget at most {limit}, {found.best} has the highest target accuracy{told}."
+    told = ", and is told from all others that may forget as little" if found.others else ""
+    told = f", and of those that may forget as little cannot be told from {_named(alike)}" if alike else told
+    yield f"Of rows whose mean forgets at most {limit}, {found.best} has the highest target accuracy{told}."
 
 
 def _of_methods(board: Leaderboard) -> Iterator[str]:

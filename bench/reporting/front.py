@@ -1,9 +1,11 @@
 """The front of methods as a matter of chance: draws of what all rows' accuracies may truly be, and what follows.
 
-A draw moves every row by what its images and its seeds leave open. Rows that answered the same images move together, as
-far as they got the same ones right; their seeds move each on its own, target and source of a row together, with the
-heavier tails of Student's t (a fiducial distribution, as in Behrens and Fisher's problem: Fisher 1935, Annals of
-Eugenics 6:391). Probabilities are shares of the draws, and nothing of them is random: the draws have a fixed seed.
+A draw moves every row by what its images and its seeds leave open, as far as the ends of its intervals lie for a drawn
+quantile (a fiducial distribution, as in Behrens and Fisher's problem: Fisher 1935, Annals of Eugenics 6:391): a normal
+one for the images, Student's t for the seeds. Rows that answered the same images move together, as far as they got the
+same ones right; rows of the same seeds move together as their seeds do, and target and source of a row too. So chances
+are of the same pairs as the differences of rows. Probabilities are shares of the draws, and nothing of them is random:
+the draws have a fixed seed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.reporting.outcomes import Outcome
-from bench.reporting.statistics import LEVEL, Array
+from bench.reporting.statistics import LEVEL, Array, shifts
 
 DRAWS = 10_000
 """A probability is off by one point at most."""
@@ -27,34 +29,42 @@ DOMAINS = ("target", "source")
 
 @dataclass(frozen=True)
 class Region:
-    """An ellipse around a row's accuracies that holds the true ones at 95 %: half its width and height in points, and
-    how target and source are correlated in it.
+    """An ellipse around a row's accuracies that holds the true ones at 95 %: how far it goes to each side, in points,
+    and how target and source are correlated in it.
 
-    With deviations x and y in units of those: x^2 - 2 r x y + y^2 <= 1 - r^2.
+    With deviations x and y in units of those, each of its own side: x^2 - 2 r x y + y^2 <= 1 - r^2.
     """
 
-    target: float
-    source: float
+    target_below: float
+    target_above: float
+    source_below: float
+    source_above: float
     correlation: float
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Accuracies that rows may truly have, as shares: ``target`` and ``source``, ``[draws, rows]``."""
+    """Accuracies that rows may truly have, as shares: ``target`` and ``source``, ``[draws, rows]``; around ``found``,
+    ``[2, rows]``, those that were measured.
+    """
 
     target: Array
     source: Array
+    found: Array
+    seeds: tuple[int, ...] = ()
+    """How many stand behind each row."""
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome], count: int = DRAWS, seed: int = 0) -> Draws:
         """Draws for some rows."""
         rng = np.random.default_rng(seed)
-        target, source = (_by_images(outcomes, domain, count, rng) for domain in DOMAINS)
-        for row, outcome in enumerate(outcomes):
-            shifts = _by_seeds(outcome, count, rng)
-            target[:, row] += shifts[:, 0]
-            source[:, row] += shifts[:, 1]
-        return cls(target.clip(0, 1), source.clip(0, 1))
+        found = np.array([[own.estimate(f"{domain}_accuracy").value for own in outcomes] for domain in DOMAINS])
+        by_images = [_by_images(outcomes, domain, count, rng) for domain in DOMAINS]
+        by_seeds = _by_seeds(outcomes, count, rng)
+        target, source = (
+            (value + images + seeds).clip(0, 1) for value, images, seeds in zip(found, by_images, by_seeds, strict=True)
+        )
+        return cls(target, source, found, tuple(len(own.seeds) for own in outcomes))
 
     def best(self) -> Array:
         """How probably each row has the highest MEAN, ``[rows]``; of equal ones each has its part."""
@@ -74,22 +84,34 @@ class Draws:
 
     def regions(self) -> list[Region]:
         """The region of each row: of the ellipses of its draws' shape the one that holds 95 % of them."""
-        return [_region(self.target[:, row], self.source[:, row]) for row in range(self.target.shape[1])]
+        off = np.stack([self.target, self.source]) - self.found[:, None]
+        return [_region(off[:, :, row], seeds) for row, seeds in enumerate(self.seeds)]
 
 
-def _region(target: Array, source: Array) -> Region:
-    """The shape is told by medians and signs, since Student's t of few seeds has no covariance."""
-    off = np.stack([own - np.median(own) for own in (target, source)])
-    scale = np.quantile(np.abs(off), LEVEL, axis=1)
-    x, y = np.divide(off, scale[:, None], out=np.zeros_like(off), where=scale[:, None] > 0)
-    r = float(np.clip(np.sin(np.pi / 2 * np.mean(np.sign(x) * np.sign(y))), -0.99, 0.99))
+def _region(off: Array, seeds: int) -> Region:
+    """The region of deviations, ``[2, draws]``.
+
+    Signs tell how they are correlated, since Student's t of few seeds has no covariance. Three seeds lie near a line by
+    chance: nothing counts of what they say of it, and all of what many seeds say. An ellipse without a correlation
+    holds the truth as often whether there is none or a full one.
+    """
+    sides = np.array([[_reach(-own[own < 0]), _reach(own[own > 0])] for own in off])
+    scale = np.where(off < 0, sides[:, :1], sides[:, 1:])
+    x, y = np.divide(off, scale, out=np.zeros_like(off), where=scale > 0)
+    known = max(0.0, (seeds - 3) / (seeds - 1)) if seeds > 1 else 1.0
+    r = known * float(np.clip(np.sin(np.pi / 2 * np.mean(np.sign(x) * np.sign(y))), -0.99, 0.99))
     stretch = np.sqrt(np.quantile((x**2 - 2 * r * x * y + y**2) / (1 - r**2), LEVEL))
-    width, height = (100 * float(half) for half in stretch * scale)
-    return Region(width, height, r)
+    (left, right), (below, above) = (100 * stretch * sides).tolist()
+    return Region(left, right, below, above, r)
+
+
+def _reach(off: Array) -> float:
+    """How far most deviations to one side go; 0 if there are none."""
+    return float(np.quantile(off, LEVEL)) if len(off) else 0.0
 
 
 def _by_images(outcomes: Sequence[Outcome], domain: str, count: int, rng: np.random.Generator) -> Array:
-    """Normal draws around the accuracies on a domain, ``[count, rows]``: what its images leave open.
+    """Draws of what its images leave open of the accuracies on a domain, ``[count, rows]``.
 
     Rows are correlated as their images' means are, which what is of single seeds makes a little less than they should.
     """
@@ -104,9 +126,12 @@ def _by_images(outcomes: Sequence[Outcome], domain: str, count: int, rng: np.ran
         unit = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
         correlation[np.ix_(rows, rows)] = unit @ unit.T
     np.fill_diagonal(correlation, 1)  # also of a row whose images' means do not vary
-    deviations = np.sqrt([sum(part.variance for part in estimate.images) for estimate in estimates])
     normal = rng.standard_normal((count, len(outcomes))) @ _root(correlation).T
-    return np.asarray([estimate.value for estimate in estimates] + normal * deviations)
+    moved = [
+        sum((shifts(part.share or 0.0, part.variance, own, part.n) for part in estimate.images), np.zeros(count))
+        for estimate, own in zip(estimates, normal.T, strict=True)
+    ]
+    return np.stack(moved, axis=1)
 
 
 def _root(correlation: Array) -> Array:
@@ -121,14 +146,29 @@ def _root(correlation: Array) -> Array:
     return root
 
 
-def _by_seeds(outcome: Outcome, count: int, rng: np.random.Generator) -> Array:
-    """Draws of what the seeds leave open of both accuracies, ``[count, 2]``; nothing is known of a single seed."""
-    seeds = len(outcome.seeds)
-    if seeds < 2:
-        return np.zeros((count, 2))
-    shares = np.stack([outcome.answers[domain].shares for domain in DOMAINS], axis=1)
-    normal = rng.standard_normal((count, seeds)) @ (shares - shares.mean(axis=0)) / np.sqrt(seeds * (seeds - 1))
-    return np.asarray(normal * np.sqrt((seeds - 1) / rng.chisquare(seeds - 1, (count, 1))))
+def _by_seeds(outcomes: Sequence[Outcome], count: int, rng: np.random.Generator) -> Array:
+    """Draws of what the seeds leave open of both accuracies, ``[2, count, rows]``; nothing is known of a single seed.
+
+    A seed's draw is the same for all rows that have it, and so is how much seeds differ for rows of the same seeds.
+    """
+    moved = np.zeros((2, count, len(outcomes)))
+    every = sorted({seed for outcome in outcomes for seed in outcome.seeds})
+    drawn = dict(zip(every, rng.standard_normal((len(every), count)), strict=True))
+    several = dict.fromkeys(_key(outcome) for outcome in outcomes if len(outcome.seeds) > 1)
+    tails = {key: np.sqrt((len(key) - 1) / rng.chisquare(len(key) - 1, count)) for key in several}
+    for row, outcome in enumerate(outcomes):
+        for place, domain in enumerate(DOMAINS):
+            shares = outcome.answers[domain].shares
+            off = shares - shares.mean()
+            if (length := float(np.linalg.norm(off))) > 0:
+                quantiles = off @ np.stack([drawn[seed] for seed in outcome.seeds]) / length * tails[_key(outcome)]
+                variance = length**2 / (len(off) * (len(off) - 1))
+                moved[place, :, row] = shifts(float(shares.mean()), variance, quantiles)
+    return moved
+
+
+def _key(outcome: Outcome) -> tuple[int, ...]:
+    return tuple(sorted(outcome.seeds))
 
 
 @dataclass(frozen=True)
@@ -146,8 +186,9 @@ class Hypervolume:
 def hypervolumes(outcomes: Sequence[Outcome], methods: Sequence[str], draws: Draws | None) -> tuple[Hypervolume, ...]:
     """Hypervolume of every method's rows, in the order of the methods; 0 and 0 percent are the reference point.
 
-    After Zitzler and Thiele 1999 (IEEE Transactions on Evolutionary Computation 3:257). The interval is the basic one,
-    mirrored at the value: of several rows that are moved by chance the best one lies too high.
+    After Zitzler and Thiele 1999 (IEEE Transactions on Evolutionary Computation 3:257). The interval holds 95 % of the
+    draws, moved by what these lie too high: of several rows that are moved by chance the best one lies too high, in the
+    value once and in the draws around it once more.
     """
     values = [[outcome.estimate(f"{domain}_accuracy").value for outcome in outcomes] for domain in DOMAINS]
     found = []
@@ -155,16 +196,17 @@ def hypervolumes(outcomes: Sequence[Outcome], methods: Sequence[str], draws: Dra
         rows = [row for row, own in enumerate(methods) if own == method]
         value = float(area(*(np.array([own])[:, rows] for own in values))[0])
         low, high = (
-            (None, None) if draws is None else _mirrored(value, area(draws.target[:, rows], draws.source[:, rows]))
+            (None, None) if draws is None else _corrected(value, area(draws.target[:, rows], draws.source[:, rows]))
         )
         found.append(Hypervolume(method, 100 * value, low, high))
     return tuple(found)
 
 
-def _mirrored(value: float, drawn: Array) -> tuple[float, float]:
-    """The basic interval of a share, in percent, ``drawn`` ``[draws]``."""
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return 100 * max(0.0, 2 * value - float(high)), 100 * min(1.0, 2 * value - float(low))
+def _corrected(value: float, drawn: Array) -> tuple[float, float]:
+    """The interval of a share, in percent, ``drawn`` ``[draws]``."""
+    low, middle, high = np.quantile(drawn, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+    bias = 2 * (float(middle) - value)
+    return 100 * max(0.0, float(low) - bias), 100 * min(1.0, float(high) - bias)
 
 
 def area(target: Array, source: Array) -> Array:

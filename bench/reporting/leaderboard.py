@@ -118,6 +118,8 @@ def on_front(line: Line) -> tuple[str, str]:
     probability = line["pareto_probability"]
     if probability is None or probability < MAYBE_ON_FRONT:
         return "", ""
+    if line["mean_n"] < 2:
+        return "☆", f"{probability:.0%}"  # over images alone: no star for that
     if probability >= FRONT:
         return "★", f"{probability:.0%}"
     return "☆", f"{min(probability, FRONT - 0.01):.0%}"  # what falls short of the limit is not rounded up to it

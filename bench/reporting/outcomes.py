@@ -82,8 +82,12 @@ class Answered:
 
 
 def of_searches(records: Sequence[Record]) -> bool:
-    """Whether some records of one row are of a repeated search, so that searches stand where otherwise seeds do."""
-    return all(record.repeat is not None for record in records)
+    """Whether some records of one row are of several searches, so that these stand where otherwise seeds do.
+
+    Of a single search, where others are still to come or have failed, the seeds are what is known.
+    """
+    repeats = {record.repeat for record in records}
+    return len(repeats) > 1 and None not in repeats
 
 
 def by_search(records: Sequence[Record]) -> list[list[int]]:

@@ -18,7 +18,7 @@ X, Y = "target_accuracy", "source_accuracy"
 PALE = 0.4
 """Rows that can be told from the one with the highest MEAN are drawn so."""
 
-LEGEND = "bars: 95 % intervals\npale: told from the highest MEAN"
+LEGEND = "bars: 95 % intervals, each for itself\npale: told from the highest MEAN"
 
 MANY, COLUMNS = 12, 5
 """A legend of more names stands below the rows, in so many columns."""

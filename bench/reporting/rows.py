@@ -56,7 +56,13 @@ CHANCES = ("best_probability", "pareto_probability")
 BEHIND = ("behind", "behind_low", "behind_high", "behind_p")
 """The row's MEAN minus that of the row with the highest: value, interval, and p-value (Holm, over all pairs)."""
 
-REGION = ("region_target", "region_source", "region_correlation")
+REGION = (
+    "region_target_below",
+    "region_target_above",
+    "region_source_below",
+    "region_source_above",
+    "region_correlation",
+)
 """The ellipse that holds both of the row's true accuracies at 95 %, see :class:`bench.reporting.front.Region`."""
 
 
@@ -173,7 +179,7 @@ class Leaderboard:
     separation: Separation | None = None
     """What would tell the first two rows apart; None if there are no two."""
     under_limit: UnderLimit | None = None
-    """The best row that keeps to the limit of forgetting; None if none does."""
+    """The best row that keeps to the limit of forgetting, and those that may; None if no row succeeded."""
     forgetting_limit: float = FORGETTING_LIMIT
     """Points that a row may forget where the highest target accuracy under a constraint is looked for."""
     ended: bool = True
@@ -386,7 +392,7 @@ def _rows(group: Sequence[Record], searched: Mapping[str, int]) -> Iterator[tupl
             source_images=outcome.answers["source"].n if outcome else None,
             seeds=sum("mean" in record.scores_of(variant) for record in good),
             repeated=of_searches(good or group),
-            searches=len({record.search for record in group if record.search is not None}),
+            searches=len({record.search for record in good or group if record.search is not None}),
             search_trials=searched.get(row_key(first), 0) // len(chosen),
             by_image=outcome is not None and outcome.by_image,
             costs=_costs(good),
@@ -504,7 +510,7 @@ def _standing(standing: Standing | None) -> dict[str, Any]:
     return {
         **{name: getattr(standing, name) for name in CHANCES},
         **dict(numbers),
-        **dict(zip(REGION, (None,) * 3 if region is None else astuple(region), strict=True)),
+        **dict(zip(REGION, (None,) * len(REGION) if region is None else astuple(region), strict=True)),
         "groups": " ".join(standing.groups),
     }
 
@@ -530,10 +536,13 @@ def cell(line: Line, quantity: str) -> str:
 
 def with_interval(mean: float, low: float | None, high: float | None) -> str:
     """A number in percent as it is shown; without ends where its interval is not known."""
-    shown = f"{mean:.1f}"
-    if low is None or high is None:
-        return shown
-    return f"{shown} [{', '.join(f'{round(end, 1) + 0.0:.1f}' for end in (low, high))}]"  # no -0.0
+    shown = _one(mean)
+    return shown if low is None or high is None else f"{shown} [{_one(low)}, {_one(high)}]"
+
+
+def _one(value: float) -> str:
+    """With one decimal, and no -0.0."""
+    return f"{round(value, 1) + 0.0:.1f}"
 
 
 def lines(board: Leaderboard) -> list[Line]:

@@ -26,6 +26,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,9 @@ ROUNDING = 1e-12
 
 SMALLEST, BISECTIONS = 1e-12, 50
 """A p-value is found between this and 1, in so many steps."""
+
+POWER = 0.8
+"""Seeds are enough if so many studies with as many tell two rows apart that differ as these do."""
 
 MOST_SEEDS = 1000
 """Nobody trains a row with more seeds."""
@@ -135,27 +139,44 @@ class Images:
 
 
 def _distances(share: float, variance: float, quantile: float, n: int | None = None) -> tuple[float, float]:
-    """How far Wilson's ends lie from a share of such a variance.
+    """How far Wilson's ends lie from a share of such a variance; ``n`` as for :func:`shifts`."""
+    answers = _effective(share, variance, n)
+    if answers is None:
+        return 0.0, 0.0
+    low, high = wilson(share, answers, quantile)
+    return share - low, high - share
+
+
+def shifts(share: float, variance: float, quantiles: Array, n: int | None = None) -> Array:
+    """How far from a share of such a variance Wilson's end lies, for quantiles with a sign, as long as these.
+
+    Of quantiles that are drawn from a normal or t distribution it makes draws whose quantiles are the intervals' ends.
 
     Args:
         n: so many answers were all right, or all wrong, if no variance is seen at the end of the scale; None: that is
             certain.
     """
+    answers = _effective(share, variance, n)
+    return np.zeros(len(quantiles)) if answers is None else np.asarray(_end(share, answers, quantiles) - share)
+
+
+def _effective(share: float, variance: float, n: int | None) -> float | None:
+    """Independent answers that vary as much (Kish 1965); None if it is certain."""
     each = share * (1 - share)
     if each <= 0 and n is not None:
-        effective: float = n
-    elif each <= 0 or variance <= 0:
-        return 0.0, 0.0
-    else:
-        effective = each / variance  # independent answers that vary as much (Kish 1965)
-    low, high = wilson(share, effective, quantile)
-    return share - low, high - share
+        return n
+    return None if each <= 0 or variance <= 0 else each / variance
 
 
 def wilson(share: float, n: float, z: float) -> tuple[float, float]:
     """Wilson's score interval of a share of n answers."""
-    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    return max(0.0, (centre - spread) / (1 + z * z / n)), min(1.0, (centre + spread) / (1 + z * z / n))
+    return max(0.0, float(_end(share, n, -z))), min(1.0, float(_end(share, n, z)))
+
+
+def _end(share: float, n: float, z: Any) -> Any:
+    """The upper end of Wilson's interval for a quantile, or an array of them; the lower one where it is negative."""
+    centre, spread = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return (centre + spread) / (1 + z * z / n)
 
 
 @dataclass(frozen=True)
@@ -198,9 +219,15 @@ class Estimate:
 
     @property
     def _df(self) -> float:
-        """Degrees of freedom of the variance; those of the images are so many that they count as infinite."""
-        lost = sum(part.variance / part.df for part in self.seeds)
-        return self.variance / lost if lost > 0 else math.inf
+        """Degrees of freedom of the variance; those of the images are so many that they count as infinite.
+
+        Seeds of two rows that are not paired have together what Welch (1947) and Satterthwaite give them.
+        """
+        of_seeds = sum(part.variance for part in self.seeds)
+        if of_seeds <= 0:
+            return math.inf
+        df = of_seeds**2 / sum(part.variance**2 / part.df for part in self.seeds)
+        return self.variance * df / of_seeds
 
     def p_value(self, null: float = 0.0) -> float:
         """Of a difference: how probable one so far from ``null`` were if that were the truth, two-sided.
@@ -314,8 +341,8 @@ def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
 
 
 def seeds_needed(difference: Estimate, family: int = 1) -> int | None:
-    """Seeds a row with which a paired difference as large as this one would be told from 0; searches where these stand
-    for seeds.
+    """Seeds a row with which a paired difference as large as this one would be told from 0 in ``POWER`` of studies;
+    searches where these stand for seeds.
 
     None: no number would, since the images are too few; or a single seed does not say how much seeds differ.
 
@@ -327,7 +354,10 @@ def seeds_needed(difference: Estimate, family: int = 1) -> int | None:
 
     def enough(count: int) -> bool:
         planned = replace(difference, seeds=tuple(part.of_so_many(count) for part in difference.seeds))
-        return planned.p_value() * family < 1 - LEVEL
+        least = abs(difference.value) - float(special.ndtri(POWER)) * math.sqrt(planned.variance)
+        return (
+            least > 0 and replace(planned, value=math.copysign(least, difference.value)).p_value() * family < 1 - LEVEL
+        )
 
     counts = range(2, MOST_SEEDS + 1)
     place = bisect.bisect_left(counts, True, key=enough)

@@ -18,6 +18,7 @@ from bench.reporting.comparisons import compare_all
 from bench.reporting.front import Draws, area
 from bench.reporting.outcomes import Answered, Outcome, difference
 from bench.reporting.rows import QUANTITIES, Leaderboard, Row, build, outcomes
+from tests.coverage import SEARCHED, joint
 
 LaunchOf = Callable[..., list[Record]]
 
@@ -127,6 +128,32 @@ def test_equal_rows_share_their_chances(launch_of: LaunchOf) -> None:
     draws = Draws.of([row, row, row])
     assert draws.best().tolist() == pytest.approx([1 / 3] * 3)
     assert draws.on_front().tolist() == [1, 1, 1]
+    several = of(launch_of({"lora": (0.9, 0.8)}))["lora"]
+    assert Draws.of([several] * 3).on_front().tolist() == [1, 1, 1]
+
+
+def test_chances_are_of_the_same_pairs_as_differences() -> None:
+    """Seeds that differ by tens of points, but of two rows together: the one that is behind in each has no chance."""
+    rng = np.random.default_rng(0)
+    hard = rng.random((2, 2000))
+    good = [
+        np.stack([hard[place] < share for share in shares])
+        for place, shares in enumerate(((0.9,) * 3, (0.5, 0.8, 0.9)))
+    ]
+    bad = [np.where(hard[place] < 0.1, False, right) for place, right in enumerate(good)]
+    rows = [
+        Outcome(
+            (0, 1, 2),
+            {
+                name: Answered(right.mean(axis=1), 2000, name, right)
+                for name, right in (("target", target), ("source", source), ("before", hard[[1] * 3] < 0.95))
+            },
+        )
+        for target, source in (good, bad)
+    ]
+    draws = Draws.of(rows)
+    assert draws.on_front().tolist() == pytest.approx([1, 0], abs=0.01)
+    assert draws.best().tolist() == pytest.approx([1, 0], abs=0.01)
 
 
 def test_the_area_below_points() -> None:
@@ -160,14 +187,16 @@ def test_a_board_says_what_it_can_tell_apart(launch_of: LaunchOf) -> None:
     assert f"{best} minus {other}: " in text
     assert "points of MEAN; " in text
     assert "Hypervolume of each method's rows" in text
-    assert "Of rows that forget at most 10 points, " in text
+    assert "Of rows whose mean forgets at most 10 points, " in text
     assert "No row forgets at most 0.5 points." not in text
     assert findings.caveats(board) == []
 
 
 def test_a_board_says_what_its_intervals_leave_out(launch_of: LaunchOf, failed: Callable[..., Record]) -> None:
     records = launch_of(ROWS)
-    assert findings.BY_ACCURACY in said(build([without_answers(record) for record in records]))
+    assert findings.BY_ACCURACY.format(rows="These records") in said(build([without_answers(own) for own in records]))
+    some = said(build([without_answers(record) if record.method == "full" else record for record in records]))
+    assert findings.BY_ACCURACY.format(rows="The records of full") in some
     assert findings.INTERVAL_OF_ONE_SEED in said(build(launch_of(ROWS, seeds=(0,))))
     mixed = [*launch_of({"lora": (0.9, 0.8)}), *launch_of({"full": (0.9, 0.5)}, images="others")]
     assert "Some rows answered different images" in said(build(mixed))
@@ -176,12 +205,28 @@ def test_a_board_says_what_its_intervals_leave_out(launch_of: LaunchOf, failed: 
         "Of one seed alone, so that intervals are over images only, and comparisons leave out what another seed of "
         "theirs would give: lora."
     ) in said(build(lost))
-    assert "forgets at most 0 points" in said(build(launch_of({"full": (0.9, 0.5)}), forgetting_limit=0.0))
+    assert "No row forgets at most 0 points." in said(build(launch_of({"full": (0.9, 0.5)}), forgetting_limit=0.0))
+    assert "Of two seeds or searches, whose intervals hold the truth in some 88 % only: full." in said(
+        build(launch_of({"full": (0.9, 0.5)}, seeds=(0, 1)))
+    )
+
+
+def test_a_limit_that_no_mean_keeps_to_may_be_kept_to(launch_of: LaunchOf, failed: Callable[..., Record]) -> None:
+    records = launch_of({"lora": (0.9, 0.8), "full": (0.95, 0.5)})
+    (forgotten,) = (row.forgetting for row in build(records).rows if row.label == "lora")
+    assert forgotten is not None
+    board = build(records, forgetting_limit=forgotten.mean - 0.1)
+    assert board.under_limit and (board.under_limit.best, board.under_limit.others) == (None, ("lora",))
+    assert f"No row forgets at most {forgotten.mean - 0.1:g} points: lora may, but not by the mean." in said(board)
+    nothing = said(build([failed(record) for record in records]))
+    assert "No row forgets" not in nothing
 
 
 def test_records_that_do_not_say_how_many_images_have_intervals_over_seeds(launch_of: LaunchOf) -> None:
     board = build([uncounted(record) for record in launch_of(ROWS)])
-    assert "was not recorded for every row: its intervals are over seeds alone" in said(board)
+    assert findings.INTERVAL_OF_SEEDS in said(board)
+    mixed = build([uncounted(record) if record.method == "full" else record for record in launch_of(ROWS)])
+    assert "was not recorded for full: intervals leave images out there." in said(mixed)
     row = found(board)["lora"]
     assert row.mean and row.mean.std and row.mean.low is not None
     assert row.mean.mean - row.mean.low == pytest.approx(4.3027 * row.mean.std / 3**0.5, rel=0.1)
@@ -225,7 +270,7 @@ def test_what_is_not_told_apart_for_want_of_counts_is_said(launch_of: LaunchOf) 
     assert "cannot be told from" in text
     assert "told apart" not in text
     assert "points of MEAN; how uncertain that is is not known: the records do not say how many images" in text
-    assert findings.INTERVAL_OF_ONE_SEED in text  # a linear probe's forgetting is certain
+    assert findings.NO_INTERVAL in text  # a linear probe's forgetting is certain
     assert "no chances are given: full, top_k, linear, lora." in text
     assert "★" not in text.replace(leaderboard.LEGEND.format(k=leaderboard.probe(board)), "")
     assert ", None" not in text
@@ -334,12 +379,12 @@ def test_sentences_and_groups_agree_on_the_limit(launch_of: LaunchOf) -> None:
     records = launch_of({"lora": (0.9, 0.8), "full": (0.95, 0.5), "linear": (0.6, None)})
     for limit in {row.forgetting.mean for row in build(records).rows if row.forgetting}:
         board = build(records, forgetting_limit=limit)
-        assert board.under_limit
+        assert board.under_limit and board.under_limit.best
         groups = {row.label: row.standing.groups for row in board.rows if row.standing}
         assert "constrained" in groups[board.under_limit.best]
         assert f"{limit:g} points, {board.under_limit.best} has the highest target accuracy" in said(board)
     alone = build(launch_of({"full": (0.95, 0.5), "linear": (0.6, None)}), forgetting_limit=1.0)
-    assert "Of rows that forget at most 1 points, linear has the highest target accuracy." in said(alone)
+    assert "Of rows whose mean forgets at most 1 points, linear has the highest target accuracy." in said(alone)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
@@ -348,7 +393,7 @@ def test_a_single_row_is_a_board(launch_of: LaunchOf, seeds: tuple[int, ...]) ->
     (row,) = board.rows
     assert row.standing and row.standing.best_probability == row.standing.pareto_probability == 1
     assert board.separation is None
-    assert "★ 100%" in leaderboard.markdown(board)
+    assert f"{'★' if len(seeds) > 1 else '☆'} 100%" in leaderboard.markdown(board)  # no star for images alone
 
 
 def test_a_row_says_what_stands_behind_it(launch_of: LaunchOf, searched: Callable[..., Record]) -> None:
@@ -430,7 +475,7 @@ def test_a_comparison_is_shown_with_what_it_says(folders: Path, capsys: Any, mon
     assert __main__.main(["compare", "a:lora", "full"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "A: a lora B: a full" in told
-    assert "Told apart: target_accuracy; source_accuracy; forgetting; mean (95 %, Holm over 4 comparisons)." in told
+    assert "Told apart: target_accuracy; source_accuracy; forgetting; mean (95 %, Holm over 3 comparisons)." in told
     assert __main__.main(["compare", "a:lora", "top_k", "--quantity", "mean"]) == 0
     assert "Nothing is told apart (95 %, Holm over 1 comparison)." in " ".join(capsys.readouterr().out.split())
     assert __main__.main(["compare", "e:lora", "full"]) == 0
@@ -472,8 +517,10 @@ def test_a_region_holds_the_truth_as_often_as_it_says() -> None:
         root = np.linalg.cholesky(np.array([[1, correlation], [correlation, 1]]))
         off = rng.standard_normal((20_000, 2)) @ root.T
         off /= np.sqrt(rng.chisquare(2, (20_000, 1)) / 2) if heavy else 1
-        region = Draws(0.5 + 0.01 * off[:, :1], 0.5 + 0.001 * off[:, 1:]).regions()[0]
-        x, y = off[:, 0] / region.target, 0.1 * off[:, 1] / region.source
+        found = np.full((2, 1), 0.5)
+        region = Draws(0.5 + 0.01 * off[:, :1], 0.5 + 0.001 * off[:, 1:], found, (1000,)).regions()[0]
+        x = off[:, 0] / np.where(off[:, 0] < 0, region.target_below, region.target_above)
+        y = 0.1 * off[:, 1] / np.where(off[:, 1] < 0, region.source_below, region.source_above)
         r = region.correlation
         assert np.mean(x**2 - 2 * r * x * y + y**2 <= 1 - r**2) == pytest.approx(0.95, abs=0.005)
         assert r == pytest.approx(correlation, abs=0.03)
@@ -481,9 +528,17 @@ def test_a_region_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_a_region_of_what_does_not_vary_is_flat() -> None:
     varying = np.random.default_rng(2).normal(0.5, 0.01, (10_000, 1))
-    region = Draws(varying, np.full((10_000, 1), 0.9)).regions()[0]
-    assert region.source == 0
-    assert region.target == pytest.approx(1.96, abs=0.06)
+    region = Draws(varying, np.full((10_000, 1), 0.9), np.array([[0.5], [0.9]]), (1000,)).regions()[0]
+    assert region.source_below == region.source_above == 0
+    assert (region.target_below, region.target_above) == pytest.approx((1.96, 1.96), abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["p=3, linear", "full, lora"])
+def test_regions_and_hypervolumes_hold_the_truth_of_skewed_rows(name: str) -> None:
+    """Symmetric ones held it in 76 and 71 % of the first."""
+    in_region, in_interval = joint(SEARCHED[name], 3, (300, 500), repeats=200, searches=3)[0]
+    assert in_region > 86
+    assert in_interval > 86
 
 
 def of_right(right: dict[str, np.ndarray], n: int = 300, *, images: str | None = "x") -> Outcome:
@@ -506,7 +561,9 @@ def test_two_rows_that_got_all_images_right_may_differ_on_others(right: bool, im
         assert -0.05 < low <= 0 <= high < 0.05
     assert row.estimate("forgetting").interval() == (0.0, 0.0)
     assert Draws.of([row]).target.std() > 0
-    assert Draws.of([row]).regions()[0].target > 0
+    region = Draws.of([row]).regions()[0]
+    assert (region.target_below > 0) is right
+    assert (region.target_above > 0) is not right
 
 
 def test_differences_end_at_100_points_either_way() -> None:

@@ -224,7 +224,7 @@ def test_answers_name_the_row_for_each_wish_and_how_certain_it_is(launch_of: Cal
     target, limit, mean, source = answers(build(launch_of(ROWS)))
     assert [answer.wish for answer in (target, limit, mean, source)] == WISHES
     assert [answer.row for answer in (target, limit, mean, source)] == ["full", "lora", "lora", "linear"]
-    assert [answer.certain for answer in (target, limit, mean, source)] == [True, True, False, True]
+    assert [answer.certain for answer in (target, limit, mean, source)] == [True, False, False, True]
     assert re.fullmatch(
         r"For the target alone take full: 93\.8 \[.*\] % there, 34\.2 \[.*\] points forgotten; it is told from every "
         r"other row \(95 %\)\.",
@@ -234,6 +234,10 @@ def test_answers_name_the_row_for_each_wish_and_how_certain_it_is(launch_of: Cal
     assert "it cannot be told from linear (95 %)" in mean.text
     (*_, strict) = [answer for answer in answers(build(launch_of(ROWS), forgetting_limit=20)) if answer.row == "lora"]
     assert "may forget more" not in strict.text
+    assert answers(build(launch_of(ROWS), forgetting_limit=20))[1].certain
+    alone = answers(build(launch_of(ROWS, seeds=(0,))))[-1]
+    assert alone.text.endswith("it is told from every other row (95 %; over images alone, other seeds are left out).")
+    assert not alone.certain
 
 
 def test_of_equal_rows_no_dominated_one_is_recommended(launch_of: Callable[..., list[Record]]) -> None:

@@ -77,6 +77,7 @@ function withInterval(row, name) {
 function front(row) {
   const chance = row.pareto_probability;
   if (!known(chance) || chance < MAYBE) return "";
+  if (row.mean_n < 2) return `☆ ${share(chance)}`; // over images alone: no star for that
   if (chance >= FRONT) return `★ ${share(chance)}`;
   return `☆ ${share(Math.min(chance, FRONT - 0.01))}`; // what falls short of the limit is not rounded up to it
 }

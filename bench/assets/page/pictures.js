@@ -1,13 +1,14 @@
 // The trade-off, costs, and curves.
 
 function region(row, frame_) {
-  if (state.regions !== "on" || !known(row.region_target)) return null;
+  if (state.regions !== "on" || !known(row.region_target_below)) return null;
   const r = row.region_correlation,
     steps = [...Array(48).keys()].map((step) => (step * Math.PI) / 24);
   const [x0, y0] = [frame_.px(row.target_accuracy_mean), frame_.py(row.source_accuracy_mean)];
+  const reach = (name, off) => off * row[`region_${name}_${off < 0 ? "below" : "above"}`];
   const at = (angle) => [
-    row.target_accuracy_mean + row.region_target * Math.cos(angle),
-    row.source_accuracy_mean + row.region_source * (r * Math.cos(angle) + Math.sqrt(1 - r * r) * Math.sin(angle)),
+    row.target_accuracy_mean + reach("target", Math.cos(angle)),
+    row.source_accuracy_mean + reach("source", r * Math.cos(angle) + Math.sqrt(1 - r * r) * Math.sin(angle)),
   ];
   const path = steps
     .map(at)
@@ -128,7 +129,7 @@ function renderTrade(rows) {
   );
   rove(f.svg);
   $("trade-note").textContent =
-    `Bars: 95 % intervals. Regions hold both true accuracies at 95 %. Dashed: Pareto front of the means; ★ on the front at 95 % or more, ☆ with its probability.`;
+    `Bars: 95 % intervals, each for itself. Regions hold both true accuracies at 95 %. Dashed: Pareto front of the means; ★ on the front at 95 % or more, ☆ with its probability.`;
 }
 
 function pictureLabel(row, brief = false) {
