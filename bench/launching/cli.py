@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
+
+from bench.launching import signals
 
 if TYPE_CHECKING:
     from bench.launching.launch import Launch
@@ -46,10 +49,14 @@ interrupted; the records of finished trials are kept: the same command (without 
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that knows what an unknown option was meant to be."""
+    """An argument parser that knows what an unknown option was meant to be, and refuses by an event where asked to."""
+
+    events = False
+    """Whether a refusal is an event as well."""
 
     def parse_strictly(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Parse; an unknown option ends the program with exit code 2 and the nearest known one."""
+        self.events = "--json" in (sys.argv[1:] if arguments is None else arguments)
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
             word = unknown[0].split("=")[0]
@@ -62,6 +69,10 @@ class Parser(argparse.ArgumentParser):
         from bench.spec import printable
         from bench.spec.text import LONGEST_MESSAGE
 
+        if self.events:
+            from bench.reporting.events import Ended
+
+            _emit(Ended(status="refused", exit_code=2, text=message))
         print(f"error: {printable(message)[:LONGEST_MESSAGE]}", file=sys.stderr)
         raise SystemExit(2)
 
@@ -120,16 +131,14 @@ def main(argv: Sequence[str] | None = None, *, run: str = IN_A_CLONE) -> int:
     args = parser.parse_strictly(argv)
     from bench.launching import listing, preflight
     from bench.launching.request import Request
-    from bench.reporting.events import Ended
     from bench.spec import SpecError, sentence
 
     if args.list:
         screen.show(listing.listing())
         return 0
-    events = bool(args.json)
     try:
         request = Request.parsed(args)
-        events = request.options.json_lines
+        parser.events = request.options.json_lines
         with contextlib.redirect_stdout(sys.stderr):  # what libraries say of a download is no answer
             launch = preflight.prepare(request)
         if args.dry_run:
@@ -144,10 +153,20 @@ def main(argv: Sequence[str] | None = None, *, run: str = IN_A_CLONE) -> int:
         return study.run(launch)
     except BrokenPipeError:
         raise
+    except KeyboardInterrupt as error:
+        if parser.events and signals.TOLD not in getattr(error, "__notes__", []):
+            _interrupted()
+        raise
     except (SpecError, OSError) as error:
-        if events:
-            _emit(Ended(status="refused", exit_code=2, text=sentence(error)))
         parser.error(sentence(error))
+
+
+def _interrupted() -> None:
+    """A launch that has started nothing yet is ended by a signal."""
+    from bench.reporting.events import Ended
+
+    code = 128 + (signals.received() or signal.SIGINT)
+    _emit(Ended(status="interrupted", exit_code=code, text="interrupted before anything was started"))
 
 
 def _rehearse(launch: Launch) -> int:

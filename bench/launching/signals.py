@@ -14,6 +14,9 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS = 25.0
 """Tidying up may take so long; then the process ends as it stands. Ray's processes are ended in any case."""
 
+TOLD = "the launch has said how it ended"
+"""A note of the KeyboardInterrupt that a launch has told of."""
+
 _received: list[int] = []
 """The first signal, once there was one: it ends the process, and all others are ignored."""
 

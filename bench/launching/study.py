@@ -25,7 +25,7 @@ from bench.launching.preflight import make_ready
 from bench.launching.project import CLONE
 from bench.launching.screen import second_stdout
 from bench.launching.selection import at_edges, choose, names, remark_on
-from bench.launching.signals import heard, received
+from bench.launching.signals import TOLD, heard, received
 from bench.records import Record, commit
 from bench.reporting import leaderboard
 from bench.reporting.events import Ended, PhaseBegan
@@ -61,9 +61,10 @@ def run(launch: Launch) -> int:
                 out.say(remark)
             try:
                 ended = _ended(launch, out, screen.fileno())
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
                 code = 128 + (received() or signal.SIGINT)
                 out.ended(Ended(status="interrupted", exit_code=code, text=again(launch)))
+                interrupt.add_note(TOLD)
                 raise
             finally:
                 stop_ray()

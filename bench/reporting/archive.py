@@ -41,6 +41,7 @@ from bench.reporting.archive_checks import (
     page_of,
     redrawn,
     rendered,
+    strangers,
 )
 from bench.spec import SpecError, shown
 from bench.spec.text import check_name, read_text
@@ -62,6 +63,7 @@ OTHER_CODE = (
 """What is said of an archive in which something differs, and that other code has packed."""
 
 REDRAWN = "{name} was not what the records give here, and has been made again from them"
+REMOVED = "{name} is nothing that the records give here, and has been removed"
 
 MOST_TEXT = 32 * MOST
 """Bytes that all but the trained tensors may have together."""
@@ -363,17 +365,18 @@ def _checked(folder: LaunchFolder, made: Path) -> tuple[list[str], list[str]]:
             check_tensors(folder.checkpoint(record.trial), record)
     now = rendered(folder, records, made)
     names = differing(folder, now)
-    again = list(redrawn(folder, now, names))
+    again = dict(redrawn(folder, now, names))
     environment = json.loads((folder.path / ENVIRONMENT).read_text(encoding="utf-8"))
     here = _environment(folder, records)
     own = {name: value for name, value in here.items() if name != "packed"}
     faults = [fault(folder.path / name) for name in names if name not in again]
+    faults += strangers(folder, records)
     faults += [fault(folder.path / PER_IMAGE)] if _text_of(folder.path / PER_IMAGE) != per_image(records) else []
     faults += [fault(folder.path / ENVIRONMENT)] if {name: environment.get(name) for name in own} != own else []
     said = [UNFINISHED] if folder.ended is False else []
     if faults and environment.get("packed", {}) != here["packed"]:
         said.append(OTHER_CODE.format(then=_code(environment.get("packed", {})), now=_code(here["packed"])))
-    return [*said, *(REDRAWN.format(name=name) for name in again)], faults
+    return [*said, *((REDRAWN if made else REMOVED).format(name=name) for name, made in again.items())], faults
 
 
 def _code(packed: Mapping[str, Any]) -> str:
@@ -472,8 +475,10 @@ def _check_format(folder: Path, file: Path) -> None:
     """Refuse an archive of a later version of this package."""
     try:
         environment = json.loads(read_text(folder / ENVIRONMENT, most=MOST))
-        version = environment["format"]
-    except (ValueError, KeyError, TypeError) as error:
+        version, packed = environment["format"], environment.get("packed", {})
+        if not isinstance(packed, dict):
+            raise ValueError(f"packed is {shown(packed)} and no mapping")
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not an archive: {ENVIRONMENT} does not say its format ({error})") from None
     if version != FORMAT:
         raise ValueError(f"{file} has the format {shown(version)}, and this version reads {FORMAT}: use a newer one")

@@ -96,6 +96,13 @@ def not_kept(folder: LaunchFolder, records: Sequence[Record]) -> list[str]:
     return [one.trial for one in records if _keeps(one) and not folder.checkpoint(one.trial).is_file()]
 
 
+def strangers(folder: LaunchFolder, records: Sequence[Record]) -> list[str]:
+    """What is wrong with files of trained tensors that are of no trial of a launch."""
+    known = {folder.checkpoint(record.trial) for record in records if _keeps(record)}
+    found = sorted(folder.checkpoints.iterdir()) if folder.checkpoints.is_dir() else []
+    return [f"{path} is of no trial that was confirmed" for path in found if path not in known]
+
+
 def check_tensors(path: Path, record: Record) -> None:
     """Refuse a file of trained tensors that is cut, or of another size than its record says.
 
@@ -148,8 +155,10 @@ def check_constraints(path: Path) -> None:
             raise ValueError(f"{path} holds the line {shown(line)}, which names no version")
 
 
-def redrawn(folder: LaunchFolder, made: LaunchFolder, names: Sequence[str]) -> Iterator[str]:
-    """Put what the records give in place of the page and the pictures that are something else; says of which."""
+def redrawn(folder: LaunchFolder, made: LaunchFolder, names: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Put what the records give in place of the page and the pictures that are something else; says of which, and
+    whether they give any.
+    """
     for path in (folder.page, folder.picture, folder.curves):
         own = made.path / path.name
         if path.name in names:
@@ -157,4 +166,4 @@ def redrawn(folder: LaunchFolder, made: LaunchFolder, names: Sequence[str]) -> I
                 shutil.copyfile(own, path)
             else:
                 path.unlink()
-            yield path.name
+            yield path.name, own.is_file()

@@ -22,7 +22,7 @@ from bench.reporting.outcomes import (
     same_images,
 )
 from bench.reporting.rows import QUANTITIES, TEST_SELECTED, with_interval
-from bench.reporting.screen import plain
+from bench.reporting.screen import plain, print_table
 from bench.reporting.statistics import POWER, ROUNDING, Estimate, holm, seeds_needed
 from bench.spec import unknown
 
@@ -226,7 +226,7 @@ def _check(one: Side, other: Side, first: Outcome, second: Outcome, quantity: st
 
 def show(found: Comparison, console: Console) -> None:
     """Print the table of a comparison, and what it says in sentences."""
-    console.print(table(found))
+    print_table(table(found), console)
     for said in sentences(found):
         console.print(plain(said))
 

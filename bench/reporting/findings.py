@@ -119,6 +119,8 @@ def probe(board: Leaderboard) -> str:
 
 def findings(board: Leaderboard) -> list[str]:
     """What the study can and cannot tell apart, and what its rows were given, a sentence each."""
+    if all(row.standing is None for row in board.rows):
+        return ["No row has succeeded, so nothing can be compared."]
     said = [*_of_mean(board), *_of_the_first_two(board), *_under_the_limit(board), *_of_methods(board)]
     return [*said, *_of_budgets(board)]
 

@@ -42,7 +42,7 @@ from bench.reporting.rows import (
     tidy,
     wide,
 )
-from bench.reporting.screen import plain, say
+from bench.reporting.screen import plain, print_table
 from bench.spec import readable
 
 if TYPE_CHECKING:
@@ -193,12 +193,12 @@ def show(board: Leaderboard, console: Console) -> None:
 
     Where a table is wider than the screen, each of its rows becomes a paragraph.
     """
-    _print(table(board), console)
+    print_table(table(board), console)
     for said in (*findings(board), interval_legend(board), *caveats(board)):
         console.print(plain(said))
     others = published.table(board)
     if others is not None:
-        _print(others, console)
+        print_table(others, console)
 
 
 def show_answers(board: Leaderboard, console: Console) -> None:
@@ -206,37 +206,6 @@ def show_answers(board: Leaderboard, console: Console) -> None:
     console.print("Which row to take:")
     for answer in answers(board):
         console.print(plain(f"* {answer.text}"))
-
-
-def _print(shown: Table, console: Console) -> None:
-    if _width(shown, console) <= console.width:
-        console.print(shown)
-        return
-    say(console, *filter(None, [shown.title]))  # type: ignore[arg-type]
-    names = [str(column.header) for column in shown.columns[1:]]
-    for first, *cells in zip(*(column.cells for column in shown.columns), strict=True):
-        say(console, _one_line(first))
-        for name, value in zip(names, cells, strict=True):
-            if (text := _one_line(value)).plain:
-                say(console, f"  {name:<{max(map(len, names))}} ", text)
-    say(console, *filter(None, [shown.caption]))  # type: ignore[arg-type]
-
-
-def _width(shown: Table, console: Console) -> int:
-    """Columns of the screen that a table needs, so that nothing of it is cut."""
-    needed = len(shown.columns) - 1
-    for column in shown.columns:
-        sizes = [console.measure(cell) for cell in (column.header, *column.cells)]
-        needed += max(size.maximum if column.no_wrap else size.minimum for size in sizes)
-    return needed
-
-
-def _one_line(cell: Any) -> Text:
-    """A cell's lines beside each other."""
-    from rich.text import Text
-
-    text = cell if isinstance(cell, Text) else plain(str(cell))
-    return Text(" ").join(line for line in text.split("\n") if line.plain)
 
 
 def table(board: Leaderboard) -> Table:

@@ -158,6 +158,7 @@ def launch_parameters(benchmark: Mapping[str, Any], studies: Mapping[str, Mappin
         "objective": [_text(study["objective"]) for study in every if "objective" in study],
         "search_trials": [study["trials"] for study in every if "trials" in study],
         "seeds": [readable(study["seeds"]) for study in every if "seeds" in study],
+        "searches": [repeats for study in every if (repeats := study.get("repeats", 1)) != 1],
     }
     shown = {name: ", ".join(dict.fromkeys(map(str, values))) for name, values in told.items()}
     return {name: str(value) for name, value in {**parts, **shown}.items() if value}

@@ -6,7 +6,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -15,6 +15,7 @@ from bench.spec import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 WORD = re.compile(r"\S+")
@@ -67,6 +68,36 @@ def _broken(line: Text, width: int) -> Iterator[Text]:
         for piece in part.divide(breaks):
             piece.rstrip()
             yield piece
+
+
+def print_table(shown: Table, console: Console) -> None:
+    """Print a table; where the screen is too narrow for it, a block for each of its lines."""
+    if _width(shown, console) <= console.width:
+        console.print(shown)
+        return
+    say(console, *filter(None, [shown.title]))  # type: ignore[arg-type]
+    names = [str(column.header) for column in shown.columns[1:]]
+    for first, *cells in zip(*(column.cells for column in shown.columns), strict=True):
+        say(console, _one_line(first))
+        for name, value in zip(names, cells, strict=True):
+            if (text := _one_line(value)).plain:
+                say(console, f"  {name:<{max(map(len, names))}} ", text)
+    say(console, *filter(None, [shown.caption]))  # type: ignore[arg-type]
+
+
+def _width(shown: Table, console: Console) -> int:
+    """Columns of the screen that a table needs, so that nothing of it is cut."""
+    needed = len(shown.columns) - 1
+    for column in shown.columns:
+        sizes = [console.measure(cell) for cell in (column.header, *column.cells)]
+        needed += max(size.maximum if column.no_wrap else size.minimum for size in sizes)
+    return needed
+
+
+def _one_line(cell: Any) -> Text:
+    """A cell's lines beside each other."""
+    text = cell if isinstance(cell, Text) else plain(str(cell))
+    return Text(" ").join(line for line in text.split("\n") if line.plain)
 
 
 def wrapped(text: str, width: int) -> str:

@@ -65,5 +65,5 @@ class LaunchOptions(Frozen):
     @model_validator(mode="after")
     def _one_output(self) -> Self:
         if self.quiet and self.json_lines:
-            raise ValueError("quiet and json_lines contradict each other: give one of them")
+            raise ValueError("--quiet and --json contradict each other: give one of them")
         return self

@@ -357,6 +357,16 @@ def test_what_a_browser_would_open_is_made_of_the_records(name: str, packed: Pat
     assert (back.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     alone = archive.unpack(forged(packed, tmp_path / "d.tar.gz", {"curves.png": b"<svg>"}), tmp_path / "d")
     assert not (alone.folder / "curves.png").exists()
+    assert alone.said == ("curves.png is nothing that the records give here, and has been removed",)
+
+
+def test_tensors_of_no_confirmed_trial_are_named(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = forged(packed, tmp_path / "a.tar.gz", {"checkpoints/x.safetensors": b"x"})
+    assert __main__.main(["unpack", str(file), "--out", str(tmp_path / "b")]) == 1
+    place = tmp_path / "b" / "checkpoints" / "x.safetensors"
+    assert capsys.readouterr().err == f"error: {place} is of no trial that was confirmed\n"
 
 
 @pytest.mark.parametrize(
@@ -489,7 +499,9 @@ def test_every_cut_and_every_flipped_byte_is_noticed(folder: LaunchFolder, tmp_p
             assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[", b'{"format": 2}', b'{"format": "\\u001b"}'])
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[", b"[]", b'{"format": 2}', b'{"format": "\\u001b"}', b'{"format": 1, "packed": "x"}']
+)
 def test_an_archive_of_another_format_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format"):
         archive.unpack(crafted(tmp_path / "a.tar.gz", {"environment.json": content}), tmp_path / "b")

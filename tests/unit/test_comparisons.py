@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -219,6 +220,7 @@ def test_a_limit_that_no_mean_keeps_to_may_be_kept_to(launch_of: LaunchOf, faile
     assert board.under_limit and (board.under_limit.best, board.under_limit.others) == (None, ("lora",))
     assert f"No row forgets at most {forgotten.mean - 0.1:g} points: lora may, but not by the mean." in said(board)
     nothing = said(build([failed(record) for record in records]))
+    assert "No row has succeeded, so nothing can be compared." in nothing
     assert "No row forgets" not in nothing
 
 
@@ -480,6 +482,30 @@ def test_a_comparison_is_shown_with_what_it_says(folders: Path, capsys: Any, mon
     assert "Nothing is told apart (95 %, Holm over 1 comparison)." in " ".join(capsys.readouterr().out.split())
     assert __main__.main(["compare", "e:lora", "full"]) == 0
     assert "do not say which images were right" in " ".join(capsys.readouterr().out.split())
+    assert __main__.main(["compare", "a:lora ", " full", "--quantity", "MEAN", "--quantity", "Target"]) == 0
+    wide = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "30")
+    assert __main__.main(["compare", "a:lora", "full", "--quantity", "mean", "--quantity", "target"]) == 0
+    narrow = capsys.readouterr().out
+    assert "…" not in narrow
+    for number in re.findall(r"\S+ \[\S+ \S+\]", wide):
+        assert number in narrow
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a:", "lora"], "say which row of a, or leave the colon out"),
+        (["a", "a/records"], "have no rows to compare"),
+        (["a", "a/"], "have no rows to compare"),
+        (["a:lora", "a/records:lora"], "name two rows"),
+        (["a:lora", "full", "--quantity", "top1"], "known: forgetting, mean, source, target"),
+    ],
+    ids=["empty row", "records", "slash", "same row", "quantity"],
+)
+def test_of_two_rows_that_are_no_two_rows_it_is_said(folders: Path, capsys: Any, words: list[str], said: str) -> None:
+    assert __main__.main(["compare", *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_rows_without_counts_are_compared_without_intervals(

@@ -11,7 +11,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -356,7 +356,7 @@ def test_a_plan_is_an_event_and_a_refusal_too(capsys: pytest.CaptureFixture[str]
 
 
 def test_quiet_and_json_contradict_each_other() -> None:
-    with pytest.raises(SpecError, match="quiet and json_lines contradict each other: give one of them"):
+    with pytest.raises(SpecError, match="--quiet and --json contradict each other: give one of them"):
         Request.parsed(launch.arguments().parse_strictly(["--study", "linear", "--quiet", "--json"]))
 
 
@@ -409,6 +409,33 @@ def test_every_end_has_a_sentence_and_an_event(
     runs(error, tmp_path, "--quiet")
     shown = capfd.readouterr().out
     assert shown == ("" if status == "interrupted" else f"error: {ended.text}\n")  # a signal's is said on stderr
+
+
+@pytest.mark.parametrize("words", [["--foo"], ["--trials", "x"], ["--study", "nope"], ["--quiet"]], ids="-".join)
+def test_what_is_refused_is_an_event(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        launch.main([*words, "--json"])
+    said = capsys.readouterr()
+    ended = events.Ended.model_validate_json(said.out)
+    assert (ended.status, ended.exit_code) == ("refused", 2)
+    assert said.err == f"error: {ended.text}\n"
+
+
+def test_a_signal_before_anything_is_started_is_an_event(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preflight, "prepare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch.main(["--dry-run", "--json"])
+    ended = events.Ended.model_validate_json(capsys.readouterr().out)
+    assert (ended.status, ended.exit_code, ended.text) == (
+        "interrupted",
+        130,
+        "interrupted before anything was started",
+    )
 
 
 def test_what_libraries_print_is_no_event(
