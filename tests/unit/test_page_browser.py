@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from bench.folder import LaunchFolder
 from bench.records import Record
 from bench.reporting import page
 from bench.reporting.evidence import gather
-from bench.reporting.rows import QUANTITIES, Line, build, cell, lines
+from bench.reporting.rows import QUANTITIES, Line, build, cell, lines, with_interval
+from bench.spec import readable
 from tests import browser
 from tests.browser import Browser
 from tests.unit.test_evidence import confirmed, head, kept, way
@@ -104,6 +106,33 @@ def test_the_table_says_what_the_tidy_rows_say(quiet: Browser, paper: str, board
     assert bold == sum(name in line["groups"].split() for line in board_lines for name in QUANTITIES)
 
 
+def test_numbers_and_values_are_written_as_python_writes_them(quiet: Browser, paper: str) -> None:
+    """Ties too, and what is none in binary."""
+    rng = random.Random(0)
+    values = [100 * k / n for n in (8, 400, 3) for k in range(0, 100)] + [
+        -0.04,
+        -0.05,
+        -0.25,
+        0.05,
+        1e-9,
+        2.5,
+        1e15 + 0.5,
+    ]
+    values += [rng.uniform(-100, 100) for _ in range(200)]
+    made = quiet.run(f"{json.dumps(values)}.map(value => [one(value), fixed(value, 3), count(Math.abs(value))])")
+    assert made == [
+        [with_interval(v, None, None), f"{v + 0.0:.3f}".replace("-0.000", "0.000"), f"{abs(v):,.0f}"] for v in values
+    ]
+    chances = [k / 400 for k in range(401)]
+    assert quiet.run(f"{json.dumps(chances)}.map(share)") == [f"{chance:.0%}".replace("%", " %") for chance in chances]
+    numbers = [value / 1000 for value in values if not (value / 1000).is_integer()] + [1e-5, 2.125, 1234.5, 0.00012345]
+    others = [4096, 12345, "a|b_c\\d", 'say "x"', True, None, [0.125, 0.0625, "x"]]
+    assert quiet.run(f"{json.dumps(numbers + others)}.map(short)") == [readable(v, 3) for v in (*numbers, *others)]
+    named = ["wise alpha=0.25", "wise alpha=0.5", "wise alpha=-1", "wise alpha=1e-05", "b 16", "b 4", "b"]
+    by_size = ["b", "b 4", "b 16", "wise alpha=-1", "wise alpha=1e-05", "wise alpha=0.25", "wise alpha=0.5"]
+    assert quiet.run(f"{json.dumps(named)}.sort(natural)") == by_size
+
+
 def test_a_column_sorts_both_ways_and_the_address_remembers(quiet: Browser, paper: str) -> None:
     quiet.click("#sort-target_accuracy")
     falling = [first_number(cells[TARGET]) for cells in table(quiet)]
@@ -141,6 +170,16 @@ def test_words_filter_rows_in_table_and_pictures(quiet: Browser, paper: str) -> 
     quiet.type("nothing of the kind")
     assert names(quiet) == []
     assert "No row to draw" in quiet.run("document.getElementById('trade').innerText")
+
+
+def test_a_value_in_the_filter_is_the_whole_value(quiet: Browser, paper: str) -> None:
+    def found(words: str) -> list[str]:
+        quiet.run(f"setState({{q: {words!r}, sort: 'label'}})")
+        return names(quiet)
+
+    assert found("lora rank=1") == []
+    assert found("rank=8,lora") == found("rank=8, LORA") == ["lora rank=8"]
+    assert found("rank=") == found("lora") == ["lora rank=4", "lora rank=8", "lora rank=16"]
 
 
 def test_a_method_is_switched_off_and_on_by_keyboard(quiet: Browser, paper: str) -> None:

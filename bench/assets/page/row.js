@@ -44,7 +44,7 @@ function facts(row) {
     ? null
     : row.behind === 0 && row.behind_p === 1
       ? "this one has the highest MEAN"
-      : `${one(row.behind)}${known(row.behind_low) ? ` [${one(row.behind_low)}, ${one(row.behind_high)}]` : ""} points, p = ${row.behind_p.toFixed(3)}`;
+      : `${one(row.behind)}${known(row.behind_low) ? ` [${one(row.behind_low)}, ${one(row.behind_high)}]` : ""} points, p = ${fixed(row.behind_p, 3)}`;
   const said = [
     ...Object.entries(QUANTITIES).map(([name, word]) => [word, withInterval(row, name)]),
     ["Behind the best", behind],
