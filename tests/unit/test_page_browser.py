@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import random
@@ -131,6 +132,20 @@ def test_numbers_and_values_are_written_as_python_writes_them(quiet: Browser, pa
     named = ["wise alpha=0.25", "wise alpha=0.5", "wise alpha=-1", "wise alpha=1e-05", "b 16", "b 4", "b"]
     by_size = ["b", "b 4", "b 16", "wise alpha=-1", "wise alpha=1e-05", "wise alpha=0.25", "wise alpha=0.5"]
     assert quiet.run(f"{json.dumps(named)}.sort(natural)") == by_size
+
+
+def test_the_skip_link_moves_the_focus_and_nothing_else(quiet: Browser, show: Show, paper_records: MakeAll) -> None:
+    show(paper_records(), state="#theme=dark&limit=2&sort=forgetting")
+    quiet.press("Tab")
+    assert quiet.run("document.activeElement.className") == "skip"
+    quiet.press("Enter")
+    assert quiet.run("document.activeElement.id") == "main"
+    assert quiet.run("[location.hash, document.documentElement.dataset.theme, state.limit, state.sort]") == [
+        "#theme=dark&limit=2&sort=forgetting",
+        "dark",
+        "2",
+        "forgetting",
+    ]
 
 
 def test_a_column_sorts_both_ways_and_the_address_remembers(quiet: Browser, paper: str) -> None:
@@ -333,6 +348,39 @@ def test_a_row_shows_its_search_classes_curves_and_records(
     linked = "[...document.querySelectorAll('#row-body tr')].filter(e => e.querySelector('a[href*=seed]'))"
     assert quiet.run(f"{linked}.map(e => e.lastElementChild.innerText)") == ["1 kB", "1 kB"]
     assert "./records/full-search-02.json" in links
+
+
+FRAME = """
+addEventListener('load', async () => {
+  const dialog = document.getElementById('copied'), body = document.getElementById('row-body').innerText;
+  document.querySelector('[data-copy=csv]').click();
+  while (!dialog.open) await new Promise(done => setTimeout(done, 20));
+  document.getElementById('close').click();
+  parent.postMessage([dialog.open, [...document.querySelectorAll('main a')].map(e => e.href), body], '*');
+});
+"""
+"""Beside the page's own script: what it tells its parent."""
+
+
+def test_in_the_frame_of_another_page_nothing_leads_nowhere(
+    quiet: Browser, tmp_path: Path, whole: list[Record]
+) -> None:
+    """As MLflow shows it: its frame forbids forms, has no address, and none of the launch's files beside it."""
+    board = build(whole)
+    text = page.render([page.launch(board, gather(board, whole))])
+    text = text.replace("script-src ", f"script-src '{page._digest(FRAME)}' ", 1)
+    text = text.replace("</body>", f"<script>{FRAME}</script></body>")
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        "<script>addEventListener('message', event => { window.told = event.data; })</script>"
+        f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(text)}"></iframe>',
+        encoding="utf-8",
+    )
+    quiet.open(outer.as_uri())
+    quiet.until("window.told")
+    is_open, links, body = quiet.run("told")
+    assert (is_open, links) == (False, [])
+    assert "full-confirm-seed0" in body  # which record to look for
 
 
 def test_a_list_of_many_classes_is_shown_whole_if_wanted_and_the_address_remembers(

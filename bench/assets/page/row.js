@@ -93,7 +93,7 @@ function facts(row) {
 
 const path = (text) => `./${encodeURI(text).replaceAll("#", "%23").replaceAll("?", "%3F")}`;
 const link = (launch, folder, trial, suffix, text) =>
-  h("a", { href: path(`${launch.link}${folder}/${trial}${suffix}`) }, text);
+  FRAMED ? text : h("a", { href: path(`${launch.link}${folder}/${trial}${suffix}`) }, text);
 
 function seeds(row) {
   const words = ["Seed", "Target", "Source", "Forgotten", "MEAN", "Time", "Memory", "Record", "Checkpoint"];
@@ -104,7 +104,7 @@ function seeds(row) {
     ...Object.keys(QUANTITIES).map((name) => (seed.status === "ok" ? number(seed[name]) : "failed")),
     number(seed.train_seconds, seconds),
     number(seed.peak_memory, bytes),
-    link(launch, "records", seed.trial, ".json", "record"),
+    link(launch, "records", seed.trial, ".json", FRAMED ? seed.trial : "record"),
     seed.kept
       ? link(
           launch,
