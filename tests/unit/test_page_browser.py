@@ -350,6 +350,30 @@ def test_a_row_shows_its_search_classes_curves_and_records(
     assert "./records/full-search-02.json" in links
 
 
+def test_what_was_searched_is_drawn_with_one_trial_and_where_a_trial_lacks_it(
+    quiet: Browser, show: Show, record: Make, searched: Make, tmp_path: Path
+) -> None:
+    ends = {"lr": {"low": 0.001, "high": 1.0, "log": True}, "decay": {"low": 0.0, "high": 0.5}}
+    asked = {"asked": {"study": {"a": {"method": "full", "search": ends}}}}
+    LaunchFolder(tmp_path).manifest.write_text(json.dumps(asked))
+    first, second = {"lr": 0.1, "decay": 0.25}, {"lr": 0.02}
+    show([searched(trial="full-search-00", hyperparameters=first), record(hyperparameters=first)])
+    drawn = "['.point', '.edge'].map(e => document.querySelectorAll(`#row-body .chart ${e}`).length)"
+    quiet.until(f"{drawn}[0]")
+    assert quiet.run(drawn) == [1, 2]
+    body = quiet.run("document.getElementById('row-body').innerText")
+    for said in ("1 trial; ringed: confirmed; dashed: ends of the range.", "Records of 1 search trial", "× 1 trial\n"):
+        assert said in body
+    assert "☆ 100 %" in table(quiet)[0]  # of one seed there is no star
+    trials = [searched(trial=f"full-search-0{i}", hyperparameters=own) for i, own in enumerate((first, second))]
+    show([*trials, record(hyperparameters=first)], state="#hp=decay")
+    quiet.until(f"{drawn}[0]")
+    assert quiet.run(drawn) == [1, 2]
+    assert "1 trial; 1 without decay (not drawn); ringed" in quiet.run("document.getElementById('row-body').innerText")
+    quiet.run("setState({hp: 'lr'})")
+    quiet.until(f"{drawn}[0] === 2")
+
+
 FRAME = """
 addEventListener('load', async () => {
   const dialog = document.getElementById('copied'), body = document.getElementById('row-body').innerText;
