@@ -15,7 +15,7 @@ import pytest
 
 from bench.folder import LaunchFolder
 from bench.records import Record
-from bench.reporting import page
+from bench.reporting import findings, leaderboard, page
 from bench.reporting.evidence import gather
 from bench.reporting.rows import QUANTITIES, Line, build, cell, lines, with_interval
 from bench.spec import readable
@@ -280,7 +280,9 @@ def copied(window: Browser, kind: str) -> str:
     return text
 
 
-def test_rows_are_copied_as_they_are_shown(quiet: Browser, paper: str, board_lines: list[Line]) -> None:
+def test_rows_are_copied_as_they_are_shown(
+    quiet: Browser, paper: str, paper_records: MakeAll, board_lines: list[Line]
+) -> None:
     quiet.click("#sort-forgetting")
     quiet.click("#method-linear")
     order = names(quiet)
@@ -290,12 +292,18 @@ def test_rows_are_copied_as_they_are_shown(quiet: Browser, paper: str, board_lin
     for line in read:
         assert float(line["mean_mean"]) == by_label[line["row"]]["mean_mean"]
         assert float(line["forgetting_low"]) == by_label[line["row"]]["forgetting_low"]
+        assert float(line["best_probability"]) == by_label[line["row"]]["best_probability"]
         assert json.loads(line["hyperparameters"]) == json.loads(by_label[line["row"]]["hyperparameters"])
     markdown = copied(quiet, "markdown").splitlines()
-    assert [line.split(" | ")[0].removeprefix("| ") for line in markdown[2:]] == order
-    assert cell(by_label[order[0]], "mean") in markdown[2]
+    board = build(paper_records())
+    told = {line.split(" | ")[0]: line.split(" | ") for line in leaderboard.markdown(board).splitlines()}
+    for line, label in zip(markdown[2:], order, strict=False):
+        cells = told[f"| {label}"]
+        assert line.split(" | ")[:8] == [*cells[:4], *cells[5:9]]
+    assert markdown[2 + len(order) :][:4] == ["", "Launch: paper on tiny", "", findings.interval_legend(board)]
     latex = copied(quiet, "latex")
     assert "  block\\_expansion p=1 & " in latex
+    assert "\n% Launch: paper on tiny\n% In brackets: the 95 % interval" in latex
     assert latex.count("\\\\\n") == len(order) + 1
 
 
@@ -505,7 +513,11 @@ def test_launches_of_one_name_are_told_apart_by_where_they_lie(
     file.write_text(page.render(shown), encoding="utf-8")
     quiet.open(f"{file.as_uri()}#launch=all")
     said = quiet.run("document.getElementById('basis').innerText")
-    assert said == "1. paper on tiny (one/paper/tiny) · 2. paper on tiny (other/paper/tiny)"
+    told = ["1. paper on tiny (one/paper/tiny)", "2. paper on tiny (other/paper/tiny)"]
+    assert said == " · ".join(told)
+    assert {line["launch"] for line in csv.DictReader(io.StringIO(copied(quiet, "csv")))} == set(told)
+    assert "\n\n" + "\n".join(told) + "\n\n" in copied(quiet, "markdown")
+    assert "".join(f"% {name}\n" for name in told) in copied(quiet, "latex")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
