@@ -560,6 +560,26 @@ def test_nothing_but_the_table_is_wider_than_a_phone(
     assert least >= 24  # WCAG 2.2: the least size of what is touched
 
 
+def test_long_names_are_broken_and_leave_room_for_the_numbers(
+    quiet: Browser, show: Show, record: Make, searched: Make
+) -> None:
+    quiet.size(390, 700, mobile=True)
+    study, name = "s" * 150, "d" * 200
+    about = {"study": study, "method": "m" * 95, "row": {"data": "w" * 80}}
+    values = [{"data": "w" * 80, "lr": 0.1, name: value} for value in (0.1, 0.2)]
+    own = record(**about, hyperparameters=values[0], trial="t" * 90)
+    trials = [searched(**about, hyperparameters=value, trial=f"t{value[name]}") for value in values]
+    show([own, *trials], [record(study=study)], state=f"#launch=all&hp={name}")
+    quiet.until("document.querySelectorAll('#row-body .chart .point').length")
+    broken = "h1, #basis, #findings li, .chip, #row-title, select, #provenance p, .name-cell span, .small"
+    wide = f"[...document.querySelectorAll('{broken}')].filter(e => e.getBoundingClientRect().right > 390).length"
+    for launch in ("all", "0"):
+        quiet.run(f"setState({{launch: '{launch}'}})")
+        assert quiet.run("document.documentElement.scrollWidth") <= 390
+        assert quiet.run(wide) == 0
+        assert quiet.run("document.querySelector('tbody .name-cell').offsetWidth") <= 0.55 * 390
+
+
 def test_paper_shows_rows_and_pictures_without_controls(quiet: Browser, paper: str) -> None:
     quiet.media("print")
     for hidden in ("#filter", "#limit", ".copy", ".settings"):

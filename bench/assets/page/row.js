@@ -199,7 +199,7 @@ function drawSearch(place, row, found, hp, score) {
   const log = Math.min(...values) > 0 && (range.log || Math.max(...values) / Math.min(...values) > 30);
   const y = axis(scored.length ? scored : [0, 100], { most: 101, pad: 0.12 });
   const f = frame(place, axis(values, { log, pad: 0.04 }), y, {
-    xName: hp,
+    xName: cut(hp, 40),
     yName: `${AXES[score]}, validation`,
     height: 300,
     label: `${AXES[score]} of each search trial over ${hp}`,
