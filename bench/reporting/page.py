@@ -37,6 +37,9 @@ SCRIPTS = ("state", "elements", "rows", "table", "copy", "charts", "pictures", "
 MATRIX, PAIRS = 40, 60
 """Up to so many classes a row has its whole confusion matrix; of more, its most frequent confusions."""
 
+ELSEWHERE = ' The same numbers stand in <a href="leaderboard.md">leaderboard.md</a>.'
+"""What a browser without scripts is told."""
+
 SEVERAL = "leaderboards.html"
 """The page over several launches."""
 
@@ -125,7 +128,10 @@ def write_over(launches: Sequence[Launch], path: Path) -> None:
 
 
 def render(launches: Sequence[Mapping[str, Any]]) -> str:
-    """The file: template, style, script, and what :func:`launch` made of each launch."""
+    """The file: template, style, script, and what :func:`launch` made of each launch.
+
+    Only the page that lies in its launch's folder has the same numbers as Markdown beside it.
+    """
     style, *parts = (_asset(name) for name in ("page.css", *(f"{name}.js" for name in SCRIPTS)))
     script = "\n".join(parts)
     title = launches[0]["title"] if len(launches) == 1 else f"{len(launches)} launches"
@@ -137,6 +143,7 @@ def render(launches: Sequence[Mapping[str, Any]]) -> str:
         script=script,
         script_hash=_digest(script),
         data=_embedded({"launches": launches}),
+        elsewhere=ELSEWHERE if [own["link"] for own in launches] == [""] else "",
     )
 
 

@@ -96,6 +96,13 @@ def test_no_text_of_others_becomes_markup(record: Make) -> None:
     assert own["rows"][0]["method"] == evil
 
 
+def test_without_scripts_nothing_is_named_that_does_not_lie_beside_the_page(paper_records: MakeAll) -> None:
+    board = build(paper_records())
+    own, far = (page.launch(board, gather(board, []), link=link) for link in ("", "paper/tiny/"))
+    texts = [page.render(shown) for shown in ([own], [far], [own, far])]
+    assert ['href="leaderboard.md"' in text for text in texts] == [True, False, False]
+
+
 def test_equal_records_give_equal_pages(paper_records: MakeAll) -> None:
     records = paper_records()
     assert shown(records) == shown(records[::-1])

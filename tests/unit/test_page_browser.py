@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import pytest
 
 from bench.folder import LaunchFolder
 from bench.records import Record
-from bench.reporting import page
+from bench.reporting import findings, leaderboard, page
 from bench.reporting.evidence import gather
-from bench.reporting.rows import QUANTITIES, Line, build, cell, lines
+from bench.reporting.rows import QUANTITIES, Line, build, cell, lines, with_interval
+from bench.spec import readable
 from tests import browser
 from tests.browser import Browser
 from tests.unit.test_evidence import confirmed, head, kept, way
@@ -104,6 +107,47 @@ def test_the_table_says_what_the_tidy_rows_say(quiet: Browser, paper: str, board
     assert bold == sum(name in line["groups"].split() for line in board_lines for name in QUANTITIES)
 
 
+def test_numbers_and_values_are_written_as_python_writes_them(quiet: Browser, paper: str) -> None:
+    """Ties too, and what is none in binary."""
+    rng = random.Random(0)
+    values = [100 * k / n for n in (8, 400, 3) for k in range(0, 100)] + [
+        -0.04,
+        -0.05,
+        -0.25,
+        0.05,
+        1e-9,
+        2.5,
+        1e15 + 0.5,
+    ]
+    values += [rng.uniform(-100, 100) for _ in range(200)]
+    made = quiet.run(f"{json.dumps(values)}.map(value => [one(value), fixed(value, 3), count(Math.abs(value))])")
+    assert made == [
+        [with_interval(v, None, None), f"{v + 0.0:.3f}".replace("-0.000", "0.000"), f"{abs(v):,.0f}"] for v in values
+    ]
+    chances = [k / 400 for k in range(401)]
+    assert quiet.run(f"{json.dumps(chances)}.map(share)") == [f"{chance:.0%}".replace("%", " %") for chance in chances]
+    numbers = [value / 1000 for value in values if not (value / 1000).is_integer()] + [1e-5, 2.125, 1234.5, 0.00012345]
+    others = [4096, 12345, "a|b_c\\d", 'say "x"', True, None, [0.125, 0.0625, "x"]]
+    assert quiet.run(f"{json.dumps(numbers + others)}.map(short)") == [readable(v, 3) for v in (*numbers, *others)]
+    named = ["wise alpha=0.25", "wise alpha=0.5", "wise alpha=-1", "wise alpha=1e-05", "b 16", "b 4", "b"]
+    by_size = ["b", "b 4", "b 16", "wise alpha=-1", "wise alpha=1e-05", "wise alpha=0.25", "wise alpha=0.5"]
+    assert quiet.run(f"{json.dumps(named)}.sort(natural)") == by_size
+
+
+def test_the_skip_link_moves_the_focus_and_nothing_else(quiet: Browser, show: Show, paper_records: MakeAll) -> None:
+    show(paper_records(), state="#theme=dark&limit=2&sort=forgetting")
+    quiet.press("Tab")
+    assert quiet.run("document.activeElement.className") == "skip"
+    quiet.press("Enter")
+    assert quiet.run("document.activeElement.id") == "main"
+    assert quiet.run("[location.hash, document.documentElement.dataset.theme, state.limit, state.sort]") == [
+        "#theme=dark&limit=2&sort=forgetting",
+        "dark",
+        "2",
+        "forgetting",
+    ]
+
+
 def test_a_column_sorts_both_ways_and_the_address_remembers(quiet: Browser, paper: str) -> None:
     quiet.click("#sort-target_accuracy")
     falling = [first_number(cells[TARGET]) for cells in table(quiet)]
@@ -141,6 +185,16 @@ def test_words_filter_rows_in_table_and_pictures(quiet: Browser, paper: str) -> 
     quiet.type("nothing of the kind")
     assert names(quiet) == []
     assert "No row to draw" in quiet.run("document.getElementById('trade').innerText")
+
+
+def test_a_value_in_the_filter_is_the_whole_value(quiet: Browser, paper: str) -> None:
+    def found(words: str) -> list[str]:
+        quiet.run(f"setState({{q: {words!r}, sort: 'label'}})")
+        return names(quiet)
+
+    assert found("lora rank=1") == []
+    assert found("rank=8,lora") == found("rank=8, LORA") == ["lora rank=8"]
+    assert found("rank=") == found("lora") == ["lora rank=4", "lora rank=8", "lora rank=16"]
 
 
 def test_a_method_is_switched_off_and_on_by_keyboard(quiet: Browser, paper: str) -> None:
@@ -226,7 +280,9 @@ def copied(window: Browser, kind: str) -> str:
     return text
 
 
-def test_rows_are_copied_as_they_are_shown(quiet: Browser, paper: str, board_lines: list[Line]) -> None:
+def test_rows_are_copied_as_they_are_shown(
+    quiet: Browser, paper: str, paper_records: MakeAll, board_lines: list[Line]
+) -> None:
     quiet.click("#sort-forgetting")
     quiet.click("#method-linear")
     order = names(quiet)
@@ -236,12 +292,18 @@ def test_rows_are_copied_as_they_are_shown(quiet: Browser, paper: str, board_lin
     for line in read:
         assert float(line["mean_mean"]) == by_label[line["row"]]["mean_mean"]
         assert float(line["forgetting_low"]) == by_label[line["row"]]["forgetting_low"]
+        assert float(line["best_probability"]) == by_label[line["row"]]["best_probability"]
         assert json.loads(line["hyperparameters"]) == json.loads(by_label[line["row"]]["hyperparameters"])
     markdown = copied(quiet, "markdown").splitlines()
-    assert [line.split(" | ")[0].removeprefix("| ") for line in markdown[2:]] == order
-    assert cell(by_label[order[0]], "mean") in markdown[2]
+    board = build(paper_records())
+    told = {line.split(" | ")[0]: line.split(" | ") for line in leaderboard.markdown(board).splitlines()}
+    for line, label in zip(markdown[2:], order, strict=False):
+        cells = told[f"| {label}"]
+        assert line.split(" | ")[:8] == [*cells[:4], *cells[5:9]]
+    assert markdown[2 + len(order) :][:4] == ["", "Launch: paper on tiny", "", findings.interval_legend(board)]
     latex = copied(quiet, "latex")
     assert "  block\\_expansion p=1 & " in latex
+    assert "\n% Launch: paper on tiny\n% In brackets: the 95 % interval" in latex
     assert latex.count("\\\\\n") == len(order) + 1
 
 
@@ -294,6 +356,63 @@ def test_a_row_shows_its_search_classes_curves_and_records(
     linked = "[...document.querySelectorAll('#row-body tr')].filter(e => e.querySelector('a[href*=seed]'))"
     assert quiet.run(f"{linked}.map(e => e.lastElementChild.innerText)") == ["1 kB", "1 kB"]
     assert "./records/full-search-02.json" in links
+
+
+def test_what_was_searched_is_drawn_with_one_trial_and_where_a_trial_lacks_it(
+    quiet: Browser, show: Show, record: Make, searched: Make, tmp_path: Path
+) -> None:
+    ends = {"lr": {"low": 0.001, "high": 1.0, "log": True}, "decay": {"low": 0.0, "high": 0.5}}
+    asked = {"asked": {"study": {"a": {"method": "full", "search": ends}}}}
+    LaunchFolder(tmp_path).manifest.write_text(json.dumps(asked))
+    first, second = {"lr": 0.1, "decay": 0.25}, {"lr": 0.02}
+    show([searched(trial="full-search-00", hyperparameters=first), record(hyperparameters=first)])
+    drawn = "['.point', '.edge'].map(e => document.querySelectorAll(`#row-body .chart ${e}`).length)"
+    quiet.until(f"{drawn}[0]")
+    assert quiet.run(drawn) == [1, 2]
+    body = quiet.run("document.getElementById('row-body').innerText")
+    for said in ("1 trial; ringed: confirmed; dashed: ends of the range.", "Records of 1 search trial", "× 1 trial\n"):
+        assert said in body
+    assert "☆ 100 %" in table(quiet)[0]  # of one seed there is no star
+    trials = [searched(trial=f"full-search-0{i}", hyperparameters=own) for i, own in enumerate((first, second))]
+    show([*trials, record(hyperparameters=first)], state="#hp=decay")
+    quiet.until(f"{drawn}[0]")
+    assert quiet.run(drawn) == [1, 2]
+    assert "1 trial; 1 without decay (not drawn); ringed" in quiet.run("document.getElementById('row-body').innerText")
+    quiet.run("setState({hp: 'lr'})")
+    quiet.until(f"{drawn}[0] === 2")
+
+
+FRAME = """
+addEventListener('load', async () => {
+  const dialog = document.getElementById('copied'), body = document.getElementById('row-body').innerText;
+  document.querySelector('[data-copy=csv]').click();
+  while (!dialog.open) await new Promise(done => setTimeout(done, 20));
+  document.getElementById('close').click();
+  parent.postMessage([dialog.open, [...document.querySelectorAll('main a')].map(e => e.href), body], '*');
+});
+"""
+"""Beside the page's own script: what it tells its parent."""
+
+
+def test_in_the_frame_of_another_page_nothing_leads_nowhere(
+    quiet: Browser, tmp_path: Path, whole: list[Record]
+) -> None:
+    """As MLflow shows it: its frame forbids forms, has no address, and none of the launch's files beside it."""
+    board = build(whole)
+    text = page.render([page.launch(board, gather(board, whole))])
+    text = text.replace("script-src ", f"script-src '{page._digest(FRAME)}' ", 1)
+    text = text.replace("</body>", f"<script>{FRAME}</script></body>")
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        "<script>addEventListener('message', event => { window.told = event.data; })</script>"
+        f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(text)}"></iframe>',
+        encoding="utf-8",
+    )
+    quiet.open(outer.as_uri())
+    quiet.until("window.told")
+    is_open, links, body = quiet.run("told")
+    assert (is_open, links) == (False, [])
+    assert "full-confirm-seed0" in body  # which record to look for
 
 
 def test_a_list_of_many_classes_is_shown_whole_if_wanted_and_the_address_remembers(
@@ -394,7 +513,11 @@ def test_launches_of_one_name_are_told_apart_by_where_they_lie(
     file.write_text(page.render(shown), encoding="utf-8")
     quiet.open(f"{file.as_uri()}#launch=all")
     said = quiet.run("document.getElementById('basis').innerText")
-    assert said == "1. paper on tiny (one/paper/tiny) · 2. paper on tiny (other/paper/tiny)"
+    told = ["1. paper on tiny (one/paper/tiny)", "2. paper on tiny (other/paper/tiny)"]
+    assert said == " · ".join(told)
+    assert {line["launch"] for line in csv.DictReader(io.StringIO(copied(quiet, "csv")))} == set(told)
+    assert "\n\n" + "\n".join(told) + "\n\n" in copied(quiet, "markdown")
+    assert "".join(f"% {name}\n" for name in told) in copied(quiet, "latex")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -435,6 +558,26 @@ def test_nothing_but_the_table_is_wider_than_a_phone(
     assert quiet.run("document.documentElement.scrollWidth") <= width
     least = quiet.run("Math.min(...[...document.querySelectorAll('.chip, .copy button')].map(e => e.offsetHeight))")
     assert least >= 24  # WCAG 2.2: the least size of what is touched
+
+
+def test_long_names_are_broken_and_leave_room_for_the_numbers(
+    quiet: Browser, show: Show, record: Make, searched: Make
+) -> None:
+    quiet.size(390, 700, mobile=True)
+    study, name = "s" * 150, "d" * 200
+    about = {"study": study, "method": "m" * 95, "row": {"data": "w" * 80}}
+    values = [{"data": "w" * 80, "lr": 0.1, name: value} for value in (0.1, 0.2)]
+    own = record(**about, hyperparameters=values[0], trial="t" * 90)
+    trials = [searched(**about, hyperparameters=value, trial=f"t{value[name]}") for value in values]
+    show([own, *trials], [record(study=study)], state=f"#launch=all&hp={name}")
+    quiet.until("document.querySelectorAll('#row-body .chart .point').length")
+    broken = "h1, #basis, #findings li, .chip, #row-title, select, #provenance p, .name-cell span, .small"
+    wide = f"[...document.querySelectorAll('{broken}')].filter(e => e.getBoundingClientRect().right > 390).length"
+    for launch in ("all", "0"):
+        quiet.run(f"setState({{launch: '{launch}'}})")
+        assert quiet.run("document.documentElement.scrollWidth") <= 390
+        assert quiet.run(wide) == 0
+        assert quiet.run("document.querySelector('tbody .name-cell').offsetWidth") <= 0.55 * 390
 
 
 def test_paper_shows_rows_and_pictures_without_controls(quiet: Browser, paper: str) -> None:

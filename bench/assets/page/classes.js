@@ -28,20 +28,20 @@ function classList(id, order, bar) {
 
 function worstFirst(found, names) {
   return names
-    .map((name, index) => ({ name, n: found.n[index], share: found.right[index] / found.n[index] }))
+    .map((name, index) => ({ name, n: found.n[index], percent: (100 * found.right[index]) / found.n[index] }))
     .filter((own) => own.n)
-    .sort((a, b) => a.share - b.share || a.name.localeCompare(b.name));
+    .sort((a, b) => a.percent - b.percent || natural(a.name, b.name));
 }
 
-function classBar({ name, n, share: part }) {
+function classBar({ name, n, percent }) {
   const bar = h("span", null);
-  bar.style.width = `${100 * part}%`;
+  bar.style.width = `${percent}%`;
   return h(
     "li",
     null,
     h("span", { class: "what", title: name }, name),
     h("span", { class: "track", "aria-hidden": "true" }, bar),
-    h("span", { class: "value" }, h("b", null, one(100 * part)), ` of ${count(n)}`),
+    h("span", { class: "value" }, h("b", null, one(percent)), ` of ${count(n)}`),
   );
 }
 
@@ -61,8 +61,8 @@ function forgottenByClass(row) {
   const order = row.launch.class_names[names]
     .map((name, index) => ({ name, n: n[index], before: before[index], after: found.after[index] }))
     .filter((own) => own.n)
-    .map((own) => ({ ...own, lost: (own.before - own.after) / own.n }))
-    .sort((a, b) => b.lost - a.lost || a.name.localeCompare(b.name));
+    .map((own) => ({ ...own, lost: (100 * (own.before - own.after)) / own.n }))
+    .sort((a, b) => b.lost - a.lost || natural(a.name, b.name));
   const about =
     "Source accuracy over all seeds in percent, before and after training; what is most forgotten first, and in bold by how many points. Pale: what was lost.";
   return [title, h("p", { class: "muted small" }, about), classList("forgotten", order, forgottenBar)];
@@ -72,16 +72,16 @@ function forgottenBar({ name, n, before, after, lost }) {
   const kept = h("span", null),
     gone = h("span", { class: "gone" });
   kept.style.width = `${(100 * after) / n}%`;
-  gone.style.width = `${100 * Math.max(0, lost)}%`;
+  gone.style.width = `${Math.max(0, lost)}%`;
   return h(
     "li",
     null,
-    h("span", { class: "what", title: `${name}, ${count(n)} images` }, name),
+    h("span", { class: "what", title: `${name}, ${plural(n, "image")}` }, name),
     h("span", { class: "track", "aria-hidden": "true" }, kept, gone),
     h(
       "span",
       { class: "value" },
-      h("b", null, one(100 * lost)),
+      h("b", null, one(lost)),
       ` (${one((100 * before) / n)} to ${one((100 * after) / n)})`,
     ),
   );
@@ -122,7 +122,6 @@ function matrix(found, names) {
         "Confusion matrix: true classes in rows, predicted ones in columns; the list below names the most frequent confusions",
     });
   svg.style.maxWidth = `${left + side + 4}px`;
-  const short_ = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
   for (const [i, j, own] of found.cells) {
     const part = own / found.n[i];
     const rect = s(
@@ -136,7 +135,7 @@ function matrix(found, names) {
       const label = s(
         "text",
         { x: left + (j + 0.5) * cell, y: (i + 0.5) * cell + 4, "text-anchor": "middle", "aria-hidden": "true" },
-        String(Math.round(100 * part)),
+        fixed(100 * part, 0),
       );
       label.style.fill = Math.sqrt(part) > 0.62 ? "var(--card)" : "var(--ink)";
       label.style.fontSize = "11px";
@@ -147,11 +146,11 @@ function matrix(found, names) {
   if (named)
     names.forEach((name, index) => {
       svg.append(
-        s("text", { x: left - 6, y: (index + 0.5) * cell + 4, "text-anchor": "end" }, short_(name)),
+        s("text", { x: left - 6, y: (index + 0.5) * cell + 4, "text-anchor": "end" }, cut(name, 12)),
         s(
           "text",
           { transform: `translate(${left + (index + 0.5) * cell + 4} ${side + 8}) rotate(-90)`, "text-anchor": "end" },
-          short_(name),
+          cut(name, 12),
         ),
       );
     });

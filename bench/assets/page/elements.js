@@ -32,20 +32,52 @@ function mark(style, size = 16) {
   );
 }
 
-const one = (value) => (Math.abs(value) < 0.05 ? 0 : value).toFixed(1);
-const count = (value) => Math.round(value).toLocaleString("en-US");
-const share = (value) => `${Math.round(100 * value)} %`;
-const short = (value) => {
-  if (Array.isArray(value)) return value.map(short).join(",");
-  return typeof value === "number" ? String(Number(value.toPrecision(3))) : JSON.stringify(value).replace(/^"|"$/g, "");
-};
+// Numbers are rounded as Python rounds them: a value exactly between two decimals goes to the one whose last digit is
+// even, where JavaScript takes the larger one. Up to 60 digits are exact: a double in the middle has far fewer.
+const EXACT = 60;
+const isEvenAndHalf = (digits) => /^[02468]50*$/.test(digits); // the last digit that stays, and all that follow it
+
+// Python's f"{value:.{digits}f}", and no -0.0
+function fixed(value, digits) {
+  const size = Math.abs(value),
+    exact = size.toFixed(EXACT),
+    down = isEvenAndHalf(exact.replace(".", "").slice(digits - EXACT - 1));
+  const text = down ? exact.slice(0, digits - EXACT).replace(/\.$/, "") : size.toFixed(digits);
+  return value < 0 && Number(text) ? `-${text}` : text;
+}
+
+// The number with three significant digits
+function rounded(value) {
+  const [digits, power] = Math.abs(value).toExponential(EXACT).split("e");
+  return isEvenAndHalf(digits.slice(3))
+    ? Math.sign(value) * Number(`${digits.slice(0, 4)}e${power}`)
+    : Number(value.toPrecision(3));
+}
+
+const one = (value) => fixed(value, 1);
+const count = (value) => Number(fixed(value, 0)).toLocaleString("en-US");
+const share = (value) => `${fixed(100 * value, 0)} %`;
 const known = (value) => value !== null && value !== undefined;
+const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
+
+// The value of a hyper-parameter as leaderboard.md has it: texts as they are, and numbers as Python's f"{value:.3g}",
+// but for whole ones, of which no digit is left out
+function short(value) {
+  if (Array.isArray(value)) return value.map(short).join(",");
+  if (!known(value)) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (typeof value !== "number" || Number.isInteger(value)) return String(value);
+  const near = rounded(value),
+    size = Math.abs(near);
+  return size >= 1e-4 && size < 1000 ? String(near) : near.toExponential().replace(/(?<=e[-+])(?=\d$)/, "0");
+}
 
 function big(value) {
-  if (value >= 1e9) return `${Number((value / 1e9).toPrecision(3))} G`;
-  if (value >= 1e6) return `${Number((value / 1e6).toPrecision(3))} M`;
-  if (value >= 1e4) return `${Number((value / 1e3).toPrecision(3))} k`;
-  return String(Number(value.toPrecision(3)));
+  if (value >= 1e9) return `${rounded(value / 1e9)} G`;
+  if (value >= 1e6) return `${rounded(value / 1e6)} M`;
+  if (value >= 1e4) return `${rounded(value / 1e3)} k`;
+  return String(rounded(value));
 }
 
 function bytes(value) {
@@ -55,12 +87,12 @@ function bytes(value) {
     ["kB", 1e3],
   ];
   const [unit, size] = units.find(([, least]) => value >= least) || ["B", 1];
-  return `${Number((value / size).toPrecision(3))} ${unit}`;
+  return `${rounded(value / size)} ${unit}`;
 }
 
 function seconds(value) {
-  if (value < 120) return `${Number(value.toPrecision(3))} s`;
-  return value < 7200 ? `${Number((value / 60).toPrecision(3))} min` : `${Number((value / 3600).toPrecision(3))} h`;
+  if (value < 120) return `${rounded(value)} s`;
+  return value < 7200 ? `${rounded(value / 60)} min` : `${rounded(value / 3600)} h`;
 }
 
 function interval(row, name) {

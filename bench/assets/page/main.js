@@ -11,7 +11,7 @@ function renderProvenance() {
         field,
         values.length === 1
           ? values[0][0]
-          : values.map(([value, records]) => `${value} (${records} records)`).join("; "),
+          : values.map(([value, records]) => `${value} (${plural(records, "record")})`).join("; "),
       ]);
       return h(
         "div",
@@ -20,8 +20,10 @@ function renderProvenance() {
           "p",
           null,
           h("b", null, launch.title),
-          ` — ${launch.trials} records in `,
-          h("a", { href: path(`${launch.link}records/`) }, `${launch.link}records/`),
+          ` — ${plural(launch.trials, "record")} in `,
+          FRAMED
+            ? "records/ of the launch's folder"
+            : h("a", { href: path(`${launch.link}records/`) }, `${launch.link}records/`),
         ),
         h(
           "details",
@@ -162,6 +164,12 @@ function listen() {
   );
   $("row-of").addEventListener("change", (event) => select(event.target.value));
   $("regions").addEventListener("change", (event) => setState({ regions: event.target.checked ? "on" : "off" }));
+  $("skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address is the page's state
+    $("main").scrollIntoView({ block: "start" });
+    $("main").focus({ preventScroll: true });
+  });
+  $("close").addEventListener("click", () => $("copied").close());
   for (const button of document.querySelectorAll("[data-copy]"))
     button.addEventListener("click", () => copy(button.dataset.copy));
   addEventListener("hashchange", () => {

@@ -44,14 +44,14 @@ function facts(row) {
     ? null
     : row.behind === 0 && row.behind_p === 1
       ? "this one has the highest MEAN"
-      : `${one(row.behind)}${known(row.behind_low) ? ` [${one(row.behind_low)}, ${one(row.behind_high)}]` : ""} points, p = ${row.behind_p.toFixed(3)}`;
+      : `${one(row.behind)}${known(row.behind_low) ? ` [${one(row.behind_low)}, ${one(row.behind_high)}]` : ""} points, p = ${fixed(row.behind_p, 3)}`;
   const said = [
     ...Object.entries(QUANTITIES).map(([name, word]) => [word, withInterval(row, name)]),
     ["Behind the best", behind],
     ["On the front", known(row.pareto_probability) ? share(row.pareto_probability) : null],
     ["Has the best MEAN", known(row.best_probability) ? share(row.best_probability) : null],
     ["Hyper-parameters", chosen(row)],
-    ["Search", `${row.searches || "–"} × ${row.search_trials || "–"} trials`],
+    ["Search", `${row.searches || "–"} × ${row.search_trials ? plural(row.search_trials, "trial") : "– trials"}`],
     [
       "Images",
       [
@@ -65,8 +65,8 @@ function facts(row) {
     [
       "Budget of a trial",
       [
-        known(row.steps) ? `${count(row.steps)} steps` : null,
-        known(row.train_images) ? `${count(row.train_images)} images` : null,
+        known(row.steps) ? plural(row.steps, "step") : null,
+        known(row.train_images) ? plural(row.train_images, "image") : null,
         known(row.accelerator_seconds) ? `${seconds(row.accelerator_seconds)} of a worker` : null,
       ]
         .filter(Boolean)
@@ -93,7 +93,7 @@ function facts(row) {
 
 const path = (text) => `./${encodeURI(text).replaceAll("#", "%23").replaceAll("?", "%3F")}`;
 const link = (launch, folder, trial, suffix, text) =>
-  h("a", { href: path(`${launch.link}${folder}/${trial}${suffix}`) }, text);
+  FRAMED ? text : h("a", { href: path(`${launch.link}${folder}/${trial}${suffix}`) }, text);
 
 function seeds(row) {
   const words = ["Seed", "Target", "Source", "Forgotten", "MEAN", "Time", "Memory", "Record", "Checkpoint"];
@@ -104,7 +104,7 @@ function seeds(row) {
     ...Object.keys(QUANTITIES).map((name) => (seed.status === "ok" ? number(seed[name]) : "failed")),
     number(seed.train_seconds, seconds),
     number(seed.peak_memory, bytes),
-    link(launch, "records", seed.trial, ".json", "record"),
+    link(launch, "records", seed.trial, ".json", FRAMED ? seed.trial : "record"),
     seed.kept
       ? link(
           launch,
@@ -135,12 +135,10 @@ function search(row) {
   const title = h("h3", null, "Its search");
   if (!found || !found.trials.length)
     return [title, h("p", { class: "muted" }, "No record of a search trial of this row is here.")];
-  const names = found.names.filter(
-    (name, index) =>
-      new Set(found.trials.map((trial) => trial.values[index])).size > 1 &&
-      found.trials.every((trial) => typeof trial.values[index] === "number"),
-  );
-  if (!names.length) return [title, h("p", { class: "muted" }, "No number was searched."), trialList(row, found)];
+  const ranges = row.launch.ranges[row.method],
+    names = searchedNumbers(found, ranges || {});
+  const none = ranges || found.trials.length > 1 ? "No number was searched." : "What was searched is not known here.";
+  if (!names.length) return [title, h("p", { class: "muted" }, none), trialList(row, found)];
   const hp = names.includes(state.hp) ? state.hp : names.includes("lr") ? "lr" : names[0];
   const score = [state.score, row.objective].find((name) => Object.hasOwn(QUANTITIES, name || "")) || "mean";
   const place = h("div", { class: "chart" });
@@ -182,28 +180,40 @@ function search(row) {
   ];
 }
 
+// Numbers that have a range, or that differ between trials; a trial may have none of the name.
+function searchedNumbers(found, ranges) {
+  return found.names.filter((name, index) => {
+    const values = found.trials.map((trial) => trial.values[index]).filter(known);
+    const searched = Object.hasOwn(ranges, name) || new Set(values).size > 1;
+    return searched && values.length > 0 && values.every((value) => typeof value === "number");
+  });
+}
+
 function drawSearch(place, row, found, hp, score) {
   const x = (trial) => trial.values[found.names.indexOf(hp)];
+  const drawn = found.trials.filter((trial) => known(x(trial)));
   const range = (row.launch.ranges[row.method] || {})[hp] || {};
-  const scored = found.trials.filter((trial) => known(trial[score])).map((trial) => trial[score]);
+  const scored = drawn.filter((trial) => known(trial[score])).map((trial) => trial[score]);
   const ends = [range.low, range.high].filter(known);
-  const values = [...found.trials.map(x), ...ends];
+  const values = [...drawn.map(x), ...ends];
   const log = Math.min(...values) > 0 && (range.log || Math.max(...values) / Math.min(...values) > 30);
   const y = axis(scored.length ? scored : [0, 100], { most: 101, pad: 0.12 });
   const f = frame(place, axis(values, { log, pad: 0.04 }), y, {
-    xName: hp,
+    xName: cut(hp, 40),
     yName: `${AXES[score]}, validation`,
     height: 300,
     label: `${AXES[score]} of each search trial over ${hp}`,
   });
   for (const end of ends)
     f.svg.append(s("line", { class: "edge", x1: f.px(end), x2: f.px(end), y1: f.top, y2: f.height - f.bottom }));
-  f.svg.append(...found.trials.map((trial) => trialPoint(row, found, trial, f, { x, score })));
-  const failed = found.trials.length - scored.length;
+  f.svg.append(...drawn.map((trial) => trialPoint(row, found, trial, f, { x, score })));
+  const failed = drawn.length - scored.length,
+    without = found.trials.length - drawn.length;
   const said = [
-    `${scored.length} trials`,
+    plural(scored.length, "trial"),
     failed ? `${failed} without a result (crosses)` : "",
-    found.trials.some((trial) => isConfirmed(row, found, trial)) ? "ringed: confirmed" : "",
+    without ? `${without} without ${hp} (not drawn)` : "",
+    drawn.some((trial) => isConfirmed(row, found, trial)) ? "ringed: confirmed" : "",
     ends.length ? "dashed: ends of the range" : "",
   ];
   place.append(h("p", { class: "muted small" }, `${said.filter(Boolean).join("; ")}.`));
@@ -216,7 +226,7 @@ function isConfirmed(row, found, trial) {
   const same = (value, other) => JSON.stringify(value) === JSON.stringify(other);
   const fits = (place) =>
     found.names.every((name, index) => {
-      const [value, chosen] = [trial.values[index], confirmed[name]];
+      const [value, chosen] = [trial.values[index], confirmed[name] ?? null]; // null: it has none of the name
       return same(value, chosen) || (Array.isArray(chosen) && same(value, chosen[place]));
     });
   const searches = Math.max(1, ...Object.values(confirmed).map((chosen) => (Array.isArray(chosen) ? chosen.length : 1)));
@@ -224,7 +234,8 @@ function isConfirmed(row, found, trial) {
 }
 
 function trialPoint(row, found, trial, f, { x, score }) {
-  const values = found.names.map((name, index) => `${name} = ${short(trial.values[index])}`);
+  const named = found.names.map((name, index) => [name, trial.values[index]]).filter(([, value]) => known(value));
+  const values = named.map(([name, value]) => `${name} = ${short(value)}`);
   const { style } = row;
   if (!known(trial[score])) {
     const lines = [trial.trial, ...values, trial.status];
@@ -246,6 +257,6 @@ function trialList(row, found) {
     ...trial.values.map((value) => (known(value) ? short(value) : "–")),
     ...Object.keys(QUANTITIES).map((name) => (known(trial[name]) ? one(trial[name]) : trial.status)),
   ];
-  const summary = h("summary", null, `Records of the ${found.trials.length} search trials`);
+  const summary = h("summary", null, `Records of ${plural(found.trials.length, "search trial")}`);
   return h("details", null, summary, plainTable("Search trials", heads, found.trials.map(cells)));
 }

@@ -24,13 +24,30 @@ function allRows() {
   );
 }
 
-function isShown(row) {
-  const words = state.q
+const wordsOf = (text) =>
+  text
     .toLowerCase()
-    .split(/[\s,]+/)
+    .split(/,*(?:\s+|$)/)
     .filter(Boolean);
-  const text = `${row.label} ${row.method} ${chosen(row)} ${row.launch.title}`.toLowerCase();
-  return !state.hide.split(",").includes(row.method) && words.every((word) => text.includes(word));
+
+// A word is found anywhere in what is said of a row; but name=value is that value, and not the beginning of another.
+function isShown(row) {
+  const text = `${row.label} ${row.method} ${chosen(row)} ${row.launch.title}`.toLowerCase(),
+    tokens = wordsOf(text);
+  const fits = (word) => (/=./.test(word) ? tokens.includes(word) : text.includes(word));
+  const found = (word) => fits(word) || (word.includes(",") && word.split(",").every(fits));
+  return !state.hide.split(",").includes(row.method) && wordsOf(state.q).every(found);
+}
+
+// The order of texts in which numbers are ordered by their size: rank=4, rank=8, rank=16.
+function natural(text, other) {
+  const [parts, others] = [text, other].map((own) => own.split(/((?:(?<==)-)?\d+(?:\.\d+)?(?:e[-+]?\d+)?)/i));
+  for (let index = 0; index < Math.min(parts.length, others.length); index += 1) {
+    const [own, its] = [parts[index], others[index]];
+    const order = index % 2 ? Number(own) - Number(its) : own.localeCompare(its);
+    if (order) return order;
+  }
+  return parts.length - others.length || text.localeCompare(other);
 }
 
 // 0: keeps to the limit by its mean, 1: its interval reaches below it, 2: forgets more, 3: failed
@@ -84,6 +101,6 @@ function sorted(rows) {
   return [...rows].sort((a, b) => {
     const [one_, other] = [column.of(a), column.of(b)];
     if (!known(one_) || !known(other)) return known(other) - known(one_); // what is missing comes last, either way
-    return way * (typeof one_ === "string" ? one_.localeCompare(other) : one_ - other) || a.rank - b.rank;
+    return way * (typeof one_ === "string" ? natural(one_, other) : one_ - other) || a.rank - b.rank;
   });
 }

@@ -4,6 +4,7 @@
 const LAUNCHES = JSON.parse(document.getElementById("data").textContent).launches;
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
+const FRAMED = window.parent !== window; // as in MLflow, which has no launch folder beside the page
 
 const QUANTITIES = { target_accuracy: "Target", source_accuracy: "Source", forgetting: "Forgotten", mean: "MEAN" };
 const AXES = {

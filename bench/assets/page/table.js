@@ -57,7 +57,7 @@ function bodyRow(row) {
           onclick: () => select(row.key, true),
         },
         mark(row.style),
-        row.name,
+        h("span", null, row.name),
       ),
       h("span", { class: "chosen" }, chosen(row)),
     ),
@@ -94,7 +94,7 @@ function renderTable(rows) {
     .map((id) => COLUMNS[id].title.toLowerCase());
   const unsaid = missing.length ? ` Not recorded: ${missing.join(", ")}.` : "";
   $("board-note").textContent =
-    `${rows.length} of ${all} rows. Bold: cannot be told from the best of its column.${unsaid}`;
+    `${rows.length} of ${plural(all, "row")}. Bold: cannot be told from the best of its column.${unsaid}`;
   if ($("ranking").textContent !== rankingSaid(rows)) $("ranking").textContent = rankingSaid(rows); // or it is read out again
 }
 
@@ -107,5 +107,6 @@ function rankingSaid(rows) {
   if (state.limit === "") return `Ranked by MEAN = (target + source) / 2.${mixed}${several}`;
   const number = (wanted) => rows.filter((row) => row.standing === wanted).length;
   const maybe = number(1) ? `; ${number(1)} may, by their intervals (rank in brackets)` : "";
-  return `Ranked by target accuracy. ${number(0)} forget at most ${one(Number(state.limit))} points${maybe}; ${number(2)} forget more.${mixed}${several}`;
+  const forget = (count_) => `${count_} forget${count_ === 1 ? "s" : ""}`;
+  return `Ranked by target accuracy. ${forget(number(0))} at most ${one(Number(state.limit))} points${maybe}; ${forget(number(2))} more.${mixed}${several}`;
 }
