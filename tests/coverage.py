@@ -82,7 +82,7 @@ SEARCHED: Mapping[str, World] = {
     "p=3, linear": World(Row(0.92, 0.0062, 0.783, 0.0264, 0.023, 0.211), Row(0.846, 0.0043, BEFORE, 0.0, 0.0023, 0.0)),
     "p=1, p=2": World(Row(0.882, 0.01, 0.909, 0.0289, 0.0101, 0.016), Row(0.9, 0.0059, 0.9, 0.006, 0.0209, 0.0269)),
 }
-"""Rows of the reference study, which repeats its search: what varies most are the searches."""
+"""Rows of a study of three searches a method: what varies most are the searches."""
 
 SEARCHED_SIZES = ((3, 3), (5, 3))
 """Searches, and seeds of each, as there; with as many test images and source queries."""

@@ -1,7 +1,7 @@
 """What intervals over few repeated searches cover, and how wide they are: ours, and others that might be narrower.
 
 ``python -m tests.searches`` prints the table of docs/statistics.md (seconds). Searches are drawn for all rows of one
-leaderboard, with accuracies and deviations of the reference study on tiny; what a search reaches is a normal number on
+leaderboard, with accuracies and deviations of a study of three searches on tiny; what a search reaches is a normal number on
 the probit scale, so that it stays between 0 and 1 and a row that varies much is as skewed as such rows are. With
 ``--lost`` one of so many searches fails, and keeps 40 points less.
 """
@@ -46,7 +46,7 @@ ROWS: Mapping[str, tuple[tuple[float, float], ...]] = {
         (0.832, 0.0392),
     ),
 }
-"""Accuracy and deviation between searches of the reference rows; of the source those that can forget."""
+"""Accuracy and deviation between searches of its rows; of the source those that can forget."""
 
 IMAGES = {"target": 500, "source": 5000}
 SAME_IMAGE = 0.5
