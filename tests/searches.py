@@ -1,7 +1,7 @@
 """What intervals over few repeated searches cover, and how wide they are: ours, and others that might be narrower.
 
 ``python -m tests.searches`` prints the table of docs/statistics.md (seconds). Searches are drawn for all rows of one
-leaderboard, with accuracies and deviations of a study of three searches on tiny; what a search reaches is a normal number on
+leaderboard, with accuracies and deviations of a study of three searches; what a search reaches is a normal number on
 the probit scale, so that it stays between 0 and 1 and a row that varies much is as skewed as such rows are. With
 ``--lost`` one of so many searches fails, and keeps 40 points less.
 """
