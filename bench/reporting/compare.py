@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ def _mirrored(place: int, cases: Sequence[tuple[str, str, Outcome, Outcome]], es
         for earlier, (other, name, *_) in enumerate(cases[:place]):
             if other == label and {name, quantity} == {"source_accuracy", "forgetting"}:
                 one, two = estimates[earlier], estimates[place]
-                if abs(one.value + two.value) <= ROUNDING and abs(one.variance - two.variance) <= ROUNDING**2:
+                if abs(one.value + two.value) <= ROUNDING and math.isclose(one.variance, two.variance, abs_tol=ROUNDING**2):
                     return earlier
     return place
 
