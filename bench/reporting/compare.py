@@ -133,7 +133,8 @@ def _mirrored(place: int, cases: Sequence[tuple[str, str, Outcome, Outcome]], es
         for earlier, (other, name, *_) in enumerate(cases[:place]):
             if other == label and {name, quantity} == {"source_accuracy", "forgetting"}:
                 one, two = estimates[earlier], estimates[place]
-                if abs(one.value + two.value) <= ROUNDING and math.isclose(one.variance, two.variance, abs_tol=ROUNDING**2):
+                as_sure = math.isclose(one.variance, two.variance, abs_tol=ROUNDING**2)
+                if as_sure and abs(one.value + two.value) <= ROUNDING:
                     return earlier
     return place
 
