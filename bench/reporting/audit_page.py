@@ -18,6 +18,7 @@ from bench.reporting.audit import (
     unsteady_pairs,
 )
 from bench.reporting.comparisons import ALPHA
+from bench.reporting.markup import one_decimal
 from bench.reporting.outcomes import of_seeds
 from bench.reporting.rows import with_interval
 from bench.reporting.statistics import Estimate, holm
@@ -78,7 +79,7 @@ def _shown(estimate: Estimate) -> str:
 
 
 def _range(values: Sequence[float]) -> str:
-    least, most = (f"{round(end, 1) + 0.0:.1f}" for end in (min(values), max(values)))
+    least, most = map(one_decimal, (min(values), max(values)))
     return least if least == most else f"{least} to {most}"
 
 
@@ -96,7 +97,7 @@ def _optimism(found: Audit, name: str) -> str:
         )
     of_whom = whole.label if len(rows) == 1 else f"{whole.label}; {_range(values)}"
     each = [_part(whole, part) for part in CHOSEN_ON_TEST]
-    checkpoint, rate = (f"{100 * one.value:.1f}" if one else "–" for one in each)
+    checkpoint, rate = (one_decimal(100 * one.value) if one else "–" for one in each)
     return (
         f"On `{name}` choosing checkpoint and learning rate on test data adds {_shown(whole.optimism)} points of "
         f"target accuracy to a row of the paper's table ({of_whom}): {checkpoint} by the "
@@ -181,7 +182,7 @@ def _parts_of(row: Audited, told: dict[str, bool]) -> list[str]:
         part = _part(row, name)
         text = "–" if part is None else _shown(part)
         cells.append(f"**{text}**" if told.get(name) else text)
-    return [row.label, _shown(first), f"{row.luck + 0.0:.1f}", *cells, _shown(last)]
+    return [row.label, _shown(first), one_decimal(row.luck), *cells, _shown(last)]
 
 
 def _spread(found: Audit) -> Iterator[str]:

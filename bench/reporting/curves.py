@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.readings import scores
 from bench.records import Record
-from bench.reporting.markup import escaped
+from bench.reporting.markup import escaped, one_decimal
 from bench.reporting.outcomes import by_search
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def markdown(board: Leaderboard) -> list[str]:
             table.append(
                 [
                     escaped(row.label),
-                    *(f"{round(means[step], 1) + 0.0:.1f}" if step in means else "–" for step in shown),
+                    *(one_decimal(means[step]) if step in means else "–" for step in shown),
                 ]
             )
     over = "searches" if any(row.repeated for row in board.rows) else "seeds"

@@ -22,3 +22,8 @@ def with_escaped(text: str, names: Iterable[str]) -> str:
     if not special:
         return text
     return re.sub("|".join(map(re.escape, special)), lambda found: escaped(found[0]), text)
+
+
+def one_decimal(value: float) -> str:
+    """A number in percent, or in points, as it is shown: never -0.0."""
+    return f"{round(value, 1) + 0.0:.1f}"

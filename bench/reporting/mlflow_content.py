@@ -15,6 +15,7 @@ from bench import cache
 from bench.readings import SCORES
 from bench.records import Record
 from bench.reporting.answers import answers
+from bench.reporting.markup import one_decimal
 from bench.reporting.rows import Leaderboard
 from bench.spec import TrainConfig, Value, readable, row_label
 
@@ -177,7 +178,7 @@ def trial_note(record: Record, variant: str | None = None) -> str:
     if record.status == "failed" or scores["target_accuracy"] is None or scores["source_accuracy"] is None:
         return f"{about}: {record.status}{': ' if record.error else ''}{(record.error or '')[:500]}"
     forgotten = scores["forgetting"]
-    lost = "" if forgotten is None else f" ({forgotten:.1f} points forgotten)"
+    lost = "" if forgotten is None else f" ({one_decimal(forgotten)} points forgotten)"
     return (
         f"{about}, on {split} data: **{scores['target_accuracy']:.1f} %** on the target, "
         f"**{scores['source_accuracy']:.1f} %** on the source{lost}"

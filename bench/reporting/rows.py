@@ -15,6 +15,7 @@ from bench.records import Record
 from bench.reporting import curves
 from bench.reporting.comparisons import FORGETTING_LIMIT, Separation, Standing, UnderLimit, compare_all
 from bench.reporting.front import Hypervolume
+from bench.reporting.markup import one_decimal
 from bench.reporting.outcomes import Outcome, by_search, different_images, of_searches
 from bench.spec import bound_in, readable
 
@@ -536,13 +537,8 @@ def cell(line: Line, quantity: str) -> str:
 
 def with_interval(mean: float, low: float | None, high: float | None) -> str:
     """A number in percent as it is shown; without ends where its interval is not known."""
-    shown = _one(mean)
-    return shown if low is None or high is None else f"{shown} [{_one(low)}, {_one(high)}]"
-
-
-def _one(value: float) -> str:
-    """With one decimal, and no -0.0."""
-    return f"{round(value, 1) + 0.0:.1f}"
+    shown = one_decimal(mean)
+    return shown if low is None or high is None else f"{shown} [{one_decimal(low)}, {one_decimal(high)}]"
 
 
 def lines(board: Leaderboard) -> list[Line]:
