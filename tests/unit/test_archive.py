@@ -417,7 +417,11 @@ def test_an_archive_that_is_not_that_of_a_launch_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("behind", [b"garbage", b"\0" * 4096, gzip.compress(b""), gzip.compress(b"\0" * 512), None])
+@pytest.mark.parametrize(
+    "behind",
+    [b"garbage", b"\0" * 4096, gzip.compress(b"", mtime=0), gzip.compress(b"\0" * 512, mtime=0), None],
+    ids=["garbage", "zeros", "empty member", "member of zeros", "itself"],
+)
 def test_what_follows_an_archive_is_refused(behind: bytes | None, packed: Path, tmp_path: Path) -> None:
     """None: the archive once more."""
     file = tmp_path / "a.tar.gz"
