@@ -166,7 +166,7 @@ def _of_few_draws(rows: Sequence[Row], *, several: bool) -> Iterator[str]:
                 f"{what} of theirs would give: {', '.join(labels)}."
             )
     if pairs := [row.label for row in rows if row.mean and row.mean.n == 2]:
-        yield f"Of two seeds or searches, whose intervals hold the truth in some 88 % only: {', '.join(pairs)}."
+        yield f"Of two seeds or searches, whose intervals may hold the truth in no more than 90 %: {', '.join(pairs)}."
     single = [row.label for row in rows if not row.repeated and row not in alone]
     if single and any(row.repeated for row in rows):
         yield f"Of a single search, so that intervals leave out what another would have chosen: {', '.join(single)}."

@@ -51,7 +51,7 @@ class Draws:
     target: Array
     source: Array
     found: Array
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...]
     """How many stand behind each row."""
 
     @classmethod

@@ -207,7 +207,7 @@ def test_a_board_says_what_its_intervals_leave_out(launch_of: LaunchOf, failed: 
         "theirs would give: lora."
     ) in said(build(lost))
     assert "No row forgets at most 0 points." in said(build(launch_of({"full": (0.9, 0.5)}), forgetting_limit=0.0))
-    assert "Of two seeds or searches, whose intervals hold the truth in some 88 % only: full." in said(
+    assert "Of two seeds or searches, whose intervals may hold the truth in no more than 90 %: full." in said(
         build(launch_of({"full": (0.9, 0.5)}, seeds=(0, 1)))
     )
 
