@@ -146,11 +146,15 @@ class Grid:
             readings += [_target(step, target), _source(step, source)]
         return records.of(trial, status="ok", steps=curve.steps, readings=readings)
 
-    def front(self, method: str) -> list[tuple[float, float]]:
-        """Target and source accuracy at the end, in percent, all along the recorded curves of a method."""
+    def front(self, method: str, *, seed: int = 0) -> list[tuple[float, float]]:
+        """Target and source accuracy at the end, in percent, all along the recorded curves of a method.
+
+        Args:
+            seed: of the search, as for :meth:`record`.
+        """
         found = []
         for by_seed in (held for (of, _), held in self.curves.items() if of == method):
-            for first, second in (pair for curves in by_seed.values() for pair in itertools.pairwise(curves)):
+            for first, second in itertools.pairwise(_of_turn(by_seed, seed)):
                 for share in range(BETWEEN + 1):
                     mixed = _mixed(first, second, share / BETWEEN)
                     last = mixed.read[mixed.steps]
@@ -180,7 +184,7 @@ class Grid:
             held = [text for method, text in self.curves if method == trial.method]
             said = f"it holds {' and '.join(held)}" if held else "it holds none of this method"
             raise SpecError(f"the grid has no {trial.method} with {_key(values)} ({said}): search or fix what it holds")
-        curves = by_seed[sorted(by_seed)[seed % len(by_seed)]]
+        curves = _of_turn(by_seed, seed)
         place, low, high = math.log(trial.train.lr), curves[0].place, curves[-1].place
         if not low - 1e-9 <= place <= high + 1e-9:
             ends = f"{readable(math.exp(low), 3)} to {readable(math.exp(high), 3)}"
@@ -229,6 +233,11 @@ def _key(values: Mapping[str, Any]) -> str:
 
 def _beside_rate(trial: Trial) -> dict[str, Any]:
     return {name: value for name, value in trial.hyperparameters.items() if name != ALONG}
+
+
+def _of_turn(by_seed: Mapping[int, Sequence[Curve]], seed: int) -> Sequence[Curve]:
+    """The curves that answer a search: the recorded seeds take turns."""
+    return by_seed[sorted(by_seed)[seed % len(by_seed)]]
 
 
 def _answering(curves: Sequence[Curve], low: float, high: float) -> Sequence[Curve]:

@@ -258,6 +258,28 @@ def test_the_first_rung_is_looked_for_wherever_a_search_may_lie(written: Callabl
     grid.check_read([trial(rates[0]), trial(rates[1])], 10)
 
 
+def test_what_a_search_can_reach_is_of_the_seed_that_answers_it(written: Callable[..., Path]) -> None:
+    grid = Grid.read(written(lines(seed=0), lines(seed=3)))
+    best = [max(target for target, _ in grid.front("full", seed=seed)) for seed in range(3)]
+    assert best == pytest.approx([best[0], best[0] + 3, best[0]])
+    found = [replay(study("trials=8"), TINY, grid, slots=2, seed=seed) for seed in (0, 1)]
+    reached = [max(target for target, _ in ends(searched)) for searched in found]
+    assert reached[1] == pytest.approx(reached[0] + 3)
+
+
+def test_the_truth_is_the_mean_over_the_recorded_seeds(written: Callable[..., Path]) -> None:
+    alone = [line for line in lines(seed=5) if line["lr"] != RATES[0]]  # a rate that only one seed has is left out
+    grid = Grid.read(written(lines(seed=0), lines(seed=1), alone))
+    truth = searching.mean(grid)
+    for rate in RATES[1:]:
+        scores_of = truth.record(trial(rate)).scores
+        target, forgetting = learned(rate, STEPS)
+        assert scores_of["target_accuracy"] == pytest.approx(target + 2)
+        assert scores_of["forgetting"] == pytest.approx(forgetting)
+    with pytest.raises(SpecError, match=r"learning rates from 0\.0001 to 0\.1"):
+        truth.record(trial(RATES[0]))
+
+
 def test_strategies_are_compared_over_the_recorded_grid(capsys: pytest.CaptureFixture[str]) -> None:
     """The grid that comes with the project holds what is asked of it, and a search of more trials comes nearer."""
     regrets = []
