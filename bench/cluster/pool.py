@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench import records
@@ -77,6 +78,7 @@ class Pool:
         self.board = actor.options(max_concurrency=calls_at_once(plan), scheduling_strategy=own_node).remote(
             plan.slots, max(start_seconds, patience or 0.0), records.commit()
         )
+        get_or_create_autoscaling_coordinator()  # every controller waits for it, and would start it only then
         importlib.import_module("bench.cluster.trainer")  # once, not in every thread at the same time
         self._storage = storage
         self._patience = patience

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import datetime
@@ -122,6 +123,8 @@ def reason(error: Exception) -> str:
 def _run(launch: Launch, out: Output, screen: int) -> Ended:
     """The worker groups start first, and everything else is made ready while they do."""
     address = launch.options.address
+    # Ray Train's trainer needs torch, and Ray's processes take seconds to start.
+    threading.Thread(target=importlib.import_module, args=("torch",), name="torch", daemon=True).start()
     for remark in start_ray(address, folder=CLONE, cores=cores(), farewell=farewell(launch, out), screen=screen):
         out.say(remark)
     # After Ray's processes have been started, but before the pool's threads: Ray's packages import each other in

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.reporting.rows import METHOD_ORDER, Leaderboard, Line, Row, lines
 
 COLOURS = ("#d55e00", "#cc79a7", "#009e73", "#0072b2", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
-MARKERS = ("X", "s", "D", "^", "o", "v", "P")
+MARKERS = ("X", "s", "D", "^", "o", "v", "P", "*", "p")
+"""More than colours, so that methods of one colour have different ones."""
 
 X, Y = "target_accuracy", "source_accuracy"
 
@@ -19,6 +20,9 @@ PALE = 0.4
 """Rows that can be told from the one with the highest MEAN are drawn so."""
 
 LEGEND = "bars: 95 % intervals, each for itself\npale: told from the highest MEAN"
+
+LABELLED = 14
+"""Of more rows only those on the front of the means are named."""
 
 MANY, COLUMNS = 12, 5
 """A legend of more names stands below the rows, in so many columns."""
@@ -85,8 +89,10 @@ def _draw(board: Leaderboard, path: Path) -> None:
     rows = [line for line in lines(board) if line[f"{X}_mean"] is not None and line[f"{Y}_mean"] is not None]
     _draw_front(axes, rows)
     _draw_untouched(axes, board)
+    told_apart = {row.method for row in board.rows if row.apart}
     for method, group in groupby(rows, key=lambda line: str(line["method"])):
-        _draw_method(axes, method, list(group), style_of(method, board))
+        look = _Look(style_of(method, board), all_named=len(rows) <= LABELLED, ordered=method not in told_apart)
+        _draw_method(axes, method, list(group), look)
     axes.margins(x=0.09, y=0.12)
     axes.set_xlabel("target accuracy (%)  →  learned more")
     axes.set_ylabel("source accuracy, k-NN (%)  →  forgot less")
@@ -138,10 +144,16 @@ def _colour(method: str, board: Leaderboard) -> str:
     return COLOURS[style_of(method, board) % len(COLOURS)]
 
 
-def _draw_method(axes: Any, method: str, rows: Sequence[Line], style: int) -> None:
-    from matplotlib import patheffects
+class _Look(NamedTuple):
+    """How a method's rows are drawn: all with their names or only the front's, and whether a line shows their order."""
 
-    colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
+    style: int
+    all_named: bool
+    ordered: bool
+
+
+def _draw_method(axes: Any, method: str, rows: Sequence[Line], look: _Look) -> None:
+    colour, marker = COLOURS[look.style % len(COLOURS)], MARKERS[look.style % len(MARKERS)]
     x, y = ([line[f"{axis}_mean"] for line in rows] for axis in (X, Y))
     axes.plot([], [], color=colour, marker=marker, linewidth=0, label=method.replace("_", " "))
     for line in rows:
@@ -161,21 +173,28 @@ def _draw_method(axes: Any, method: str, rows: Sequence[Line], style: int) -> No
             capsize=2,
             zorder=3,
         )
-    axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35, zorder=2)  # shows the order of a method's rows
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
-    for index, (line, place) in enumerate(zip(rows, zip(x, y, strict=True), strict=True)):
-        above = index % 2 == 0
-        axes.annotate(
-            line["label"].removeprefix(method).strip(),
-            place,
-            xytext=(6, 6) if above else (6, -6),
-            verticalalignment="bottom" if above else "top",
-            textcoords="offset points",
-            fontsize=8,
-            color=colour,
-            path_effects=halo,
-            zorder=4,
-        )
+    if look.ordered:
+        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35, zorder=2)
+    names = [str(line["label"]).removeprefix(method).strip() for line in rows]
+    for index, (name, line, place) in enumerate(zip(names, rows, zip(x, y, strict=True), strict=True)):
+        if look.all_named or line["pareto"]:
+            _draw_name(axes, name, place, colour, above=index % 2 == 0)
+
+
+def _draw_name(axes: Any, name: str, place: tuple[float, float], colour: str, *, above: bool) -> None:
+    from matplotlib import patheffects
+
+    axes.annotate(
+        name,
+        place,
+        xytext=(6, 6) if above else (6, -6),
+        verticalalignment="bottom" if above else "top",
+        textcoords="offset points",
+        fontsize=8,
+        color=colour,
+        path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+        zorder=4,
+    )
 
 
 def _bar(line: Line, axis: str) -> list[list[float]]:

@@ -20,7 +20,7 @@ from rich.console import Console
 from bench.__main__ import main
 from bench.folder import LaunchFolder
 from bench.records import Record
-from bench.reporting import leaderboard, published
+from bench.reporting import leaderboard, picture, published
 from bench.reporting.findings import UNFINISHED, interval_legend
 from bench.reporting.picture import draw
 from bench.reporting.rows import FACTS, PARTS, QUANTITIES, Leaderboard, build, tidy
@@ -322,6 +322,27 @@ def test_many_methods_leave_room_for_the_rows(tmp_path: Path, record: Make) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a figure without room for its axes says so
         draw(build(records), tmp_path / "pareto.png")
+
+
+def test_no_two_methods_look_alike() -> None:
+    looks = {
+        (picture.COLOURS[style % len(picture.COLOURS)], picture.MARKERS[style % len(picture.MARKERS)])
+        for style in range(63)
+    }
+    assert len(looks) == 63
+
+
+@pytest.mark.parametrize(("rows", "named"), [(14, 14), (15, 2)])
+def test_of_many_rows_only_the_front_is_named(record: Make, rows: int, named: int, monkeypatch: Any) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(picture, "_draw_name", lambda axes, name, *rest, **more: names.append(name))
+    monkeypatch.setattr(picture, "_save", lambda figure, path: None)
+    records = [
+        record(method=f"mine{number}", trial=f"mine{number}", target=50.0 + number, source=90.0 - (number == rows - 1))
+        for number in range(rows)
+    ]
+    draw(build(records), Path("pareto.png"))
+    assert len(names) == named
 
 
 def test_an_unknown_method_can_be_drawn(tmp_path: Path, paper_records: MakeAll, record: Make) -> None:

@@ -16,7 +16,7 @@ from bench.launching import benchmarks, studies
 from bench.records import Record, provenance
 from bench.spec import make_trial
 from tests import performance
-from tests.performance import children, knn, peers, scale, sleepers, step
+from tests.performance import children, knn, peers, scale, sleepers, start, step
 from tests.performance.__main__ import main
 from tests.performance.table import Line, Report, digits, spread
 from tests.performance.works import CLASSES, METHODS, Work, pictures
@@ -146,3 +146,17 @@ def test_what_has_slept_has_a_record_like_what_has_trained(phase: Any) -> None:
 def test_every_part_can_be_imported() -> None:
     for module in pkgutil.iter_modules(performance.__path__):
         importlib.import_module(f"tests.performance.{module.name}")
+
+
+def test_a_start_is_drawn_up_to_the_first_step_with_the_memory_of_its_largest_moment() -> None:
+    worker = [
+        start.Process("ray::Worker", at, [(at + 0.05 * tick, 0.05 * tick) for tick in range(41)]) for at in (1, 1.5)
+    ]
+    worker[0].memory, worker[1].memory = {1: 100, 2: 300, 3: 10}, {2: 200, 3: 400}
+    late = start.Process("late", 2.5, [(2.6, 0.4)], {2: 7})
+    head, first, second, total = start.table([late, *worker], first=2.0).splitlines()
+    assert "0 to 1 cores" in head
+    assert first.split(maxsplit=5) == ["ray::Worker", "2", "1.0", "1.5", "500", "██"]  # two cores are drawn as one
+    assert first.endswith("500    ██")  # nothing in the first two columns
+    assert second.split() == ["late", "1", "2.5", "0.0", "7"]
+    assert total.split(maxsplit=4) == ["together", "2.0", "1.5", "507", "until the first trial trains"]
