@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     first, step = map(int, args.share.split("/"))
     torch.set_num_threads(1)
-    known = _known(args.out)
+    known = rates.known_of(args.out, COLUMNS[:4])
     with args.out.open("a", newline="", encoding="utf-8") as file:
         lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if not known:
@@ -76,13 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file.flush()
             print(*one.key, flush=True)
     return 0
-
-
-def _known(path: Path) -> set[tuple[str, ...]]:
-    if not path.is_file():
-        return set()
-    with path.open(newline="", encoding="utf-8") as file:
-        return {tuple(line[name] for name in COLUMNS[:4]) for line in csv.DictReader(file)}
 
 
 def _all(methods: Sequence[str] | None, seeds: Sequence[int]) -> Iterator[Recorded]:

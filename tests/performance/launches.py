@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,16 @@ class Launch:
         return [record["config"] for record in self.records]
 
 
+def busy_seconds(record: Mapping[str, Any]) -> float:
+    """How long a trial trained and was measured."""
+    return float(record["train_seconds"]) + float(record["eval_seconds"])
+
+
+def began_to_train(end: float, record: Mapping[str, Any]) -> float:
+    """When a trial began to train, whose record was written at a moment: at its end."""
+    return end - busy_seconds(record)
+
+
 def launch(study: str, *arguments: str) -> Launch:
     """Run a study into a folder of its own.
 
@@ -74,6 +84,6 @@ def launch(study: str, *arguments: str) -> Launch:
         raise RuntimeError(
             f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
         )
-    busy = [record["train_seconds"] + record["eval_seconds"] for record in records]
-    first = min(end - own for end, own in zip(ends, busy, strict=True))
+    busy = [busy_seconds(record) for record in records]
+    first = min(map(began_to_train, ends, records))
     return Launch(seconds, first - began, ends[-1] - first, sum(busy), records)

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     benchmark = benchmarks.adapted(benchmarks.get(args.benchmark), own)
     benchmark = benchmark.model_copy(update={"train": benchmark.train.model_copy(update=recipe)})
     benchmark = benchmark.model_copy(update={"head_norm": benchmark.head_norm and benchmark.backbone.name == "tiny"})
-    known = _known(args.out)
+    known = known_of(args.out, COLUMNS[:5])
     with args.out.open("a", newline="") as file:
         lines = csv.DictWriter(file, COLUMNS)
         if not known:
@@ -72,11 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _known(path: Path) -> set[tuple[str, ...]]:
+def known_of(path: Path, columns: Sequence[str]) -> set[tuple[str, ...]]:
+    """What some columns of a CSV file hold, line by line; nothing if there is no file."""
     if not path.is_file():
         return set()
-    with path.open(newline="") as file:
-        return {tuple(line[name] for name in COLUMNS[:5]) for line in csv.DictReader(file)}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {tuple(line[name] for name in columns) for line in csv.DictReader(file)}
 
 
 def named(row: Mapping[str, Any]) -> str:

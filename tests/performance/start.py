@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from tests.performance.children import ROOT, environment
+from tests.performance.launches import began_to_train
 
 COLUMN = 0.5
 """Seconds."""
@@ -63,15 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = _watched(run, began)
         if run.returncode:
             return run.returncode
-        first = min(map(_training_since, results.glob("*/*/records/*.json"))) - began
+        files = list(results.glob("*/*/records/*.json"))
+        first = min(began_to_train(file.stat().st_mtime, json.loads(file.read_text())) for file in files) - began
     print(table(found, first))
     return 0
-
-
-def _training_since(record: Path) -> float:
-    """When a trial began to train; its record was written at its end."""
-    read = json.loads(record.read_text())
-    return record.stat().st_mtime - float(read["train_seconds"]) - float(read["eval_seconds"])
 
 
 def _watched(run: subprocess.Popen[bytes], began: float) -> list[Process]:
