@@ -242,7 +242,7 @@ def started_for(bundles: list[dict[str, float]], **max_workers: int) -> dict[str
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
     from ray.autoscaler.v2.utils import ResourceRequestUtil
 
-    config = validated(load(AWS))
+    config = validated(load(AWS)) | {"file_mounts": {}}  # which would be read, and there may be no token here
     for name, most in max_workers.items():
         config["available_node_types"][name]["max_workers"] = most
     configured = AutoscalingConfig(config)
