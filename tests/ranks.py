@@ -20,7 +20,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-PRELOADED = ["bench.trial", "timm", "torchvision", "sklearn.datasets", "peft", "pytest"]
+PRELOADED = ["bench.trial", "timm", "torchvision", "peft", "pytest"]
 """What the server imports: all else is imported by a rank when it needs it."""
 
 SECONDS = 200

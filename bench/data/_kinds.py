@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from bench.spec import Size
 
@@ -30,7 +30,7 @@ class Split(Protocol):
     def take(self, indices: Tensor) -> Tensor:
         """The images at some indices (int64 ``[b]``): uint8 ``[b, 3, h, w]``, on the CPU."""
 
-    def select(self, indices: NDArray[np.int64]) -> Self:
+    def select(self, indices: NDArray[np.int64]) -> Split:
         """Some of the images as a split of their own."""
 
     def fingerprint(self) -> str:

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.data._kinds import Images, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -63,15 +68,52 @@ def split(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return generate(count=count, seed=seed)
 
 
-def source() -> Source:
-    """The domain as a source: 4,000 images in the bank, 1,000 queries for the search, 5,000 for the confirmation."""
-    import torch
+class Drawn:
+    """A :class:`bench.data.Split` of ``SPLITS``, drawn when it is first asked for: a search looks at no test image."""
 
-    def images(name: str) -> Images:
-        pixels, labels = split(name)
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @cached_property
+    def _drawn(self) -> Images:
+        import torch
+
+        pixels, labels = split(self._name)
         return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
 
-    return Source(bank=images("bank"), val=images("val"), test=images("test"), class_names=CLASS_NAMES)
+    @property
+    def images(self) -> Tensor:
+        """uint8 ``[n, 3, 32, 32]``."""
+        return self._drawn.images
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 ``[n]``."""
+        return self._drawn.labels
+
+    def __len__(self) -> int:
+        return SPLITS[self._name][0]
+
+    def take(self, indices: Tensor) -> Tensor:
+        """See :meth:`bench.data.Split.take`."""
+        return self._drawn.take(indices)
+
+    def select(self, indices: NDArray[np.int64]) -> Images:
+        """See :meth:`bench.data.Split.select`."""
+        return self._drawn.select(indices)
+
+    def fingerprint(self) -> str:
+        """See :meth:`bench.data.Split.fingerprint`."""
+        return self._drawn.fingerprint()
+
+    def identity(self) -> str:
+        """See :meth:`bench.data.Split.identity`."""
+        return self._drawn.identity()
+
+
+def source() -> Source:
+    """The domain as a source: 4,000 images in the bank, 1,000 queries for the search, 5,000 for the confirmation."""
+    return Source(bank=Drawn("bank"), val=Drawn("val"), test=Drawn("test"), class_names=CLASS_NAMES)
 
 
 def generate(*, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

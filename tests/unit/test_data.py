@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,13 +28,13 @@ DRAWN = pytest.mark.xdist_group("shapes")  # where they are drawn once
 
 @pytest.fixture(scope="module")
 def written() -> Target:
-    """The handwritten digits; scikit-learn, which holds them, takes a while to import."""
+    """The handwritten digits."""
     return data.target("digits")
 
 
 @pytest.fixture(scope="module")
 def drawn() -> Source:
-    """The drawn shapes: 6,000 images."""
+    """The drawn shapes: 10,000 images."""
     return data.source("shapes")
 
 
@@ -58,6 +60,17 @@ def test_digits_splits_are_disjoint_and_complete(written: Target) -> None:
     assert all(set(part.labels.tolist()) == set(range(10)) for part in parts)
     prints = [fingerprints(part) for part in parts]
     assert len(prints[0] | prints[1] | prints[2]) == sum(map(len, prints)) == 1797
+
+
+def test_digits_are_scikit_learns_which_is_not_imported_for_them() -> None:
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    scans, labels = digits._scans()
+    assert np.array_equal(scans, theirs.images)
+    assert np.array_equal(labels, theirs.target)
+    code = "import sys; from bench.data import digits; digits.target(); sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @DRAWN

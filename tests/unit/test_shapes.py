@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from bench.data import shapes
+from bench.data import Images, shapes
 
 
 def test_the_splits_are_the_agreed_ones() -> None:
@@ -19,6 +20,27 @@ def test_the_splits_are_the_agreed_ones() -> None:
     again, same = shapes.generate(count=1000, seed=2)
     assert np.array_equal(images, again)
     assert np.array_equal(labels, same)
+
+
+def test_a_split_is_drawn_when_it_is_first_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def split(name: str) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(name)
+        return shapes.generate(count=42, seed=7)
+
+    monkeypatch.setattr(shapes, "split", split)
+    source = shapes.source()
+    assert [len(part) for part in (source.bank, source.val, source.test)] == [4000, 1000, 5000]
+    assert asked == []
+    images, labels = shapes.generate(count=42, seed=7)
+    few = np.array([5, 3])
+    assert source.val.take(torch.from_numpy(few)).numpy().tobytes() == images[few].tobytes()
+    assert source.val.labels.tolist() == labels.tolist()
+    assert source.val.select(few).labels.tolist() == labels[few].tolist()
+    whole = Images(torch.from_numpy(images), torch.from_numpy(labels))
+    assert (source.val.fingerprint(), source.val.identity()) == (whole.fingerprint(), whole.identity())
+    assert asked == ["val"]
 
 
 def test_different_seeds_share_no_image() -> None:
