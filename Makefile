@@ -13,6 +13,9 @@ STAMP := $(VENV)/.installed$(if $(filter-out dev,$(EXTRAS)),-$(EXTRAS))
 # Ray 2.47+ starts every worker through `uv run` when it believes the driver was: slow, and starves nodes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
+# Where PYTHONDONTWRITEBYTECODE is set, every worker of Ray and every test would compile all that it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup study test test-cluster faults check format docs mlflow perf gpu lock clean
 
@@ -82,8 +85,6 @@ uv=; if [ "$(USE_UV)" = 1 ]; then \
 fi
 endef
 
-# Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set every Ray worker would
-# otherwise compile torch, timm and transformers again at each start.
 # The environment is kept if there is one: only what changed in the two files is installed.
 $(STAMP): pyproject.toml constraints.txt
 	@python=$(BIN)/python; [ -x $$python ] || python='$(PYTHON)'; \
@@ -98,7 +99,6 @@ $(STAMP): pyproject.toml constraints.txt
 	else \
 	  echo "Installing the pinned versions into $(VENV) with pip (some minutes; uv would be faster) ..."; \
 	  PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    --constraint constraints.txt -e '.[$(EXTRAS)]' && \
-	  { [ -z "$$PYTHONDONTWRITEBYTECODE" ] || $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true; }; \
+	    --constraint constraints.txt -e '.[$(EXTRAS)]'; \
 	fi && echo "Installed in $$(( $$(date +%s) - began )) s."
 	@touch $@
