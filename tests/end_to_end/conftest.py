@@ -63,7 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
         marker = item.get_closest_marker("xdist_group")
-        return marker is None or marker.args != ("pool",), "small" in getattr(item, "fixturenames", ())
+        needed = {"small", "both"} & set(getattr(item, "fixturenames", ()))
+        return marker is None or marker.args != ("pool",), bool(needed)
 
     here = [index for index, item in enumerate(items) if item.path.parent == Path(__file__).parent]
     for index, item in zip(here, sorted([items[index] for index in here], key=order), strict=True):

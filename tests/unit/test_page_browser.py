@@ -31,6 +31,7 @@ pytestmark = [
 Make = Callable[..., Record]
 MakeAll = Callable[..., list[Record]]
 Show = Callable[..., str]
+Put = Callable[..., str]
 
 TARGET, FORGOTTEN = 2, 4
 """Columns of the table, after the rank and the row."""
@@ -60,17 +61,22 @@ def board_lines(paper_records: MakeAll) -> list[Line]:
     return lines(build(paper_records()))
 
 
-@pytest.fixture
-def show(tmp_path: Path, quiet: Browser) -> Show:
-    """Open the page of some records' launches; returns its address."""
+def rendered(folder: Path, *launches: list[Record]) -> str:
+    """The page of some records' launches."""
+    shown = []
+    for records in launches:
+        board = build(records)
+        shown.append(page.launch(board, gather(board, records, LaunchFolder(folder))))
+    return page.render(shown)
 
-    def open_page(*launches: list[Record], state: str = "") -> str:
-        shown = []
-        for records in launches:
-            board = build(records)
-            shown.append(page.launch(board, gather(board, records, LaunchFolder(tmp_path))))
+
+@pytest.fixture
+def put(tmp_path: Path, quiet: Browser) -> Put:
+    """Open a page; returns its address."""
+
+    def open_page(text: str, state: str = "") -> str:
         file = tmp_path / "index.html"
-        file.write_text(page.render(shown), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
         quiet.open(f"{file.as_uri()}{state}")
         return file.as_uri()
 
@@ -78,8 +84,19 @@ def show(tmp_path: Path, quiet: Browser) -> Show:
 
 
 @pytest.fixture
-def paper(show: Show, paper_records: MakeAll) -> str:
-    return show(paper_records())
+def show(tmp_path: Path, put: Put) -> Show:
+    """Open the page of some records' launches; returns its address."""
+    return lambda *launches, state="": put(rendered(tmp_path, *launches), state)
+
+
+@pytest.fixture(scope="module")
+def papers_page(tmp_path_factory: pytest.TempPathFactory, paper_records: MakeAll) -> str:
+    return rendered(tmp_path_factory.mktemp("launch"), paper_records())
+
+
+@pytest.fixture
+def paper(put: Put, papers_page: str) -> str:
+    return put(papers_page)
 
 
 def table(window: Browser) -> list[list[str]]:
@@ -134,8 +151,8 @@ def test_numbers_and_values_are_written_as_python_writes_them(quiet: Browser, pa
     assert quiet.run(f"{json.dumps(named)}.sort(natural)") == by_size
 
 
-def test_the_skip_link_moves_the_focus_and_nothing_else(quiet: Browser, show: Show, paper_records: MakeAll) -> None:
-    show(paper_records(), state="#theme=dark&limit=2&sort=forgetting")
+def test_the_skip_link_moves_the_focus_and_nothing_else(quiet: Browser, put: Put, papers_page: str) -> None:
+    put(papers_page, "#theme=dark&limit=2&sort=forgetting")
     quiet.press("Tab")
     assert quiet.run("document.activeElement.className") == "skip"
     quiet.press("Enter")
@@ -211,9 +228,9 @@ def test_a_method_is_switched_off_and_on_by_keyboard(quiet: Browser, paper: str)
 
 @pytest.mark.parametrize("limit", [0.0, 1.5, 2.0])
 def test_the_limit_ranks_by_target_accuracy_among_what_keeps_to_it(
-    quiet: Browser, show: Show, paper_records: MakeAll, board_lines: list[Line], limit: float
+    quiet: Browser, put: Put, papers_page: str, board_lines: list[Line], limit: float
 ) -> None:
-    show(paper_records(), state=f"#limit={limit}")
+    put(papers_page, f"#limit={limit}")
     kept = [line for line in board_lines if line["forgetting_mean"] <= limit + 1e-6]
     rest = [line for line in board_lines if line not in kept]
     maybe = [line for line in rest if line["forgetting_low"] <= limit + 1e-6]
@@ -471,9 +488,9 @@ def test_boards_of_all_kinds_are_drawn(
 
 @pytest.mark.parametrize("state", ["#sort=nothing&limit=x&row=no&x=y&launch=7", "#%E0%A4%A", "#sort=__proto__&hide=,,"])
 def test_an_address_of_nonsense_shows_the_page_all_the_same(
-    quiet: Browser, show: Show, paper_records: MakeAll, state: str
+    quiet: Browser, put: Put, papers_page: str, state: str
 ) -> None:
-    show(paper_records(), state=state)
+    put(papers_page, state)
     assert len(table(quiet)) == 10
 
 
@@ -531,11 +548,10 @@ def test_axe_finds_nothing(quiet: Browser, show: Show, whole: list[Record], widt
     assert quiet.axe() == []
 
 
-def test_the_chosen_theme_goes_before_the_systems(quiet: Browser, show: Show, paper_records: MakeAll) -> None:
+def test_the_chosen_theme_goes_before_the_systems(quiet: Browser, paper: str) -> None:
     def ground() -> Any:
         return quiet.run("getComputedStyle(document.body).backgroundColor")
 
-    show(paper_records())
     light = ground()
     quiet.run("location.hash = 'theme=dark'")
     quiet.until("document.documentElement.dataset.theme === 'dark'")
@@ -550,11 +566,9 @@ def test_the_chosen_theme_goes_before_the_systems(quiet: Browser, show: Show, pa
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_nothing_but_the_table_is_wider_than_a_phone(
-    quiet: Browser, show: Show, paper_records: MakeAll, width: int
-) -> None:
+def test_nothing_but_the_table_is_wider_than_a_phone(quiet: Browser, put: Put, papers_page: str, width: int) -> None:
     quiet.size(width, 700, mobile=True)
-    show(paper_records())
+    put(papers_page)
     assert quiet.run("document.documentElement.scrollWidth") <= width
     least = quiet.run("Math.min(...[...document.querySelectorAll('.chip, .copy button')].map(e => e.offsetHeight))")
     assert least >= 24  # WCAG 2.2: the least size of what is touched

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections import namedtuple
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -219,3 +220,26 @@ def test_the_end_of_the_board_is_rays_end_unless_something_else_ends_the_launch(
     raised = pytest.raises(ActorDiedError) if ending else pytest.raises(runtime.RayLost, match="board has ended")
     with raised, runtime.ended_with_ray(unless=lambda: ending):
         raise ActorDiedError
+
+
+def test_a_clusters_nodes_get_the_code_and_nothing_that_is_large(tmp_path: Path) -> None:
+    """As Ray packs it."""
+    from ray._private.runtime_env.packaging import create_package
+
+    code = {"launch.py", "bench/trial.py", "search_spaces/lora.yaml", "tests/x.py"}
+    for name in code | {".git/objects/pack", ".venv/lib/torch.so", "results/a/b.json", "bench/data/__pycache__/x.pyc"}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert runtime._code(None)["py_modules"] == [str(runtime.PACKAGE)]  # where it is installed
+    found = runtime._code(tmp_path)
+    assert found.keys() == {"working_dir", "excludes"}
+    packed = tmp_path.parent / "packed.zip"
+    create_package(found["working_dir"], packed, include_gitignore=True, excludes=found["excludes"])
+    with zipfile.ZipFile(packed) as archive:
+        assert {name for name in archive.namelist() if not name.endswith("/")} == code
+
+
+def test_a_job_that_has_brought_its_code_is_sent_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    brought = json.dumps({"runtime_env": {"working_dir": f"local://{runtime.PACKAGE.parent}"}})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", brought)
+    assert runtime._code(runtime.PACKAGE.parent) == {}
