@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bench.data._kinds import Images, Target
 from bench.data._splits import stratified
+from bench.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,16 +35,19 @@ def target() -> Target:
 def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Grey levels 0 .. 16, ``[1797, 8, 8]``, and digits, as ``sklearn.datasets.load_digits`` has them.
 
-    They are read from the file that scikit-learn brings: importing it for them takes every worker 2 s and 140 MB.
+    They are read from the file that scikit-learn brings: to import it for them takes seconds of every worker.
 
     Raises:
-        FileNotFoundError: scikit-learn is there without its data sets.
+        SpecError: scikit-learn is not installed, or without its data sets.
     """
-    files = metadata.files("scikit-learn") or []
-    packed = next((file for file in files if file.parts[-3:] == ("datasets", "data", "digits.csv.gz")), None)
+    try:
+        files = metadata.files("scikit-learn")
+    except metadata.PackageNotFoundError:
+        files = None
+    packed = next((file for file in files or () if file.parts[-3:] == ("datasets", "data", "digits.csv.gz")), None)
     if packed is None:
-        raise FileNotFoundError(
-            "scikit-learn is installed without sklearn/datasets/data/digits.csv.gz: install it again"
+        raise SpecError(
+            "the digits are a file of scikit-learn, which is not here or lacks it: install scikit-learn again"
         )
     table = np.loadtxt(gzip.decompress(packed.read_binary()).decode().splitlines(), delimiter=",")
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)

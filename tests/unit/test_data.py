@@ -73,6 +73,15 @@ def test_digits_are_scikit_learns_which_is_not_imported_for_them() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("files", [None, []])
+def test_without_scikit_learns_file_there_are_no_digits(
+    files: list[Path] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digits.metadata, "files", lambda name: files)
+    with pytest.raises(SpecError, match="install scikit-learn again"):
+        digits.target()
+
+
 @DRAWN
 def test_shapes_splits_are_disjoint(drawn: Source) -> None:
     prints = [fingerprints(part) for part in (drawn.bank, drawn.val, drawn.test)]
